@@ -1,0 +1,73 @@
+"""The events of the runner itself: a run's start and end, each step's start and end."""
+
+from __future__ import annotations
+
+import logging
+import os
+import time
+
+from .attempt import Report
+from .events import Event, RunEnd, RunStart, SubagentEnd, SubagentStart
+from .executor import EventSender
+from .steps import AgentStepSpec, session_id_of
+
+logger = logging.getLogger(__name__)
+
+FLUSH_S = 1.0
+"""How long the end of a run waits for listeners to have seen everything."""
+
+
+class Announcer:
+    """Tells `event_tx` how one run goes. Every start that it sends is followed by exactly one end."""
+
+    def __init__(self, event_tx: EventSender, total: int | None) -> None:
+        self._event_tx = event_tx
+        self._open: dict[int, AgentStepSpec] = {}
+        self._run_id = os.urandom(16).hex()
+        self._began = time.monotonic()
+        self._succeeded = 0
+        self._failed = 0
+        self._send(RunStart(self._run_id, total))
+
+    def started(self, ticket: int, spec: AgentStepSpec) -> None:
+        self._open[ticket] = spec
+        parent = spec.parent_session_id or ""
+        session_id = session_id_of(spec.task_id)
+        self._send(SubagentStart(spec.task_id, session_id, parent, spec.agent, spec.description, _now_ms()))
+
+    def ended(self, report: Report) -> None:
+        spec = self._open.pop(report.ticket)
+        outcome = report.outcome
+        if report.started is None or report.duration_s is None:
+            finished_ms = _now_ms()
+        else:
+            finished_ms = int((report.started + report.duration_s) * 1000)
+        self._end(spec, outcome.session_id, outcome.output, outcome.success, finished_ms)
+
+    def close(self) -> None:
+        """End the run, and the steps that were given up with it."""
+        for spec in self._open.values():
+            self._end(spec, session_id_of(spec.task_id), "the run ended before the step did", False, _now_ms())
+        self._open.clear()
+        self._send(RunEnd(self._run_id, self._succeeded, self._failed, time.monotonic() - self._began))
+        flush = getattr(self._event_tx, "flush", None)
+        if flush is not None:
+            flush(FLUSH_S)
+
+    def _end(self, spec: AgentStepSpec, session_id: str, output: str, success: bool, finished_ms: int) -> None:
+        if success:
+            self._succeeded += 1
+        else:
+            self._failed += 1
+        self._send(SubagentEnd(spec.task_id, session_id, spec.agent, output, success, finished_ms))
+
+    def _send(self, event: Event) -> None:
+        # The sender may be the caller's own class: what goes wrong in it must not cost an outcome.
+        try:
+            self._event_tx.send(event)
+        except Exception:
+            logger.exception("the event %s could not be sent", type(event).__name__)
+
+
+def _now_ms() -> int:
+    return int(time.time() * 1000)

@@ -1,0 +1,119 @@
+"""Steps in worker processes that may die."""
+
+from __future__ import annotations
+
+import os
+import threading
+import weakref
+from collections.abc import Callable
+from concurrent.futures import Future
+from typing import TYPE_CHECKING, ParamSpec, TypeVar
+
+from ..executor import AgentExecutor, EventSender
+from ..options import positive_int
+from .backend import Backend, Session
+
+# The machinery of worker processes is imported by whoever uses it: `import fanout_sync` is to cost next to nothing.
+if TYPE_CHECKING:
+    from ..workers.calls import Calls
+    from ..workers.lanes import Lane, Lanes
+
+P = ParamSpec("P")
+T = TypeVar("T")
+
+
+class ProcessBackend(Backend):
+    """Steps in loky worker processes: a step may crash, leak or be killed, and costs no other step anything.
+
+    The executor is pickled once a run (by cloudpickle, so that one from a script's `__main__` or a notebook cell
+    works) and sent once to each worker; specs and outcomes travel as plain data.
+
+    As a `concurrent.futures.Executor` it runs any function; when a worker dies, the one future whose call it was
+    running gets a `concurrent.futures.BrokenExecutor`, and the others go on.
+
+    Args:
+        max_workers: The number of processes for `submit`, by default the number of CPUs; a `Runner` brings its own
+            bound, which this one caps if it is given.
+    """
+
+    def __init__(self, max_workers: int | None = None) -> None:
+        self._cap = None if max_workers is None else positive_int("max_workers", max_workers)
+        self._warm: list[Lane] = []
+        self._keepers = 0
+        self._lock = threading.Lock()
+        self._calls: Calls | None = None
+        self._is_shut_down = False
+
+    def open(self, executor: AgentExecutor, bound: int, event_tx: EventSender | None, *, unattended: bool) -> Session:
+        from ..workers.lanes import Lanes
+        from ..workers.pickling import pickle_executor
+        from .process_session import EventForwarder, ProcessSession, UnattendedProcessSession
+
+        payload = pickle_executor(executor)
+        with self._lock:
+            warm, self._warm = self._warm, []
+        on_event = None if event_tx is None else EventForwarder(event_tx)
+        size = bound if self._cap is None else min(bound, self._cap)
+        surplus = warm[size:]
+        lanes = Lanes(size, payload, on_event, warm[:size])
+        self._put_back(surplus)
+        return (UnattendedProcessSession if unattended else ProcessSession)(lanes, self._retire)
+
+    def keep_warm(self) -> None:
+        with self._lock:
+            self._keepers += 1
+
+    def cool_down(self) -> None:
+        with self._lock:
+            self._keepers -= 1
+            if self._keepers:
+                return
+            cold, self._warm = self._warm, []
+        _end(cold)
+
+    def _retire(self, lanes: Lanes) -> None:
+        """End the workers of a run that is over, or keep them for the next one."""
+        if self._keepers:
+            self._put_back(lanes.release())
+        lanes.close()
+
+    def submit(self, fn: Callable[P, T], /, *args: P.args, **kwargs: P.kwargs) -> Future[T]:
+        """Schedule `fn(*args, **kwargs)` in a worker process; see `concurrent.futures.Executor`.
+
+        Raises:
+            Exception: Whatever pickling the function or its arguments raises; nothing is scheduled then.
+        """
+        import cloudpickle
+
+        from ..workers.calls import Calls
+
+        payload = cloudpickle.dumps((fn, args, kwargs), protocol=5)
+        with self._lock:
+            if self._is_shut_down:
+                raise RuntimeError("cannot schedule new futures after shutdown")
+            if self._calls is None:
+                self._calls = Calls(self._cap or os.cpu_count() or 1)
+                weakref.finalize(self, self._calls.shutdown, False, False)
+        return self._calls.submit(payload)
+
+    def shutdown(self, wait: bool = True, *, cancel_futures: bool = False) -> None:
+        """Let go of the workers of `submit`; see `concurrent.futures.Executor.shutdown`."""
+        with self._lock:
+            self._is_shut_down = True
+            calls = self._calls
+        if calls is not None:
+            calls.shutdown(wait, cancel_futures)
+
+    def _put_back(self, lanes: list[Lane]) -> None:
+        with self._lock:
+            if self._keepers:
+                self._warm += lanes
+                return
+        _end(lanes)
+
+
+def _end(lanes: list[Lane]) -> None:
+    if lanes:
+        from ..workers.lanes import Lanes
+
+        Lanes.end(lanes)

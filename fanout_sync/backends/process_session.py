@@ -1,0 +1,118 @@
+"""Runs of steps over a set of lanes."""
+
+from __future__ import annotations
+
+import logging
+from collections import deque
+from collections.abc import Callable
+from queue import Empty, SimpleQueue
+
+from ..attempt import Report, failure
+from ..errors import WireError
+from ..events import Event
+from ..executor import EventSender
+from ..records import StepError
+from ..steps import AgentStepSpec
+from ..workers.keeper import LaneKeeper
+from ..workers.lanes import Lanes, Lost
+from ..workers.messages import Message, pack_step, unpack_report
+from .backend import Session
+
+logger = logging.getLogger(__name__)
+
+
+class ProcessSession(Session):
+    """A run whose caller waits in `wait`, and looks after the workers while it does."""
+
+    def __init__(self, lanes: Lanes, retire: Callable[[Lanes], None]) -> None:
+        self._lanes = lanes
+        self._retire = retire
+        self._specs: dict[int, AgentStepSpec] = {}
+        self._refused: deque[Report] = deque()
+
+    def start(self, ticket: int, spec: AgentStepSpec) -> None:
+        try:
+            message = pack_step(ticket, spec)
+        except WireError as error:
+            refusal = StepError("InvalidSpec", f"the spec cannot be sent to a worker: {error}")
+            self._refused.append(failure(ticket, spec, "invalid", refusal))
+            return
+        self._specs[ticket] = spec
+        self._lanes.start(ticket, message)
+
+    def wait(self) -> Report:
+        while (report := self.take()) is None:
+            self._lanes.turn()
+        return report
+
+    def poll(self) -> Report | None:
+        if (report := self.take()) is None:
+            self._lanes.turn(0)
+            report = self.take()
+        return report
+
+    def close(self) -> None:
+        self._retire(self._lanes)
+
+    def abort(self) -> None:
+        self._lanes.abort()
+
+    def take(self) -> Report | None:
+        if self._refused:
+            return self._refused.popleft()
+        if not self._lanes.answers:
+            return None
+        ticket, answer = self._lanes.answers.popleft()
+        return _report_of(ticket, self._specs.pop(ticket), answer)
+
+
+class UnattendedProcessSession(Session):
+    """A run whose caller may be away between calls: a thread of ours looks after the workers."""
+
+    def __init__(self, lanes: Lanes, retire: Callable[[Lanes], None]) -> None:
+        self._inner = ProcessSession(lanes, retire)
+        self._reports: SimpleQueue[Report] = SimpleQueue()
+        self._keeper = LaneKeeper(lanes, self._pass_on)
+
+    def start(self, ticket: int, spec: AgentStepSpec) -> None:
+        self._keeper.do(lambda: self._inner.start(ticket, spec))
+
+    def wait(self) -> Report:
+        return self._reports.get()
+
+    def poll(self) -> Report | None:
+        try:
+            return self._reports.get_nowait()
+        except Empty:
+            return None
+
+    def close(self) -> None:
+        self._keeper.stop()
+        self._inner.close()
+
+    def abort(self) -> None:
+        self._keeper.stop()
+        self._inner.abort()
+
+    def _pass_on(self) -> None:
+        while (report := self._inner.take()) is not None:
+            self._reports.put(report)
+
+
+class EventForwarder:
+    """Hands on the events that workers send as JSON; one that goes wrong costs no step anything."""
+
+    def __init__(self, event_tx: EventSender) -> None:
+        self._event_tx = event_tx
+
+    def __call__(self, text: str) -> None:
+        try:
+            self._event_tx.send(Event.from_json(text))
+        except Exception:
+            logger.exception("an event of a step was lost")
+
+
+def _report_of(ticket: int, spec: AgentStepSpec, answer: Message | Lost) -> Report:
+    if not isinstance(answer, Lost):
+        return unpack_report(answer)
+    return failure(ticket, spec, answer.status, answer.error, answer.started, answer.duration_s, answer.pid)

@@ -1,0 +1,77 @@
+"""The runner's heart: feed specs into a bounded window, take reports as steps end. One thread, the caller's."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import Any
+
+from .announcer import Announcer
+from .attempt import Report
+from .backends.backend import Session
+from .steps import AgentStepSpec
+from .wording import describe
+
+
+class Dispatch:
+    """One run of specs over a session.
+
+    Attributes:
+        window: How many steps may be handed over and not reported; the consumer may change it between reports.
+        input_error: Why the input ended early; `None` as long as it did not.
+    """
+
+    def __init__(self, specs: Iterator[Any], session: Session, bound: int, announcer: Announcer | None) -> None:
+        self._specs = specs
+        self._session = session
+        self._announcer = announcer
+        self.window = bound
+        self.input_error: Exception | None = None
+        self.input_error_reason = ""
+        self._has_more = True
+        self._fed = 0
+        self._in_flight = 0
+
+    def reports(self) -> Iterator[Report]:
+        """Yield one report for each spec, in the order in which the steps end; the input is read in between."""
+        wait = self._session.wait
+        while True:
+            if self._has_more and self._in_flight < self.window:
+                self._feed()
+            if not self._in_flight:
+                return
+            report = wait()
+            self._in_flight -= 1
+            if self._announcer is not None:
+                self._announcer.ended(report)
+            yield report
+
+    def _feed(self) -> None:
+        start, announcer = self._session.start, self._announcer
+        while self._in_flight < self.window:
+            spec = self._next_spec()
+            if spec is None:
+                self._has_more = False
+                return
+            if announcer is not None:
+                announcer.started(self._fed, spec)
+            start(self._fed, spec)
+            self._fed += 1
+            self._in_flight += 1
+
+    def _next_spec(self) -> AgentStepSpec | None:
+        try:
+            spec = next(self._specs)
+        except StopIteration:
+            return None
+        except Exception as error:  # the caller's generator; what is running is finished first
+            self.input_error = error
+            self.input_error_reason = f"the input raised after {self._fed} specs: {type(error).__name__}: {error}"
+            return None
+        if isinstance(spec, AgentStepSpec):
+            return spec
+        self.input_error = TypeError(f"expected an AgentStepSpec, got {describe(spec)}")
+        self.input_error_reason = (
+            f"specs[{self._fed}] is {describe(spec)}, expected an AgentStepSpec "
+            "(AgentStepSpec.from_dict makes one from a mapping)"
+        )
+        return None

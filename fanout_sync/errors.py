@@ -1,0 +1,93 @@
+"""Every error that fanout_sync raises on purpose.
+
+    FanoutError
+    ├── WireError (ValueError)              JSON that is no spec, outcome or event
+    ├── OptionError (ValueError)            an argument of `Runner` or of the command line
+    │   └── UnknownOption (TypeError)       … that does not exist
+    ├── InputError                          the specs iterable raised or gave no spec; `.run` holds what is done
+    └── ExecutorNotPicklable (TypeError)    an executor that cannot be sent to a worker process
+
+What a *step* raises is none of these: it becomes a failed outcome, and the run goes on.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from .run import Run
+
+
+class FanoutError(Exception):
+    """The base of every error in this package.
+
+    Subclasses hand all their arguments to `Exception`, so that each survives `pickle`.
+    """
+
+
+class WireError(FanoutError, ValueError):
+    """JSON that is no spec, outcome or event, or a record that JSON cannot carry.
+
+    Attributes:
+        reason: What came and what was expected.
+        field: The field at fault, such as `"max_steps"` or `"structured.items[3]"`; `""` when it is the whole text.
+        source: The name of the file that was being read, if it was one.
+        line: The number of the line in `source`, from 1.
+    """
+
+    def __init__(self, reason: str, field: str = "", source: str | None = None, line: int | None = None) -> None:
+        super().__init__(reason, field, source, line)
+        self.reason = reason
+        self.field = field
+        self.source = source
+        self.line = line
+
+    def __str__(self) -> str:
+        place = (
+            "" if self.source is None else f"{self.source}: " if self.line is None else f"{self.source}:{self.line}: "
+        )
+        return f"{place}{self.field}: {self.reason}" if self.field else f"{place}{self.reason}"
+
+
+class OptionError(FanoutError, ValueError):
+    """An argument that nobody can mean: it names the argument, what came and what is allowed."""
+
+
+class UnknownOption(OptionError, TypeError):
+    """A keyword argument that does not exist."""
+
+
+class InputError(FanoutError):
+    """The specs were not iterable, their iterator raised (`__cause__`), or one item was no `AgentStepSpec`.
+
+    Attributes:
+        run: The `Run` of the steps that had been started by then; all of them are finished.
+    """
+
+    def __init__(self, reason: str, run: Run) -> None:
+        super().__init__(reason, run)
+        self.reason = reason
+        self.run = run
+
+    def __str__(self) -> str:
+        return self.reason
+
+
+class ExecutorNotPicklable(FanoutError, TypeError):
+    """An executor cannot be sent to a worker process.
+
+    Attributes:
+        path: The attribute at fault, such as `"executor.client.lock"`.
+        reason: What pickling it said.
+    """
+
+    def __init__(self, path: str, reason: str) -> None:
+        super().__init__(path, reason)
+        self.path = path
+        self.reason = reason
+
+    def __str__(self) -> str:
+        return (
+            f"{self.path} cannot be sent to a worker process: {self.reason}. "
+            "Make it in the executor's setup(), which runs in each worker, or use backend='thread'."
+        )

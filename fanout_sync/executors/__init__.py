@@ -1,0 +1,5 @@
+"""Executors from the box."""
+
+from .function import FunctionExecutor
+
+__all__ = ["FunctionExecutor"]

@@ -1,0 +1,48 @@
+"""Arguments that nobody can mean are refused in one voice."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+from typing import Any
+
+from .errors import OptionError, UnknownOption
+from .wording import describe, did_you_mean
+
+
+def positive_int(name: str, value: Any) -> int:
+    """Return `value` if it is an int of at least 1.
+
+    Raises:
+        OptionError: It is not; the error names the option.
+    """
+    if not isinstance(value, int) or isinstance(value, bool) or value < 1:
+        raise OptionError(f"{name} must be an int of at least 1, got {describe(value)}")
+    return value
+
+
+def one_of(name: str, value: Any, allowed: Iterable[str]) -> str:
+    """Return `value` if it is one of the `allowed` words.
+
+    Raises:
+        OptionError: It is not; the error names the option and what is allowed.
+    """
+    words = list(allowed)
+    if not isinstance(value, str) or value not in words:
+        raise OptionError(
+            f"{name} must be {' or '.join(map(repr, words))}, got {describe(value)}{did_you_mean(value, words)}"
+        )
+    return value
+
+
+def refuse_unknown(where: str, options: Mapping[str, Any], allowed: Iterable[str]) -> None:
+    """Refuse keyword arguments that do not exist.
+
+    Raises:
+        UnknownOption: There is one; the error names it and those that exist.
+    """
+    words = list(allowed)
+    for name in options:
+        if name not in words:
+            raise UnknownOption(
+                f"{where} has no option {name!r}{did_you_mean(name, words)}; it takes {', '.join(words)}"
+            )

@@ -1,0 +1,85 @@
+"""Futures over a set of lanes: what makes the process backend an executor like any other."""
+
+from __future__ import annotations
+
+import itertools
+import pickle
+from collections import deque
+from concurrent.futures import BrokenExecutor, Future
+from typing import Any
+
+from ..records import StepError
+from . import messages
+from .keeper import LaneKeeper
+from .lanes import Lanes, Lost
+from .messages import Message, pack
+
+
+class Calls:
+    """The futures of `ProcessBackend.submit`, and the workers they run in. All but `submit` is the keeper's."""
+
+    def __init__(self, size: int) -> None:
+        self._size = size
+        self._lanes = Lanes(size, b"")
+        self._keeper = LaneKeeper(self._lanes, self._settle)
+        self._waiting: deque[tuple[Future[Any], bytes]] = deque()
+        self._running: dict[int, Future[Any]] = {}
+        self._tickets = itertools.count()
+        self._is_closing = False
+
+    def submit(self, payload: bytes) -> Future[Any]:
+        future: Future[Any] = Future()
+        self._keeper.do(lambda: self._waiting.append((future, payload)))
+        return future
+
+    def shutdown(self, wait: bool, cancel_futures: bool) -> None:
+        self._keeper.do(lambda: self._begin_close(cancel_futures))
+        if wait:
+            self._keeper.join()
+
+    def _begin_close(self, cancel_futures: bool) -> None:
+        self._is_closing = True
+        if cancel_futures:
+            for future, _ in self._waiting:
+                future.cancel()
+
+    def _settle(self) -> None:
+        while self._lanes.answers:
+            ticket, answer = self._lanes.answers.popleft()
+            _resolve(self._running.pop(ticket), answer)
+        while self._waiting and len(self._running) < self._size:
+            future, payload = self._waiting.popleft()
+            if future.set_running_or_notify_cancel():
+                ticket = next(self._tickets)
+                self._running[ticket] = future
+                self._lanes.start(ticket, pack((messages.CALL, ticket, payload)))
+        if self._is_closing and not self._running and not self._waiting:
+            self._lanes.close()
+            self._keeper.retire()
+
+
+class _WorkerTraceback(Exception):
+    """Shows, as the cause of an exception, where in the worker it was raised."""
+
+    def __init__(self, text: str) -> None:
+        super().__init__(text)
+        self.text = text
+
+    def __str__(self) -> str:
+        return f"\n\n{self.text}"
+
+
+def _resolve(future: Future[Any], answer: Message | Lost) -> None:
+    if isinstance(answer, Lost):
+        future.set_exception(BrokenExecutor(answer.error.message))
+        return
+    try:
+        if answer[0] == messages.RETURNED:
+            future.set_result(pickle.loads(answer[2]))
+        else:
+            _, _, payload, fields = answer
+            told = RuntimeError(str(StepError(*fields))) if payload is None else pickle.loads(payload)
+            told.__cause__ = _WorkerTraceback(fields[2])
+            future.set_exception(told)
+    except BaseException as error:  # loading runs the caller's own classes, which may raise anything
+        future.set_exception(error)

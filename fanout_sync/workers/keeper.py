@@ -1,0 +1,58 @@
+"""A thread that turns a set of lanes while their owner is elsewhere."""
+
+from __future__ import annotations
+
+import threading
+from collections import deque
+from collections.abc import Callable
+
+from .lanes import Lanes
+
+
+class LaneKeeper:
+    """Owns `lanes` from the first `do` until `stop`; all that is done to them in between is done on its thread.
+
+    Args:
+        lanes: What to look after.
+        after_turn: Called on the thread after each turn, to take the answers.
+    """
+
+    def __init__(self, lanes: Lanes, after_turn: Callable[[], None]) -> None:
+        self._lanes = lanes
+        self._after_turn = after_turn
+        self._orders: deque[Callable[[], None]] = deque()
+        self._thread: threading.Thread | None = None
+        self._is_retiring = False
+
+    def do(self, order: Callable[[], None]) -> None:
+        """Have `order` called on the keeper's thread, soon."""
+        self._orders.append(order)
+        if self._thread is None:
+            self._lanes.allow_waking()
+            self._thread = threading.Thread(target=self._keep, name="fanout-keeper", daemon=True)
+            self._thread.start()
+        self._lanes.wake()
+
+    def stop(self) -> None:
+        """Return when the thread has ended; what was ordered before is done."""
+        self.retire()
+        self._lanes.wake()
+        self.join()
+
+    def retire(self) -> None:
+        """End the thread after this turn."""
+        self._is_retiring = True
+
+    def join(self) -> None:
+        """Wait for the thread to end, unless it is the one that asks."""
+        if self._thread is not None and self._thread is not threading.current_thread():
+            self._thread.join()
+
+    def _keep(self) -> None:
+        while True:
+            while self._orders:
+                self._orders.popleft()()
+            self._after_turn()
+            if self._is_retiring:
+                return
+            self._lanes.turn()

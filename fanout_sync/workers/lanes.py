@@ -1,0 +1,416 @@
+"""A set of lanes: each runs one step at a time in a worker process of its own, and is replaced when that dies."""
+
+from __future__ import annotations
+
+import contextlib
+import logging
+import multiprocessing
+import os
+import select
+import selectors
+import signal
+import sys
+import time
+from collections import deque
+from collections.abc import Callable, Iterable
+from functools import partial
+from typing import Any, Literal
+
+from attrs import define, frozen
+
+from ..executor import TEARDOWN_GRACE_S
+from ..records import StepError
+from . import messages
+from .link import CallerLink, Garbled, LinkLost, open_link
+from .messages import Message, pack
+from .worker import LOST_LINK_EXIT_CODE
+from .worker import main as worker_main
+
+logger = logging.getLogger(__name__)
+
+MAX_FAILED_STARTS = 3
+"""So many workers in a row that fail to start, with no step done between, and no more are started."""
+
+_POLL_S = 0.1  # how often to look for dead workers where the system has no pidfd
+_EXIT_PATIENCE_S = 1.0  # from a worker's closed socket to its exit; a core dump takes its time
+
+
+@frozen
+class Lost:
+    """What a lane gives instead of an answer: no worker could start, or the one that ran the step died."""
+
+    error: StepError
+    status: Literal["crashed", "raised"]
+    pid: int | None = None
+    started: float | None = None
+    duration_s: float | None = None
+
+
+@define(eq=False)
+class Lane:
+    """One worker process, and what is known of it."""
+
+    process: Any
+    link: CallerLink
+    prepared: bytes
+    state: Literal["starting", "idle", "busy", "leaving", "gone"] = "starting"
+    is_preparing: bool = False
+    start_is_known: bool = False
+    pidfd: int | None = None
+    assignment: tuple[int, bytes] | None = None
+    assigned_at: float = 0.0
+    kill_at: float = 0.0
+    is_unread: bool = False
+    is_garbled: bool = False
+    is_killed: bool = False
+
+    @property
+    def pid(self) -> int:
+        pid: int = self.process.pid
+        return pid
+
+    def is_dead(self) -> bool:
+        return self.process.exitcode is not None
+
+    def kill(self) -> None:
+        if self.is_dead():
+            return
+        if sys.platform == "win32":
+            self.process.terminate()
+        else:
+            # Not reaped yet, so the number is still this worker's own.
+            os.kill(self.pid, signal.SIGKILL)
+
+    def obituary(self) -> str:
+        """Say how the worker ended."""
+        code = self.process.exitcode
+        if self.is_garbled:
+            return f"worker process {self.pid} was killed: something in it wrote to a descriptor that is not its own"
+        if self.is_killed or code == LOST_LINK_EXIT_CODE:
+            return f"worker process {self.pid} lost its connection to the caller: a step closed its descriptors"
+        if code is None:
+            return f"worker process {self.pid} died; somebody else collected its exit code"
+        if code >= 0:
+            return f"worker process {self.pid} exited with code {code}"
+        name = _signal_name(-code)
+        hint = " (the system does this when memory runs out)" if name == "SIGKILL" else ""
+        return f"worker process {self.pid} was killed by {name}{hint}"
+
+
+class Lanes:
+    """Bounded, crash-isolating dispatch of messages over worker processes.
+
+    A small event loop: `turn` waits on every worker's socket and pidfd at once. Not thread-safe but for `wake`; who
+    turns it owns it. Each `start` puts exactly one `(ticket, answer)` into `answers`.
+
+    Args:
+        bound: The largest number of workers.
+        payload: The pickled executor, sent once to each worker; empty when there is none.
+        on_event: Takes each event that a worker sends, as JSON; `None` when nobody listens.
+        warm: Workers of an earlier set.
+    """
+
+    def __init__(
+        self, bound: int, payload: bytes, on_event: Callable[[str], None] | None = None, warm: Iterable[Lane] = ()
+    ) -> None:
+        self.answers: deque[tuple[int, Message | Lost]] = deque()
+        self._bound = bound
+        self._prepare = pack((messages.PREPARE, payload, on_event is not None))
+        self._on_event = on_event
+        self._selector = selectors.DefaultSelector()
+        self._lanes: list[Lane] = []
+        self._idle: list[Lane] = []
+        self._pending: deque[tuple[int, bytes]] = deque()
+        self._failed_starts = 0
+        self._last_failure: Lost | None = None
+        self._must_look = False
+        self._wake_fds: tuple[int, int] | None = None
+        for lane in warm:
+            if lane.prepared != self._prepare:
+                lane.state, lane.start_is_known, lane.prepared = "starting", False, self._prepare
+            self._adopt(lane)
+
+    def start(self, ticket: int, message: bytes) -> None:
+        """Give `message` to a worker, as soon as one is free."""
+        self._pending.append((ticket, message))
+        self._assign()
+
+    def turn(self, timeout: float | None = None) -> None:
+        """Wait until something happens, at most `timeout` seconds, and see to it."""
+        if self._must_look and (timeout is None or timeout > _POLL_S):
+            timeout = _POLL_S
+        for key, mask in self._selector.select(timeout):
+            key.data(mask)
+        if self._must_look:
+            self._look_after_lanes()
+
+    def wake(self) -> None:
+        """Make `turn` return now; may be called from any thread once `allow_waking` was."""
+        if self._wake_fds is not None:
+            with contextlib.suppress(BlockingIOError):  # full of calls that are not answered yet
+                os.write(self._wake_fds[1], b"!")
+
+    def allow_waking(self) -> None:
+        """Prepare for `wake`."""
+        reader, writer = self._wake_fds = os.pipe()
+        os.set_blocking(reader, False)
+        os.set_blocking(writer, False)
+        self._selector.register(reader, selectors.EVENT_READ, lambda mask: os.read(reader, 4096))
+
+    @classmethod
+    def end(cls, warm: list[Lane]) -> None:
+        """End the workers that an earlier set gave up."""
+        lanes = cls(1, b"")
+        for lane in warm:
+            lanes._adopt(lane)
+        lanes.close()
+
+    def release(self) -> list[Lane]:
+        """Give up the idle workers, alive, to be the `warm` ones of another set; `close` ends the rest."""
+        kept = [lane for lane in self._idle if not lane.is_dead()]
+        for lane in kept:
+            self._forget(lane)
+            lane.state = "idle"
+        return kept
+
+    def close(self) -> None:
+        """End every worker: idle ones after `teardown`, all others at once. Returns when none is left."""
+        self._pending.clear()
+        for lane in list(self._lanes):
+            if lane.state == "idle" or (lane.state == "starting" and lane.is_preparing):
+                self._dismiss(lane)
+            else:
+                lane.kill()
+        deadline = time.monotonic() + TEARDOWN_GRACE_S
+        while self._lanes and (left := deadline - time.monotonic()) > 0:
+            self.turn(left)
+        if self._lanes:
+            logger.warning("teardown() is still running after %s s; its worker is killed", TEARDOWN_GRACE_S)
+        self.abort()
+
+    def abort(self) -> None:
+        """Kill every worker now. Returns when none is left."""
+        self._pending.clear()
+        for lane in self._lanes:
+            lane.kill()
+        for lane in list(self._lanes):
+            _await_exit(lane)
+            self._forget(lane)
+            lane.link.close()
+        self._selector.close()
+        for fd in self._wake_fds or ():
+            os.close(fd)
+        self._wake_fds = None
+        multiprocessing.active_children()  # makes it let go of those that ended
+
+    def _assign(self) -> None:
+        while self._pending and self._idle:
+            self._give(self._idle.pop(), self._pending.popleft())
+        if not self._pending:
+            return
+        starting = sum(lane.state == "starting" for lane in self._lanes)
+        while (
+            starting < len(self._pending) and len(self._lanes) < self._bound and self._failed_starts < MAX_FAILED_STARTS
+        ):
+            self._add_lane()
+            starting += 1
+        if self._failed_starts >= MAX_FAILED_STARTS and all(lane.state == "leaving" for lane in self._lanes):
+            self._give_up()
+
+    def _give(self, lane: Lane, assignment: tuple[int, bytes]) -> None:
+        lane.assignment = assignment
+        lane.assigned_at = time.time()
+        lane.state = "busy"
+        self._send(lane, assignment[1])
+
+    def _give_up(self) -> None:
+        assert self._last_failure is not None, "starts have failed"
+        self.answers.extend((ticket, self._last_failure) for ticket, _ in self._pending)
+        self._pending.clear()
+
+    def _add_lane(self) -> None:
+        from loky.backend import get_context
+
+        link, theirs = open_link()
+        try:
+            process = get_context("loky").Process(target=worker_main, args=(theirs,), name="fanout-worker")
+            process.start()
+        except OSError as error:
+            link.close()
+            self._start_failed(Lost(StepError.of(error), "crashed"))
+        else:
+            self._adopt(Lane(process, link, self._prepare))
+        finally:
+            if sys.platform != "win32":
+                theirs.close()
+
+    def _adopt(self, lane: Lane) -> None:
+        self._lanes.append(lane)
+        self._selector.register(lane.link, selectors.EVENT_READ, partial(self._on_link, lane))
+        lane.pidfd = _open_pidfd(lane.pid)
+        if lane.pidfd is not None:
+            self._selector.register(lane.pidfd, selectors.EVENT_READ, partial(self._on_death, lane))
+        self._update_must_look()
+        if lane.state == "idle":
+            self._idle.append(lane)
+        elif lane.is_preparing:
+            self._send(lane, self._prepare)
+
+    def _send(self, lane: Lane, message: bytes) -> None:
+        try:
+            if not lane.link.send(message):
+                self._watch_link(lane, selectors.EVENT_READ | selectors.EVENT_WRITE)
+        except LinkLost as loss:
+            self._lose(lane, loss.unread)
+
+    def _watch_link(self, lane: Lane, events: int) -> None:
+        self._selector.modify(lane.link, events, partial(self._on_link, lane))
+
+    def _on_link(self, lane: Lane, mask: int) -> None:
+        if lane.state == "gone":  # buried a moment ago, by an event that came together with this one
+            return
+        try:
+            if mask & selectors.EVENT_WRITE and lane.link.flush():
+                self._watch_link(lane, selectors.EVENT_READ)
+            if mask & selectors.EVENT_READ:
+                for message in lane.link.receive():
+                    self._on_message(lane, message)
+        except LinkLost as loss:
+            self._lose(lane, loss.unread)
+        except Garbled:
+            lane.is_garbled = True
+            lane.kill()
+            self._lose(lane, unread=False)
+
+    def _on_message(self, lane: Lane, message: Message) -> None:
+        kind = message[0]
+        if kind == messages.EVENT:
+            if self._on_event is not None:
+                self._on_event(message[1])
+        elif kind == messages.HELLO:
+            # Not earlier: until it is told to prepare, a worker that nobody needs any more can just be killed.
+            lane.is_preparing = True
+            self._send(lane, self._prepare)
+        elif kind == messages.READY:
+            lane.start_is_known = True
+            self._has_time(lane)
+        elif kind == messages.UNPREPARED:
+            lane.start_is_known = True
+            self._let_leave(lane)
+            self._start_failed(Lost(StepError(*message[1]), "raised"))
+            self._assign()
+        else:
+            self._failed_starts = 0
+            lane.assignment = None
+            self.answers.append((message[1], message))
+            self._has_time(lane)
+
+    def _has_time(self, lane: Lane) -> None:
+        if lane.state == "leaving":
+            return
+        lane.state = "idle"
+        self._idle.append(lane)
+        if self._pending:
+            self._assign()
+
+    def _dismiss(self, lane: Lane) -> None:
+        if lane.state == "idle":
+            self._idle.remove(lane)
+        lane.state = "leaving"
+        self._send(lane, pack((messages.STOP,)))
+
+    def _lose(self, lane: Lane, unread: bool) -> None:
+        lane.is_unread = lane.is_unread or unread
+        with contextlib.suppress(KeyError):
+            self._selector.unregister(lane.link)
+        self._let_leave(lane)
+
+    def _let_leave(self, lane: Lane) -> None:
+        if lane.state == "idle":
+            self._idle.remove(lane)
+        lane.state = "leaving"
+        lane.kill_at = time.monotonic() + _EXIT_PATIENCE_S
+        self._update_must_look()
+
+    def _on_death(self, lane: Lane, mask: int = 0) -> None:
+        """Take what the dead worker had still sent, then see what is missing."""
+        if lane.state == "gone":
+            return
+        self._let_leave(lane)
+        try:
+            for message in lane.link.receive(everything=True):
+                self._on_message(lane, message)
+            lane.link.receive(everything=True)
+        except LinkLost as loss:
+            lane.is_unread = lane.is_unread or loss.unread
+        except Garbled:
+            lane.is_garbled = True
+        self._bury(lane)
+
+    def _bury(self, lane: Lane) -> None:
+        self._forget(lane)
+        lane.link.close()
+        obituary = lane.obituary()
+        if not lane.start_is_known:
+            self._start_failed(Lost(StepError("WorkerDied", f"{obituary} while it started"), "crashed", lane.pid))
+        elif lane.assignment is not None and lane.is_unread:
+            # The worker never began this step, so nothing of it has happened yet.
+            self._pending.appendleft(lane.assignment)
+        elif lane.assignment is not None:
+            duration_s = max(0.0, time.time() - lane.assigned_at)
+            lost = Lost(StepError("WorkerDied", obituary), "crashed", lane.pid, lane.assigned_at, duration_s)
+            self.answers.append((lane.assignment[0], lost))
+        self._assign()
+
+    def _forget(self, lane: Lane) -> None:
+        self._lanes.remove(lane)
+        if lane.state == "idle":
+            self._idle.remove(lane)
+        with contextlib.suppress(KeyError):  # a lost link is unregistered already
+            self._selector.unregister(lane.link)
+        if lane.pidfd is not None:
+            self._selector.unregister(lane.pidfd)
+            os.close(lane.pidfd)
+            lane.pidfd = None
+        lane.state = "gone"
+        self._update_must_look()
+
+    def _start_failed(self, failure: Lost) -> None:
+        self._failed_starts += 1
+        self._last_failure = failure
+
+    def _update_must_look(self) -> None:
+        self._must_look = any(lane.pidfd is None or lane.kill_at for lane in self._lanes)
+
+    def _look_after_lanes(self) -> None:
+        now = time.monotonic()
+        for lane in list(self._lanes):
+            if lane.pidfd is None and lane.is_dead():
+                self._on_death(lane)
+            elif lane.kill_at and now >= lane.kill_at:
+                lane.is_killed = True
+                lane.kill()
+
+
+def _open_pidfd(pid: int) -> int | None:
+    """Return a descriptor that becomes readable when the process ends; `None` where the system has no such thing."""
+    try:
+        return os.pidfd_open(pid)
+    except (AttributeError, OSError):
+        return None
+
+
+def _await_exit(lane: Lane) -> None:
+    deadline = time.monotonic() + TEARDOWN_GRACE_S
+    while not lane.is_dead() and time.monotonic() < deadline:
+        if lane.pidfd is not None:
+            select.select([lane.pidfd], [], [], _POLL_S)
+        else:
+            time.sleep(_POLL_S / 100)
+
+
+def _signal_name(number: int) -> str:
+    try:
+        return signal.Signals(number).name
+    except ValueError:
+        return f"signal {number}"

@@ -1,0 +1,118 @@
+"""What goes between the caller and a worker: tuples of builtins, pickled, so that loading one runs nobody's code."""
+
+from __future__ import annotations
+
+import json
+import pickle
+from typing import Any
+
+from ..attempt import Report, failure
+from ..records import StepError
+from ..steps import AgentStepSpec, Json, StepOutcome
+from ..wire import check_json
+
+# From the caller.
+PREPARE = "prepare"  # (PREPARE, pickled executor, whether events are wanted)
+STEP = "step"  # (STEP, ticket, spec fields)
+CALL = "call"  # (CALL, ticket, pickled function and arguments)
+STOP = "stop"  # (STOP,)
+
+# From the worker.
+HELLO = "hello"  # (HELLO,)
+READY = "ready"  # (READY,)
+UNPREPARED = "unprepared"  # (UNPREPARED, error fields)
+DONE = "done"  # (DONE, ticket, report fields) after STEP
+RETURNED = "returned"  # (RETURNED, ticket, pickled result) after CALL
+RAISED = "raised"  # (RAISED, ticket, pickled exception or None, error fields) after CALL
+EVENT = "event"  # (EVENT, event as JSON)
+
+Message = tuple[Any, ...]
+
+
+def pack(message: Message) -> bytes:
+    """Return the bytes of a message."""
+    return pickle.dumps(message, 5)
+
+
+def pack_step(ticket: int, spec: AgentStepSpec) -> bytes:
+    """Return the STEP message of a spec.
+
+    Raises:
+        WireError: The spec's `output_schema` is nothing that JSON can carry.
+    """
+    check_json(spec.output_schema, "output_schema")
+    schema = None if spec.output_schema is None else _dump(spec.output_schema)
+    texts = (spec.task_id, spec.agent, spec.description, spec.prompt)
+    return pack((STEP, ticket, *map(_exact, texts), spec.max_steps, _exact_or_none(spec.parent_session_id), schema))
+
+
+def unpack_step(message: Message) -> tuple[int, AgentStepSpec]:
+    """Return the ticket and the spec of a STEP message."""
+    _, ticket, task_id, agent, description, prompt, max_steps, parent_session_id, schema = message
+    output_schema = None if schema is None else json.loads(schema)
+    return ticket, AgentStepSpec(task_id, agent, description, prompt, max_steps, parent_session_id, output_schema)
+
+
+def pack_report(report: Report, spec: AgentStepSpec) -> bytes:
+    """Return the DONE message of a report; an outcome too large to be sent becomes one that says so."""
+    try:
+        return _pack_report(report)
+    except Exception as error:  # MemoryError, chiefly
+        refusal = StepError("InvalidOutcome", f"the outcome could not be sent to the caller: {StepError.of(error)}")
+        return _pack_report(
+            failure(report.ticket, spec, "invalid", refusal, report.started, report.duration_s, report.worker)
+        )
+
+
+def unpack_report(message: Message) -> Report:
+    """Return the report of a DONE message."""
+    _, ticket, status, task_id, session_id, agent, output, success, structured, error, started, duration_s, worker = (
+        message
+    )
+    if structured is not None:
+        structured = json.loads(structured)
+    if error is not None:
+        error = StepError(*error)
+    outcome = StepOutcome(task_id, session_id, agent, output, success, structured)
+    return Report(ticket, status, outcome, error, started, duration_s, worker)
+
+
+def error_fields(error: StepError) -> tuple[str, str, str | None]:
+    """Return a `StepError` as a tuple."""
+    return (error.type, error.message, error.traceback)
+
+
+def _pack_report(report: Report) -> bytes:
+    ticket, status, outcome, error, started, duration_s, worker = report
+    structured = None if outcome.structured is None else _dump(outcome.structured)
+    return pack(
+        (
+            DONE,
+            ticket,
+            status,
+            _exact(outcome.task_id),
+            _exact(outcome.session_id),
+            _exact(outcome.agent),
+            _exact(outcome.output),
+            outcome.success,
+            structured,
+            None if error is None else error_fields(error),
+            started,
+            duration_s,
+            worker,
+        )
+    )
+
+
+def _dump(value: Json) -> str:
+    # JSON rather than pickle: a subclass of dict would be loaded by its own code.
+    return json.dumps(value, ensure_ascii=False)
+
+
+def _exact(text: str) -> str:
+    # A subclass of str would be pickled by reference to its class, and loaded by that class's code.
+    return text if type(text) is str else str.__str__(text)
+
+
+def _exact_or_none(text: str | None) -> str | None:
+    return None if text is None else _exact(text)

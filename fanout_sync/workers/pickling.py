@@ -1,0 +1,89 @@
+"""Pickling an executor by value where it must be, and saying which attribute is at fault where it cannot be."""
+
+from __future__ import annotations
+
+import types
+from collections.abc import Iterator, Mapping
+from typing import Any
+
+import cloudpickle
+
+from ..errors import ExecutorNotPicklable
+from ..executor import AgentExecutor
+from ..records import StepError
+from ..wording import describe
+
+_DEEPEST_PATH = 12
+
+
+def pickle_executor(executor: AgentExecutor) -> bytes:
+    """Return the executor as bytes; classes and functions of `__main__` and of notebook cells go by value.
+
+    Raises:
+        ExecutorNotPicklable: It cannot be pickled; the error names the attribute at fault.
+    """
+    try:
+        return _dumps(executor)
+    except Exception as error:
+        path, value, cause = _culprit("executor", executor, error)
+        if value is executor:
+            raise ExecutorNotPicklable(path, f"{StepError.of(cause)}") from error
+        raise ExecutorNotPicklable(path, f"it is {describe(value)} ({StepError.of(cause)})") from error
+
+
+def _dumps(value: Any) -> bytes:
+    data: bytes = cloudpickle.dumps(value, protocol=5)
+    return data
+
+
+def _culprit(path: str, value: Any, error: Exception) -> tuple[str, Any, Exception]:
+    seen: set[int] = set()
+    for _ in range(_DEEPEST_PATH):
+        seen.add(id(value))
+        for step, part in _parts(value):
+            if id(part) in seen:
+                continue
+            try:
+                _dumps(part)
+            except Exception as cause:
+                path, value, error = path + step, part, cause
+                break
+        else:
+            break
+    return path, value, error
+
+
+def _parts(value: Any) -> Iterator[tuple[str, Any]]:
+    if isinstance(value, types.MethodType):
+        yield ".__self__", value.__self__
+        return
+    if isinstance(value, types.FunctionType):
+        yield from _parts_of_function(value)
+        return
+    if isinstance(value, Mapping):
+        yield from ((f"[{key!r}]", part) for key, part in value.items())
+    elif isinstance(value, (list, tuple)):
+        yield from ((f"[{index}]", part) for index, part in enumerate(value))
+    elif isinstance(value, (set, frozenset)):
+        yield from (("{…}", part) for part in value)
+    yield from ((f".{name}", part) for name, part in getattr(value, "__dict__", {}).items())
+    for kind in type(value).__mro__:
+        slots = kind.__dict__.get("__slots__", ())
+        for name in (slots,) if isinstance(slots, str) else slots:
+            if not name.startswith("__") and hasattr(value, name):
+                yield f".{name}", getattr(value, name)
+    if type(value).__module__ == "__main__":
+        yield from ((f".{name}", part) for name, part in vars(type(value)).items() if callable(part))
+
+
+def _parts_of_function(function: types.FunctionType) -> Iterator[tuple[str, Any]]:
+    for name, cell in zip(function.__code__.co_freevars, function.__closure__ or (), strict=True):
+        try:
+            yield f"(closure {name})", cell.cell_contents
+        except ValueError:  # a cell that is still empty
+            continue
+    for index, default in enumerate(function.__defaults__ or ()):
+        yield f"(default {index})", default
+    for name in function.__code__.co_names:
+        if name in function.__globals__:
+            yield f"(global {name})", function.__globals__[name]

@@ -1,0 +1,203 @@
+"""What runs in a worker process: one message at a time, in the main thread, until the caller says stop or is gone."""
+
+from __future__ import annotations
+
+import contextlib
+import logging
+import os
+import pickle
+import signal
+import sys
+import threading
+from typing import Any
+
+from ..attempt import run_attempt
+from ..events import Event
+from ..executor import AgentExecutor
+from ..records import StepError
+from . import messages
+from .link import LinkLost, WorkerLink, adopt
+from .messages import Message, error_fields, pack, pack_report, unpack_step
+
+logger = logging.getLogger(__name__)
+
+LOST_LINK_EXIT_CODE = 82
+"""How a worker leaves when it can no longer reach its caller."""
+
+
+def main(end: Any) -> None:
+    """Serve the caller at the other end of `end` until it says stop. The target of the loky process."""
+    _keep_terminal_to_the_caller()
+    worker = Worker(adopt(end))
+    try:
+        worker.serve()
+    except LinkLost:
+        # The caller died, or a step closed our descriptors: there is nobody to tell, and nothing to wait for.
+        os._exit(LOST_LINK_EXIT_CODE)
+    _leave_lingering_threads()
+
+
+class Worker:
+    """One worker process's state between messages."""
+
+    def __init__(self, link: WorkerLink) -> None:
+        self._link = link
+        self._pid = os.getpid()
+        self._executor: AgentExecutor | None = None
+        self._event_tx: WorkerEventSender | None = None
+        self._surroundings = Surroundings()
+
+    def serve(self) -> None:
+        self._link.send(pack((messages.HELLO,)))
+        while True:
+            message = self._link.receive()
+            kind = message[0]
+            if kind == messages.STEP:
+                self._run_step(message)
+            elif kind == messages.PREPARE:
+                if not self._prepare(message):
+                    return
+            elif kind == messages.CALL:
+                self._run_call(message)
+            else:
+                self._tear_down()
+                return
+
+    def _prepare(self, message: Message) -> bool:
+        _, payload, wants_events = message
+        self._tear_down()
+        self._event_tx = WorkerEventSender(self._link) if wants_events else None
+        try:
+            executor = pickle.loads(payload) if payload else None
+            if executor is not None:
+                executor.setup()
+        except BaseException as error:  # the executor's own code: SystemExit too is a reason to tell
+            self._link.send(pack((messages.UNPREPARED, error_fields(StepError.of(error)))))
+            return False
+        self._executor = executor
+        self._surroundings.remember()
+        self._link.send(pack((messages.READY,)))
+        return True
+
+    def _tear_down(self) -> None:
+        if self._executor is None:
+            return
+        try:
+            self._executor.teardown()
+        except BaseException:  # as above
+            logger.exception("teardown() of %s raised", type(self._executor).__name__)
+        self._executor = None
+
+    def _run_step(self, message: Message) -> None:
+        ticket, spec = unpack_step(message)
+        assert self._executor is not None, "STEP comes after READY"
+        report = run_attempt(self._executor, ticket, spec, self._event_tx, self._pid)
+        self._leave_if_forked()
+        answer = pack_report(report, spec)
+        del report
+        self._surroundings.restore()
+        self._link.send(answer)
+
+    def _run_call(self, message: Message) -> None:
+        _, ticket, payload = message
+        try:
+            function, args, kwargs = pickle.loads(payload)
+            answer: Message = (messages.RETURNED, ticket, _portable(function(*args, **kwargs)))
+        except BaseException as error:  # a future hands on whatever its function raised
+            answer = (messages.RAISED, ticket, _portable_exception(error), error_fields(StepError.of(error)))
+        self._leave_if_forked()
+        self._surroundings.restore()
+        self._link.send(pack(answer))
+
+    def _leave_if_forked(self) -> None:
+        # A step that forks and lets the child return would answer twice over one socket.
+        if os.getpid() != self._pid:
+            os._exit(0)
+
+
+class WorkerEventSender:
+    """The `event_tx` of a worker process: sends each event to the caller at once."""
+
+    def __init__(self, link: WorkerLink) -> None:
+        self._link = link
+
+    def send(self, event: Event) -> None:
+        """Send `event` to the caller.
+
+        Raises:
+            TypeError: It is no `Event`.
+            WireError: It holds what JSON cannot carry; the field is named.
+        """
+        if not isinstance(event, Event):
+            raise TypeError(f"an Event is sent, got {type(event).__name__}")
+        self._link.send(pack((messages.EVENT, event.to_json())))
+
+
+class Surroundings:
+    """The working directory and the environment, which one step must not change for the next.
+
+    An audit hook tells when they are touched, so that looking after them costs an ordinary step nothing.
+    """
+
+    def __init__(self) -> None:
+        self._is_touched = False
+        self.remember()
+        sys.addaudithook(self._notice)
+
+    def remember(self) -> None:
+        """Take what is now as what every step is to find."""
+        self._directory = os.getcwd()
+        self._environment = dict(os.environ)
+        self._is_touched = False
+
+    def restore(self) -> None:
+        """Put back what a step changed."""
+        if not self._is_touched:
+            return
+        with contextlib.suppress(OSError):  # the directory may be gone; then no step has it
+            os.chdir(self._directory)
+        os.environ.clear()
+        os.environ.update(self._environment)
+        self._is_touched = False
+
+    def _notice(self, event: str, args: tuple[Any, ...]) -> None:
+        if event in _TOUCHING:
+            self._is_touched = True
+
+
+_TOUCHING = frozenset(("os.chdir", "os.putenv", "os.unsetenv"))
+
+
+def _portable(value: Any) -> bytes:
+    import cloudpickle
+
+    data: bytes = cloudpickle.dumps(value, protocol=5)
+    # Loaded here first: what breaks in loading breaks this worker, which can be replaced, and not the caller.
+    pickle.loads(data)
+    return data
+
+
+def _portable_exception(error: BaseException) -> bytes | None:
+    try:
+        return _portable(error)
+    except BaseException:  # the exception's own __reduce__: then its text has to do
+        return None
+
+
+def _keep_terminal_to_the_caller() -> None:
+    # Ctrl-C reaches the whole process group; the caller decides what it means. A handler rather than SIG_IGN:
+    # what a step starts with exec gets the default back.
+    signal.signal(signal.SIGINT, lambda signum, frame: None)
+    null = os.open(os.devnull, os.O_RDONLY)
+    os.dup2(null, 0)
+    os.close(null)
+
+
+def _leave_lingering_threads() -> None:
+    lingering = [t for t in threading.enumerate() if not t.daemon and t is not threading.current_thread()]
+    if lingering:
+        # A thread that a step started and forgot would be joined at exit, for ever.
+        for stream in (sys.stdout, sys.stderr):
+            with contextlib.suppress(Exception):  # a step may have closed or replaced them
+                stream.flush()
+        os._exit(0)

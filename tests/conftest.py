@@ -1,0 +1,47 @@
+"""What holds for every test: nothing is left behind."""
+
+from __future__ import annotations
+
+import multiprocessing
+import threading
+from collections.abc import Callable, Iterator
+
+import pytest
+
+from fanout_sync import Runner
+from fanout_sync.executor import AgentExecutor
+from fanout_sync.testing import Ledger
+
+HANG_BOUND_S = 60
+"""Far more than anything here takes: a test that waits this long has found a hang."""
+
+
+@pytest.fixture(autouse=True)
+def _nothing_left_behind() -> Iterator[None]:
+    before = set(threading.enumerate())
+    yield
+    for thread in set(threading.enumerate()) - before:
+        thread.join(HANG_BOUND_S)
+        assert not thread.is_alive(), f"{thread} was left behind"
+    assert multiprocessing.active_children() == [], "a worker process was left behind"
+
+
+@pytest.fixture
+def ledger(tmp_path: object) -> Ledger:
+    return Ledger(f"{tmp_path}/ledger")
+
+
+@pytest.fixture(params=["thread", "process", "foreign"])
+def make_runner(request: pytest.FixtureRequest) -> Iterator[Callable[..., Runner]]:
+    """Makes runners over each kind of backend; the foreign one is a pool that is larger than any bound."""
+    if request.param != "foreign":
+        yield lambda executor, **options: Runner(executor, backend=request.param, **options)
+        return
+    from concurrent.futures import ThreadPoolExecutor
+
+    with ThreadPoolExecutor(16) as pool:
+
+        def make(executor: AgentExecutor, **options: object) -> Runner:
+            return Runner(executor, backend=pool, **options)  # type: ignore[arg-type]  # handed on as they are
+
+        yield make

@@ -1,0 +1,304 @@
+"""Each backend of ours is a `concurrent.futures.Executor` like any other."""
+
+from __future__ import annotations
+
+import contextvars
+import math
+import operator
+import os
+import threading
+from collections.abc import Callable, Iterator
+from concurrent.futures import FIRST_COMPLETED, BrokenExecutor, Executor, Future, wait
+from pathlib import Path
+from typing import Any
+
+import misdeeds
+import pytest
+from conftest import HANG_BOUND_S
+
+from fanout_sync import AgentStepSpec, OptionError, ProcessBackend, ThreadBackend
+
+MakeBackend = Callable[..., Executor]
+
+
+@pytest.fixture(params=[ThreadBackend, ProcessBackend])
+def make_backend(request: pytest.FixtureRequest) -> Iterator[MakeBackend]:
+    made: list[Executor] = []
+
+    def make(max_workers: int = 2) -> Executor:
+        made.append(request.param(max_workers))
+        return made[-1]
+
+    yield make
+    for backend in made:
+        backend.shutdown()
+
+
+def _wait_for(path: str) -> str:
+    """Return once the test has made the file: it works across processes."""
+    poll = threading.Event()
+    for _ in range(HANG_BOUND_S * 100):
+        if Path(path).exists():
+            return path
+        poll.wait(0.01)
+    raise TimeoutError(path)
+
+
+def test_submit_returns_the_result(make_backend: MakeBackend) -> None:
+    """A future has what its function returned, with positional and keyword arguments."""
+    backend = make_backend()
+    assert backend.submit(pow, 2, 5).result(HANG_BOUND_S) == 32
+    assert backend.submit(int, "ff", base=16).result(HANG_BOUND_S) == 255
+
+
+def test_closures_and_lambdas(make_backend: MakeBackend) -> None:
+    """Functions that cannot be imported can be submitted all the same."""
+    factor = 7
+    assert make_backend().submit(lambda number: number * factor, 6).result(HANG_BOUND_S) == 42
+
+
+def test_map_keeps_the_order(make_backend: MakeBackend) -> None:
+    """`map` yields results in the order of its arguments."""
+    assert list(make_backend().map(operator.mul, range(50), range(50))) == [number**2 for number in range(50)]
+
+
+def test_an_exception_is_handed_on(make_backend: MakeBackend) -> None:
+    """What the function raised is the future's exception, with its type and arguments."""
+    future = make_backend().submit(math.sqrt, -1)
+    error = future.exception(HANG_BOUND_S)
+    assert isinstance(error, ValueError)
+    with pytest.raises(ValueError, match=r"math domain error|nonnegative"):
+        future.result()
+
+
+@pytest.mark.parametrize(
+    "misdeed", [misdeeds.raise_falsy, misdeeds.raise_system_exit, misdeeds.raise_keyboard_interrupt]
+)
+def test_any_exception_is_handed_on(make_backend: MakeBackend, misdeed: Callable[[AgentStepSpec], Any]) -> None:
+    """Falsy exceptions and those beyond `Exception` end their future and nothing else."""
+    backend = make_backend(1)
+    error = backend.submit(misdeed, AgentStepSpec("t", "a", "", "")).exception(HANG_BOUND_S)
+    assert error is not None
+    assert type(error).__name__ in ("Falsy", "SystemExit", "KeyboardInterrupt")
+    assert backend.submit(abs, -1).result(HANG_BOUND_S) == 1
+
+
+def test_callbacks_are_called(make_backend: MakeBackend) -> None:
+    """A callback gets its future when that is done."""
+    called: list[Future[int]] = []
+    done = threading.Event()
+    future = make_backend().submit(abs, -3)
+    future.add_done_callback(called.append)
+    future.add_done_callback(lambda _: done.set())
+    assert done.wait(HANG_BOUND_S)
+    assert called == [future]
+
+
+def test_a_waiting_call_can_be_cancelled_and_a_running_one_not(make_backend: MakeBackend, tmp_path: Path) -> None:
+    """`cancel` works until the call has begun."""
+    backend = make_backend(1)
+    gate = str(tmp_path / "gate")
+    running = backend.submit(_wait_for, gate)
+    waiting = backend.submit(abs, -1)
+    for _ in range(HANG_BOUND_S * 100):
+        if running.running():
+            break
+        threading.Event().wait(0.01)
+    assert waiting.cancel()
+    assert not running.cancel()
+    Path(gate).touch()
+    assert running.result(HANG_BOUND_S) == gate
+    assert waiting.cancelled()
+
+
+def test_no_more_calls_run_at_once_than_there_are_workers(make_backend: MakeBackend, tmp_path: Path) -> None:
+    """With two workers the third call waits for one of the first two."""
+    backend = make_backend(2)
+    gates = [str(tmp_path / str(number)) for number in range(3)]
+    futures = [backend.submit(_wait_for, gate) for gate in gates]
+    Path(gates[0]).touch()
+    Path(gates[2]).touch()
+    done, _ = wait(futures, HANG_BOUND_S, FIRST_COMPLETED)
+    assert futures[0] in done or futures[2] in done
+    assert futures[2].result(HANG_BOUND_S) == gates[2]
+    assert not futures[1].done()
+    Path(gates[1]).touch()
+    assert futures[1].result(HANG_BOUND_S) == gates[1]
+
+
+def test_shutdown_waits_and_then_refuses(make_backend: MakeBackend) -> None:
+    """`shutdown` lets what was submitted end; after it `submit` raises, and another `shutdown` does nothing."""
+    backend = make_backend()
+    futures = [backend.submit(abs, -number) for number in range(10)]
+    backend.shutdown()
+    assert [future.result(0) for future in futures] == list(range(10))
+    with pytest.raises(RuntimeError, match="shutdown"):
+        backend.submit(abs, 1)
+    backend.shutdown()
+
+
+def test_shutdown_can_cancel_what_waits(make_backend: MakeBackend, tmp_path: Path) -> None:
+    """With `cancel_futures` what has not begun is cancelled, and what runs ends well."""
+    backend = make_backend(1)
+    gate = str(tmp_path / "gate")
+    running = backend.submit(_wait_for, gate)
+    for _ in range(HANG_BOUND_S * 100):
+        if running.running():
+            break
+        threading.Event().wait(0.01)
+    waiting = [backend.submit(abs, -1) for _ in range(5)]
+    backend.shutdown(wait=False, cancel_futures=True)
+    Path(gate).touch()
+    backend.shutdown()
+    assert running.result(0) == gate
+    assert all(future.cancelled() for future in waiting)
+
+
+def test_as_a_context_manager(make_backend: MakeBackend) -> None:
+    """Leaving the `with` block is a shutdown."""
+    with make_backend() as backend:
+        future = backend.submit(abs, -5)
+    assert future.result(0) == 5
+    with pytest.raises(RuntimeError):
+        backend.submit(abs, 1)
+
+
+def test_a_dropped_backend_still_ends_its_calls(make_backend: MakeBackend) -> None:
+    """Letting go of the backend does not strand a future, and its workers end."""
+    kind: Any = type(make_backend())
+    future = kind(1).submit(abs, -8)
+    assert future.result(HANG_BOUND_S) == 8
+
+
+VARIABLE: contextvars.ContextVar[str] = contextvars.ContextVar("VARIABLE", default="unset")
+
+
+def test_threads_run_calls_in_a_copy_of_the_callers_context() -> None:
+    """A context variable is seen by the call, and not changed by it."""
+
+    def touch() -> str:
+        seen = VARIABLE.get()
+        VARIABLE.set("dirty")
+        return seen
+
+    token = VARIABLE.set("caller")
+    with ThreadBackend(1) as backend:
+        assert [backend.submit(touch).result(HANG_BOUND_S) for _ in range(2)] == ["caller", "caller"]
+    VARIABLE.reset(token)
+
+
+@pytest.mark.parametrize("size", [0, -1, 1.5, "2", True])
+def test_the_number_of_workers_is_checked(size: Any) -> None:
+    """A useless number of workers is refused."""
+    for kind in (ThreadBackend, ProcessBackend):
+        with pytest.raises(OptionError, match="max_workers must be an int of at least 1"):
+            kind(size)
+
+
+# The crash cases in the manner of loky's own tests: {argument, run, result} × {error, exit, C exit, segfault} -------
+
+
+class AtLoad:
+    """Does something when it is unpickled."""
+
+    def __init__(self, function: Callable[..., Any], *args: Any) -> None:
+        self.function = function
+        self.args = args
+
+    def __reduce__(self) -> Any:
+        return self.function, self.args
+
+
+def _raise() -> None:
+    raise RuntimeError("at load")
+
+
+def _exit() -> None:
+    raise SystemExit("at load")
+
+
+def _segfault() -> None:
+    misdeeds.segfault(AgentStepSpec("t", "a", "", ""))
+
+
+def _identity(value: Any) -> Any:
+    return value
+
+
+def _make(function: Callable[..., Any], *args: Any) -> AtLoad:
+    return AtLoad(function, *args)
+
+
+WAYS: list[tuple[str, tuple[Any, ...], type[BaseException]]] = [
+    ("error", (_raise,), RuntimeError),
+    ("exit", (_exit,), SystemExit),
+    ("C exit", (os._exit, 5), BrokenExecutor),
+    ("segfault", (_segfault,), BrokenExecutor),
+]
+
+
+@pytest.mark.parametrize(("way", "what", "expected"), WAYS, ids=[way for way, _, _ in WAYS])
+@pytest.mark.parametrize("stage", ["argument unpickle", "run", "result unpickle"])
+def test_crash_cases(stage: str, way: str, what: tuple[Any, ...], expected: type[BaseException]) -> None:
+    """One call ends badly in one of its stages; the calls around it, in the same worker, do not notice."""
+    with ProcessBackend(1) as backend:
+        before = [backend.submit(abs, -number) for number in range(3)]
+        if stage == "argument unpickle":
+            culprit = backend.submit(_identity, AtLoad(*what))
+        elif stage == "run":
+            culprit = backend.submit(*what)
+        else:
+            culprit = backend.submit(_make, *what)
+        after = [backend.submit(abs, -number) for number in range(3)]
+        assert isinstance(culprit.exception(HANG_BOUND_S), expected)
+        assert [future.result(HANG_BOUND_S) for future in before + after] == [0, 1, 2, 0, 1, 2]
+
+
+class AtDump:
+    def __init__(self, function: Callable[..., Any], *args: Any) -> None:
+        self.function = function
+        self.args = args
+
+    def __reduce__(self) -> Any:
+        return self.function(*self.args)
+
+
+def _make_undumpable(function: Callable[..., Any], *args: Any) -> AtDump:
+    return AtDump(function, *args)
+
+
+@pytest.mark.parametrize(("way", "what", "expected"), WAYS, ids=[way for way, _, _ in WAYS])
+def test_crash_cases_of_pickling_the_result(way: str, what: tuple[Any, ...], expected: type[BaseException]) -> None:
+    """A result that raises, exits or crashes while it is pickled costs its own future alone."""
+    with ProcessBackend(1) as backend:
+        culprit = backend.submit(_make_undumpable, *what)
+        after = backend.submit(abs, -1)
+        assert isinstance(culprit.exception(HANG_BOUND_S), expected)
+        assert after.result(HANG_BOUND_S) == 1
+
+
+def test_a_call_that_cannot_be_pickled_is_refused_at_once() -> None:
+    """`submit` raises what pickling the arguments raised, and the pool goes on."""
+    with ProcessBackend(1) as backend:
+        with pytest.raises(TypeError, match="pickle"):
+            backend.submit(_identity, threading.Lock())
+        assert backend.submit(abs, -1).result(HANG_BOUND_S) == 1
+
+
+def test_a_dead_worker_breaks_one_future() -> None:
+    """The future whose call killed the worker gets a `BrokenExecutor` that names the exit code."""
+    with ProcessBackend(2) as backend:
+        futures = [backend.submit(abs, -number) for number in range(20)]
+        broken = backend.submit(os._exit, 9)
+        futures += [backend.submit(abs, -number) for number in range(20)]
+        with pytest.raises(BrokenExecutor, match="exited with code 9"):
+            broken.result(HANG_BOUND_S)
+        assert [future.result(HANG_BOUND_S) for future in futures] == [*range(20), *range(20)]
+
+
+def test_the_traceback_of_the_worker_is_shown() -> None:
+    """The exception of a call has the worker's traceback as its cause."""
+    with ProcessBackend(1) as backend:
+        error = backend.submit(misdeeds.raise_value_error, AgentStepSpec("t", "a", "", "")).exception(HANG_BOUND_S)
+    assert error is not None
+    assert "raise_value_error" in str(error.__cause__)

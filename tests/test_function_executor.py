@@ -1,0 +1,185 @@
+"""Plain functions as agents."""
+
+from __future__ import annotations
+
+import asyncio
+import functools
+from typing import Any
+
+import pytest
+
+from fanout_sync import (
+    AgentStepSpec,
+    EventChannel,
+    FunctionExecutor,
+    OptionError,
+    StepOutcome,
+    TextDelta,
+    execute_steps_parallel,
+)
+
+SPEC = AgentStepSpec("t", "tester", "", "hello")
+
+
+def outcome_of(function: Any, event_tx: Any = None) -> StepOutcome:
+    return FunctionExecutor({"tester": function}).execute_step(SPEC, event_tx)
+
+
+def test_a_str_is_the_output() -> None:
+    """A text that a function returns is the output of a successful outcome."""
+    assert outcome_of(lambda spec: spec.prompt.upper()) == StepOutcome("t", "task-run-t", "tester", "HELLO", True)
+
+
+def test_an_outcome_is_taken_as_it_is() -> None:
+    """A function may say itself that it failed."""
+    failed = StepOutcome.failed("t", "tester", "no")
+    assert outcome_of(lambda spec: failed) is failed
+
+
+@pytest.mark.parametrize(
+    ("value", "text"),
+    [
+        ({"a": [1, None, "é"]}, '{"a":[1,null,"é"]}'),
+        ([], "[]"),
+        (0, "0"),
+        (False, "false"),
+        (1e300, "1e300"),
+    ],
+)
+def test_a_json_value_is_structured(value: Any, text: str) -> None:
+    """Any other JSON value becomes `structured`, and its text the output."""
+    outcome = outcome_of(lambda spec: value)
+    assert (outcome.success, outcome.structured, outcome.output) == (True, value, text)
+
+
+@pytest.mark.parametrize(
+    ("value", "text"),
+    [
+        (None, "returned None; return a str"),
+        (object(), "returned object"),
+        ((1, 2), "returned tuple (1, 2)"),
+        ({1: 2}, "expected a string as key"),
+        (b"bytes", "returned bytes b'bytes'"),
+        ([float("nan")], "finite"),
+        (SPEC, "returned AgentStepSpec"),
+    ],
+)
+def test_anything_else_is_a_failed_outcome_that_says_so(value: Any, text: str) -> None:
+    """What is no JSON value fails the step, and the outcome tells what came."""
+    outcome = outcome_of(lambda spec: value)
+    assert not outcome.success
+    assert "agent 'tester'" in outcome.output
+    assert text in outcome.output
+
+
+def test_an_agent_that_is_not_registered() -> None:
+    """A step for an unknown agent fails, naming it and those that are known."""
+    executor = FunctionExecutor({"b": len, "a": len})
+    outcome = executor.execute_step(SPEC)
+    assert outcome == StepOutcome.failed("t", "tester", "no agent 'tester' is registered; known agents: a, b")
+    assert FunctionExecutor().execute_step(SPEC).output.endswith("known agents: none")
+
+
+def test_register_is_a_decorator() -> None:
+    """`register` adds a function under a name, and leaves it usable."""
+    executor = FunctionExecutor(concurrency=3)
+
+    @executor.register("tester")
+    def shout(spec: AgentStepSpec) -> str:
+        return spec.prompt.upper()
+
+    assert shout(SPEC) == "HELLO"
+    assert executor.execute_step(SPEC).output == "HELLO"
+    assert executor.concurrency_hint() == 3
+
+
+class Agent:
+    def __call__(self, spec: AgentStepSpec, event_tx: Any) -> str:
+        return f"object {event_tx is None}"
+
+    def method(self, spec: AgentStepSpec) -> str:
+        return "method"
+
+
+def _with_default(spec: AgentStepSpec, event_tx: Any = None, *, loud: bool = False) -> str:
+    return f"default {event_tx is None} {loud}"
+
+
+@pytest.mark.parametrize(
+    ("function", "output"),
+    [
+        (Agent(), "object True"),
+        (Agent().method, "method"),
+        (_with_default, "default True False"),
+        (functools.partial(_with_default, loud=True), "default True True"),
+        (lambda *args: str(len(args)), "2"),
+    ],
+    ids=["callable", "method", "default", "partial", "star"],
+)
+def test_any_callable_of_one_or_two_arguments(function: Any, output: str) -> None:
+    """Methods, partials and objects that can be called are agents too."""
+    assert outcome_of(function).output == output
+
+
+def test_events_reach_the_channel() -> None:
+    """A function with two arguments gets the event sender."""
+    channel = EventChannel()
+    receiver = channel.subscribe()
+
+    def agent(spec: AgentStepSpec, event_tx: Any) -> str:
+        event_tx.send(TextDelta(spec.task_id, "half"))
+        return "whole"
+
+    assert outcome_of(agent, channel).output == "whole"
+    assert receiver.recv(0) == TextDelta("t", "half")
+
+
+class AsyncAgent:
+    async def __call__(self, spec: AgentStepSpec) -> str:
+        await asyncio.sleep(0)
+        return "async object"
+
+
+async def _async_function(spec: AgentStepSpec) -> str:
+    await asyncio.sleep(0)
+    return "async function"
+
+
+@pytest.mark.parametrize(
+    ("function", "output"),
+    [
+        (_async_function, "async function"),
+        (AsyncAgent(), "async object"),
+        (functools.partial(_async_function), "async function"),
+        (lambda spec: _async_function(spec), "async function"),
+    ],
+    ids=["function", "object", "partial", "returned"],
+)
+@pytest.mark.parametrize("backend", ["thread", "process"])
+def test_async_agents(function: Any, output: str, backend: str) -> None:
+    """A coroutine, however it comes about, is run to its end."""
+    outcomes = execute_steps_parallel(FunctionExecutor({"tester": function}), [SPEC] * 3, backend=backend)
+    assert [outcome.output for outcome in outcomes] == [output] * 3
+
+
+@pytest.mark.parametrize("function", [lambda: "none", lambda a, b, c: "three", lambda *, spec: "keyword"])
+def test_a_function_of_another_shape_is_refused(function: Any) -> None:
+    """A function that cannot take a spec is refused when it is registered."""
+    with pytest.raises(OptionError, match=r"agent 'tester' must take \(spec\) or \(spec, event_tx\)"):
+        FunctionExecutor({"tester": function})
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (([len],), "functions must map agent names to functions, got list"),
+        (({"tester": 5},), "agent 'tester' must be a function, got int 5"),
+        (({5: len},), "the name of an agent must be a str, got int 5"),
+    ],
+)
+def test_what_is_no_function_is_refused(arguments: Any, message: str) -> None:
+    """Useless arguments are refused with what came."""
+    with pytest.raises(OptionError, match=message):
+        FunctionExecutor(*arguments)
+    with pytest.raises(OptionError, match="concurrency must be an int of at least 1"):
+        FunctionExecutor(concurrency=0)
