@@ -9,7 +9,7 @@ from .errors import WireError
 from .executor import AgentExecutor, EventSender
 from .records import Status, StepError
 from .steps import AgentStepSpec, StepOutcome
-from .wire import check_json, check_text
+from .strict_json import check_json, check_text
 from .wording import describe, printable
 
 

@@ -8,8 +8,9 @@ from typing import TYPE_CHECKING, Any, ClassVar, cast
 from attrs import Attribute, field, frozen
 
 from .errors import WireError
-from .steps import Json, WireRecord
-from .wire import as_mapping, check_record, check_text, described, fields_of, parse_json, write_json
+from .steps import WireRecord
+from .strict_json import Json, check_record, check_text, described, parse_json, write_json
+from .wire import as_mapping, fields_of
 
 if TYPE_CHECKING:
     from typing_extensions import Self

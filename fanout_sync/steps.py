@@ -6,10 +6,8 @@ from typing import Any, ClassVar, Protocol, TypeVar
 
 from attrs import Attribute, evolve, field, frozen
 
+from .strict_json import Json
 from .wording import describe
-
-Json = Any
-"""A JSON value: `dict` with `str` keys, `list`, `str`, `int`, finite `float`, `bool` or `None`."""
 
 MAX_STEPS_LIMIT = 2**64 - 1
 """The largest `max_steps`: the reference keeps it in a 64-bit `usize`."""

@@ -183,3 +183,12 @@ def test_what_is_no_function_is_refused(arguments: Any, message: str) -> None:
         FunctionExecutor(*arguments)
     with pytest.raises(OptionError, match="concurrency must be an int of at least 1"):
         FunctionExecutor(concurrency=0)
+
+
+def test_async_agents_where_a_loop_is_running_already() -> None:
+    """Called directly from a coroutine, as in a notebook's cell, an async agent still runs to its end."""
+
+    async def main() -> StepOutcome:
+        return outcome_of(_async_function)
+
+    assert asyncio.run(main()).output == "async function"

@@ -12,6 +12,7 @@ PACKAGE = Path(fanout_sync.__file__).parent
 LAYERS = [
     {"wording"},
     {"errors"},
+    {"strict_json"},
     {"steps"},
     {"wire"},
     {"jsonl"},

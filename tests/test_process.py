@@ -403,6 +403,34 @@ def test_workers_read_nothing_of_the_callers_input(tmp_path: Path) -> None:
     assert (done.stdout, done.stderr) == ("'' '' for the caller\n", "")
 
 
+@pytest.mark.parametrize(
+    "habit",
+    [
+        "signal.signal(signal.SIGCHLD, signal.SIG_IGN)",
+        "signal.signal(signal.SIGCHLD, lambda *_: os.waitpid(-1, os.WNOHANG))",
+        "signal.signal(signal.SIGPIPE, signal.SIG_DFL)",
+        "resource.setrlimit(resource.RLIMIT_NOFILE, (40, 40))",
+    ],
+    ids=["ignored children", "reaped children", "default SIGPIPE", "few descriptors"],
+)
+def test_habits_of_the_calling_program(habit: str, tmp_path: Path) -> None:
+    """A caller may collect all children itself, restore SIGPIPE, or be short of descriptors: each outcome is there."""
+    done = run_script(
+        tmp_path,
+        f"""
+        import os, resource, signal
+        from fanout_sync import FunctionExecutor, Runner
+        from fanout_sync.testing import make_specs
+        {habit}
+        executor = FunctionExecutor({{"tester": lambda spec: os._exit(3) if spec.prompt == "5" else spec.prompt}})
+        run = Runner(executor, backend="process", max_concurrency=4).run(make_specs(12))
+        print([outcome.output for outcome in run.succeeded], [record.status for record in run.records][5])
+        """,
+    )
+    assert (done.returncode, done.stderr) == (0, "")
+    assert done.stdout == f"{[str(number) for number in range(12) if number != 5]} crashed\n"
+
+
 # Events -------------------------------------------------------------------------------------------------------------
 
 

@@ -26,7 +26,7 @@ from fanout_sync.events import (
     UnknownEvent,
 )
 from fanout_sync.steps import MAX_STEPS_LIMIT, AgentStepSpec, StepOutcome, WireRecord
-from fanout_sync.wire import parse_json, write_json
+from fanout_sync.strict_json import parse_json, write_json
 
 # The first example loads cattrs, and no deadline tells a slow machine from a slow library.
 relaxed = settings(deadline=None)

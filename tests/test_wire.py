@@ -17,7 +17,7 @@ import pytest
 
 from fanout_sync.errors import WireError
 from fanout_sync.steps import AgentStepSpec, StepOutcome
-from fanout_sync.wire import MAX_DEPTH, check_json, check_text, parse_json, write_json
+from fanout_sync.strict_json import MAX_DEPTH, check_json, check_text, parse_json, write_json
 
 VECTORS: list[dict[str, Any]] = json.loads(
     (Path(__file__).parent / "wire_vectors.json").read_text(encoding="utf-8"),

@@ -2,15 +2,17 @@
 
 from __future__ import annotations
 
+import contextvars
 import inspect
-from collections.abc import Callable, Coroutine, Mapping
+from collections.abc import Awaitable, Callable, Mapping
+from concurrent.futures import ThreadPoolExecutor
 from typing import Any, TypeVar
 
 from ..errors import OptionError, WireError
 from ..executor import DEFAULT_MAX_PARALLEL_TASKS, AgentExecutor, EventSender
 from ..options import positive_int
-from ..steps import AgentStepSpec, Json, StepOutcome
-from ..wire import write_json
+from ..steps import AgentStepSpec, StepOutcome
+from ..strict_json import Json, write_json
 from ..wording import describe
 
 AgentFunction = Callable[..., Any]
@@ -65,7 +67,7 @@ class FunctionExecutor(AgentExecutor):
                 spec.task_id, spec.agent, f"no agent {spec.agent!r} is registered; known agents: {known}"
             )
         value = function(spec, event_tx) if self._takes_event_tx[spec.agent] else function(spec)
-        if inspect.iscoroutine(value):
+        if inspect.isawaitable(value):
             value = _complete(value)
         return _outcome(spec, value)
 
@@ -78,10 +80,20 @@ class FunctionExecutor(AgentExecutor):
         self._functions[name] = function
 
 
-def _complete(coroutine: Coroutine[Any, Any, Any]) -> Any:
+def _complete(awaitable: Awaitable[Any]) -> Any:
     import asyncio  # only those who have async agents pay for it
 
-    return asyncio.run(coroutine)
+    async def complete() -> Any:
+        return await awaitable
+
+    try:
+        asyncio.get_running_loop()
+    except RuntimeError:
+        return asyncio.run(complete())
+    # Called directly in a notebook's cell, or by a pool that runs steps inline: this thread's loop is taken.
+    context = contextvars.copy_context()
+    with ThreadPoolExecutor(1) as pool:
+        return pool.submit(context.run, asyncio.run, complete()).result()
 
 
 def _takes_event_tx(name: str, function: AgentFunction) -> bool:

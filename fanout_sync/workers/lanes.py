@@ -70,20 +70,46 @@ class Lane:
         return pid
 
     def is_dead(self) -> bool:
-        return self.process.exitcode is not None
+        if self.pidfd is None:
+            return self.process.exitcode is not None
+        # Also true when somebody else, such as a SIGCHLD handler of the caller's, has collected the exit code.
+        return bool(select.select([self.pidfd], [], [], 0)[0])
 
     def kill(self) -> None:
-        if self.is_dead():
-            return
-        if sys.platform == "win32":
-            self.process.terminate()
-        else:
-            # Not reaped yet, so the number is still this worker's own.
-            os.kill(self.pid, signal.SIGKILL)
+        with contextlib.suppress(ProcessLookupError):
+            if self.pidfd is not None:
+                signal.pidfd_send_signal(self.pidfd, signal.SIGKILL)
+            elif sys.platform == "win32":
+                self.process.terminate()
+            elif not self.is_dead():  # and so not reaped: the number is still this worker's own
+                os.kill(self.pid, signal.SIGKILL)
+
+    def await_exit(self, patience_s: float) -> bool:
+        """Wait for the worker's end; return whether it came."""
+        deadline = time.monotonic() + patience_s
+        while not self.is_dead():
+            if time.monotonic() >= deadline:
+                return False
+            if self.pidfd is not None:
+                select.select([self.pidfd], [], [], _POLL_S)
+            else:
+                time.sleep(_POLL_S / 100)
+        return True
+
+    def exit_code(self) -> int | None:
+        """Return the exit code of a dead worker; `None` if somebody else has collected it."""
+        code: int | None = self.process.exitcode
+        for _ in range(20):
+            if code is not None:
+                break
+            # Another thread of multiprocessing's may be just between collecting it and writing it down.
+            time.sleep(0.001)
+            code = self.process.exitcode
+        return code
 
     def obituary(self) -> str:
         """Say how the worker ended."""
-        code = self.process.exitcode
+        code = self.exit_code()
         if self.is_garbled:
             return f"worker process {self.pid} was killed: something in it wrote to a descriptor that is not its own"
         if self.is_killed or code == LOST_LINK_EXIT_CODE:
@@ -133,16 +159,22 @@ class Lanes:
     def start(self, ticket: int, message: bytes) -> None:
         """Give `message` to a worker, as soon as one is free."""
         self._pending.append((ticket, message))
-        self._assign()
+        try:
+            self._assign()
+        except Exception as error:
+            self._collapse(error)
 
     def turn(self, timeout: float | None = None) -> None:
         """Wait until something happens, at most `timeout` seconds, and see to it."""
         if self._must_look and (timeout is None or timeout > _POLL_S):
             timeout = _POLL_S
-        for key, mask in self._selector.select(timeout):
-            key.data(mask)
-        if self._must_look:
-            self._look_after_lanes()
+        try:
+            for key, mask in self._selector.select(timeout):
+                key.data(mask)
+            if self._must_look:
+                self._look_after_lanes()
+        except Exception as error:
+            self._collapse(error)
 
     def wake(self) -> None:
         """Make `turn` return now; may be called from any thread once `allow_waking` was."""
@@ -194,7 +226,8 @@ class Lanes:
         for lane in self._lanes:
             lane.kill()
         for lane in list(self._lanes):
-            _await_exit(lane)
+            if not lane.await_exit(TEARDOWN_GRACE_S):
+                logger.warning("worker process %s does not end though it was killed", lane.pid)
             self._forget(lane)
             lane.link.close()
         self._selector.close()
@@ -228,21 +261,27 @@ class Lanes:
         self.answers.extend((ticket, self._last_failure) for ticket, _ in self._pending)
         self._pending.clear()
 
-    def _add_lane(self) -> None:
-        from loky.backend import get_context
+    def _collapse(self, error: Exception) -> None:
+        """Answer everything that is open: what went wrong here is no step's fault, but nobody may wait for ever."""
+        logger.error("the workers are given up: %s", error, exc_info=error)
+        self._failed_starts = MAX_FAILED_STARTS
+        self._last_failure = Lost(StepError.of(error), "crashed")
+        for lane in list(self._lanes):
+            lane.kill()
+            lane.await_exit(_EXIT_PATIENCE_S)
+            self._forget(lane)
+            lane.link.close()
+            if lane.assignment is not None:
+                self.answers.append((lane.assignment[0], self._last_failure))
+        self._give_up()
 
-        link, theirs = open_link()
+    def _add_lane(self) -> None:
         try:
-            process = get_context("loky").Process(target=worker_main, args=(theirs,), name="fanout-worker")
-            process.start()
-        except OSError as error:
-            link.close()
+            process, link = _start_worker()
+        except OSError as error:  # no more processes or descriptors to be had
             self._start_failed(Lost(StepError.of(error), "crashed"))
         else:
             self._adopt(Lane(process, link, self._prepare))
-        finally:
-            if sys.platform != "win32":
-                theirs.close()
 
     def _adopt(self, lane: Lane) -> None:
         self._lanes.append(lane)
@@ -392,21 +431,28 @@ class Lanes:
                 lane.kill()
 
 
+def _start_worker() -> tuple[Any, CallerLink]:
+    from loky.backend import get_context
+
+    link, theirs = open_link()
+    try:
+        process = get_context("loky").Process(target=worker_main, args=(theirs,), name="fanout-worker")
+        process.start()
+    except BaseException:
+        link.close()
+        raise
+    finally:
+        if sys.platform != "win32":
+            theirs.close()  # so that the worker's death is the end of what comes
+    return process, link
+
+
 def _open_pidfd(pid: int) -> int | None:
     """Return a descriptor that becomes readable when the process ends; `None` where the system has no such thing."""
     try:
         return os.pidfd_open(pid)
     except (AttributeError, OSError):
         return None
-
-
-def _await_exit(lane: Lane) -> None:
-    deadline = time.monotonic() + TEARDOWN_GRACE_S
-    while not lane.is_dead() and time.monotonic() < deadline:
-        if lane.pidfd is not None:
-            select.select([lane.pidfd], [], [], _POLL_S)
-        else:
-            time.sleep(_POLL_S / 100)
 
 
 def _signal_name(number: int) -> str:

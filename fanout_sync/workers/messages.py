@@ -8,8 +8,8 @@ from typing import Any
 
 from ..attempt import Report, failure
 from ..records import StepError
-from ..steps import AgentStepSpec, Json, StepOutcome
-from ..wire import check_json
+from ..steps import AgentStepSpec, StepOutcome
+from ..strict_json import Json, check_json
 
 # From the caller.
 PREPARE = "prepare"  # (PREPARE, pickled executor, whether events are wanted)

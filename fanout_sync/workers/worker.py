@@ -9,7 +9,7 @@ import pickle
 import signal
 import sys
 import threading
-from typing import Any
+from typing import Any, NoReturn
 
 from ..attempt import run_attempt
 from ..events import Event
@@ -33,8 +33,10 @@ def main(end: Any) -> None:
         worker.serve()
     except LinkLost:
         # The caller died, or a step closed our descriptors: there is nobody to tell, and nothing to wait for.
-        os._exit(LOST_LINK_EXIT_CODE)
-    _leave_lingering_threads()
+        _leave_now(LOST_LINK_EXIT_CODE)
+    if any(not thread.daemon for thread in threading.enumerate() if thread is not threading.current_thread()):
+        # A thread that a step started and forgot would be joined at exit, for ever.
+        _leave_now(0)
 
 
 class Worker:
@@ -193,11 +195,8 @@ def _keep_terminal_to_the_caller() -> None:
     os.close(null)
 
 
-def _leave_lingering_threads() -> None:
-    lingering = [t for t in threading.enumerate() if not t.daemon and t is not threading.current_thread()]
-    if lingering:
-        # A thread that a step started and forgot would be joined at exit, for ever.
-        for stream in (sys.stdout, sys.stderr):
-            with contextlib.suppress(Exception):  # a step may have closed or replaced them
-                stream.flush()
-        os._exit(0)
+def _leave_now(code: int) -> NoReturn:
+    for stream in (sys.stdout, sys.stderr):
+        with contextlib.suppress(Exception):  # a step may have closed or replaced them
+            stream.flush()
+    os._exit(code)
