@@ -99,8 +99,8 @@ DYING: list[tuple[Misdeed, str]] = [
     (misdeeds.terminate_myself, "SIGTERM"),
     (misdeeds.run_out_of_memory, "memory"),
     (misdeeds.die_while_sending, "SIGKILL"),
-    (misdeeds.close_descriptors, "closed its descriptors"),
-    (misdeeds.replace_descriptors, "closed its descriptors"),
+    (misdeeds.close_descriptors, "closes all descriptors"),
+    (misdeeds.replace_descriptors, "closes all descriptors"),
     (misdeeds.scribble, "wrote to a descriptor that is not its own"),
 ]
 

@@ -362,6 +362,25 @@ def test_a_prompt_of_many_megabytes() -> None:
     assert [outcome.output for outcome in Runner(executor, backend="process").run(specs)] == ["30000000"] * 3
 
 
+class SmallWorkers(FunctionExecutor):
+    """Its workers have memory for themselves and little more."""
+
+    def setup(self) -> None:
+        import resource
+
+        used = int(Path("/proc/self/statm").read_text().split()[0]) * resource.getpagesize()
+        resource.setrlimit(resource.RLIMIT_AS, (used + 50_000_000, used + 50_000_000))
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="reads /proc")
+def test_a_spec_that_is_too_large_for_its_worker_fails_alone() -> None:
+    """A step whose prompt no worker has memory for is given up after a few workers; the others run."""
+    specs = make_specs(4)
+    specs[1] = attrs.evolve(specs[1], prompt="x" * 100_000_000)
+    run = Runner(SmallWorkers({"tester": lambda spec: spec.prompt}, concurrency=2), backend="process").run(specs)
+    assert [record.status for record in run.records] == ["succeeded", "crashed", "succeeded", "succeeded"]
+
+
 def _leave_a_bomb(spec: AgentStepSpec) -> str:
     """Return, and die a moment later, between two steps or in the middle of the next one's arrival."""
     threading.Timer(0.0005 * (int(spec.prompt) % 7), os._exit, (3,)).start()

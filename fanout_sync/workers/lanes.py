@@ -31,6 +31,10 @@ logger = logging.getLogger(__name__)
 MAX_FAILED_STARTS = 3
 """So many workers in a row that fail to start, with no step done between, and no more are started."""
 
+MAX_DELIVERIES = 3
+"""So many workers in a row that die before they have read the same step, and it is given up."""
+
+_CLOSED_DESCRIPTORS = "it had lost its connection to the caller, as when a step closes all descriptors"
 _POLL_S = 0.1  # how often to look for dead workers where the system has no pidfd
 _EXIT_PATIENCE_S = 1.0  # from a worker's closed socket to its exit; a core dump takes its time
 
@@ -47,6 +51,15 @@ class Lost:
 
 
 @define(eq=False)
+class Assignment:
+    """One message that a worker is to answer."""
+
+    ticket: int
+    message: bytes
+    deliveries: int = 0
+
+
+@define(eq=False)
 class Lane:
     """One worker process, and what is known of it."""
 
@@ -57,12 +70,11 @@ class Lane:
     is_preparing: bool = False
     start_is_known: bool = False
     pidfd: int | None = None
-    assignment: tuple[int, bytes] | None = None
+    assignment: Assignment | None = None
     assigned_at: float = 0.0
     kill_at: float = 0.0
     is_unread: bool = False
-    is_garbled: bool = False
-    is_killed: bool = False
+    verdict: str = ""
 
     @property
     def pid(self) -> int:
@@ -110,10 +122,10 @@ class Lane:
     def obituary(self) -> str:
         """Say how the worker ended."""
         code = self.exit_code()
-        if self.is_garbled:
-            return f"worker process {self.pid} was killed: something in it wrote to a descriptor that is not its own"
-        if self.is_killed or code == LOST_LINK_EXIT_CODE:
-            return f"worker process {self.pid} lost its connection to the caller: a step closed its descriptors"
+        if self.verdict:
+            return f"worker process {self.pid} was killed: {self.verdict}"
+        if code == LOST_LINK_EXIT_CODE:
+            return f"worker process {self.pid} left: {_CLOSED_DESCRIPTORS}"
         if code is None:
             return f"worker process {self.pid} died; somebody else collected its exit code"
         if code >= 0:
@@ -146,7 +158,7 @@ class Lanes:
         self._selector = selectors.DefaultSelector()
         self._lanes: list[Lane] = []
         self._idle: list[Lane] = []
-        self._pending: deque[tuple[int, bytes]] = deque()
+        self._pending: deque[Assignment] = deque()
         self._failed_starts = 0
         self._last_failure: Lost | None = None
         self._must_look = False
@@ -158,7 +170,7 @@ class Lanes:
 
     def start(self, ticket: int, message: bytes) -> None:
         """Give `message` to a worker, as soon as one is free."""
-        self._pending.append((ticket, message))
+        self._pending.append(Assignment(ticket, message))
         try:
             self._assign()
         except Exception as error:
@@ -250,15 +262,16 @@ class Lanes:
         if self._failed_starts >= MAX_FAILED_STARTS and all(lane.state == "leaving" for lane in self._lanes):
             self._give_up()
 
-    def _give(self, lane: Lane, assignment: tuple[int, bytes]) -> None:
+    def _give(self, lane: Lane, assignment: Assignment) -> None:
+        assignment.deliveries += 1
         lane.assignment = assignment
         lane.assigned_at = time.time()
         lane.state = "busy"
-        self._send(lane, assignment[1])
+        self._send(lane, assignment.message)
 
     def _give_up(self) -> None:
         assert self._last_failure is not None, "starts have failed"
-        self.answers.extend((ticket, self._last_failure) for ticket, _ in self._pending)
+        self.answers.extend((assignment.ticket, self._last_failure) for assignment in self._pending)
         self._pending.clear()
 
     def _collapse(self, error: Exception) -> None:
@@ -272,7 +285,7 @@ class Lanes:
             self._forget(lane)
             lane.link.close()
             if lane.assignment is not None:
-                self.answers.append((lane.assignment[0], self._last_failure))
+                self.answers.append((lane.assignment.ticket, self._last_failure))
         self._give_up()
 
     def _add_lane(self) -> None:
@@ -311,15 +324,17 @@ class Lanes:
         try:
             if mask & selectors.EVENT_WRITE and lane.link.flush():
                 self._watch_link(lane, selectors.EVENT_READ)
-            if mask & selectors.EVENT_READ:
-                for message in lane.link.receive():
-                    self._on_message(lane, message)
+            received = lane.link.receive() if mask & selectors.EVENT_READ else []
         except LinkLost as loss:
             self._lose(lane, loss.unread)
-        except Garbled:
-            lane.is_garbled = True
+            return
+        except Exception as error:  # garbage, or more than there is memory for: this worker's fault alone
+            lane.verdict = _verdict_on(error)
             lane.kill()
             self._lose(lane, unread=False)
+            return
+        for message in received:
+            self._on_message(lane, message)
 
     def _on_message(self, lane: Lane, message: Message) -> None:
         kind = message[0]
@@ -376,15 +391,20 @@ class Lanes:
         if lane.state == "gone":
             return
         self._let_leave(lane)
+        for message in self._last_words(lane):
+            self._on_message(lane, message)
+        self._bury(lane)
+
+    def _last_words(self, lane: Lane) -> list[Message]:
+        received: list[Message] = []
         try:
-            for message in lane.link.receive(everything=True):
-                self._on_message(lane, message)
-            lane.link.receive(everything=True)
+            while more := lane.link.receive(everything=True):
+                received += more
         except LinkLost as loss:
             lane.is_unread = lane.is_unread or loss.unread
-        except Garbled:
-            lane.is_garbled = True
-        self._bury(lane)
+        except Exception as error:  # as above
+            lane.verdict = lane.verdict or _verdict_on(error)
+        return received
 
     def _bury(self, lane: Lane) -> None:
         self._forget(lane)
@@ -392,13 +412,12 @@ class Lanes:
         obituary = lane.obituary()
         if not lane.start_is_known:
             self._start_failed(Lost(StepError("WorkerDied", f"{obituary} while it started"), "crashed", lane.pid))
-        elif lane.assignment is not None and lane.is_unread:
-            # The worker never began this step, so nothing of it has happened yet.
-            self._pending.appendleft(lane.assignment)
         elif lane.assignment is not None:
-            duration_s = max(0.0, time.time() - lane.assigned_at)
-            lost = Lost(StepError("WorkerDied", obituary), "crashed", lane.pid, lane.assigned_at, duration_s)
-            self.answers.append((lane.assignment[0], lost))
+            if lane.is_unread and lane.assignment.deliveries < MAX_DELIVERIES:
+                # The worker never began this step, so nothing of it has happened yet.
+                self._pending.appendleft(lane.assignment)
+            else:
+                self.answers.append((lane.assignment.ticket, _loss_of(lane, obituary)))
         self._assign()
 
     def _forget(self, lane: Lane) -> None:
@@ -427,7 +446,7 @@ class Lanes:
             if lane.pidfd is None and lane.is_dead():
                 self._on_death(lane)
             elif lane.kill_at and now >= lane.kill_at:
-                lane.is_killed = True
+                lane.verdict = lane.verdict or _CLOSED_DESCRIPTORS
                 lane.kill()
 
 
@@ -453,6 +472,17 @@ def _open_pidfd(pid: int) -> int | None:
         return os.pidfd_open(pid)
     except (AttributeError, OSError):
         return None
+
+
+def _verdict_on(error: Exception) -> str:
+    if isinstance(error, Garbled):
+        return "something in it wrote to a descriptor that is not its own"
+    return f"what it sent could not be taken in: {StepError.of(error)}"
+
+
+def _loss_of(lane: Lane, obituary: str) -> Lost:
+    duration_s = max(0.0, time.time() - lane.assigned_at)
+    return Lost(StepError("WorkerDied", obituary), "crashed", lane.pid, lane.assigned_at, duration_s)
 
 
 def _signal_name(number: int) -> str:
