@@ -1,5 +1,7 @@
 """Run many agent steps at once from synchronous code, and get every outcome back in order."""
 
+import logging as _logging
+
 from .backends import Backend, ProcessBackend, ThreadBackend
 from .channel import EventChannel, EventReceiver, Lagged
 from .errors import ExecutorNotPicklable, FanoutError, InputError, OptionError, UnknownOption, WireError
@@ -63,3 +65,5 @@ __all__ = [
     "read_specs",
     "write_outcomes",
 ]
+
+_logging.getLogger(__name__).addHandler(_logging.NullHandler())  # silent until the program configures logging

@@ -28,7 +28,7 @@ LAYERS = [
     {"dispatch"},
     {"runner"},
     {"testing"},
-    {"target"},
+    {"target", "line_files"},
     {"cli"},
     {"__main__"},
 ]

@@ -280,6 +280,19 @@ def test_hooks_are_called_once_in_each_worker(ledger: Ledger) -> None:
     assert sum(name.startswith("setup") for name in counts) == sum(name.startswith("teardown") for name in counts)
 
 
+class BadEnd(LedgerExecutor):
+    def teardown(self) -> None:
+        raise SystemExit("stuck")
+
+
+def test_a_teardown_that_raises_in_a_worker_is_logged(ledger: Ledger, caplog: pytest.LogCaptureFixture) -> None:
+    """What `teardown` raises in a worker process reaches the caller's log, and costs no outcome."""
+    run = Runner(BadEnd(ledger), backend="process").run(make_specs(2))
+    assert len(run.succeeded) == 2
+    assert "teardown() raised" in caplog.text
+    assert "SystemExit: stuck" in caplog.text
+
+
 def test_a_runner_as_context_manager_keeps_its_workers(ledger: Ledger) -> None:
     """Inside `with`, later calls find the workers of earlier ones, set up already; leaving it ends them."""
     with Runner(Hooked(ledger, concurrency=1), backend="process") as runner:
@@ -429,8 +442,9 @@ def test_workers_read_nothing_of_the_callers_input(tmp_path: Path) -> None:
         "signal.signal(signal.SIGCHLD, lambda *_: os.waitpid(-1, os.WNOHANG))",
         "signal.signal(signal.SIGPIPE, signal.SIG_DFL)",
         "resource.setrlimit(resource.RLIMIT_NOFILE, (40, 40))",
+        "resource.setrlimit(resource.RLIMIT_NOFILE, (2048, 2048)); held = [os.dup(0) for _ in range(1100)]",
     ],
-    ids=["ignored children", "reaped children", "default SIGPIPE", "few descriptors"],
+    ids=["ignored children", "reaped children", "default SIGPIPE", "few descriptors", "many descriptors"],
 )
 def test_habits_of_the_calling_program(habit: str, tmp_path: Path) -> None:
     """A caller may collect all children itself, restore SIGPIPE, or be short of descriptors: each outcome is there."""
@@ -442,7 +456,9 @@ def test_habits_of_the_calling_program(habit: str, tmp_path: Path) -> None:
         from fanout_sync.testing import make_specs
         {habit}
         executor = FunctionExecutor({{"tester": lambda spec: os._exit(3) if spec.prompt == "5" else spec.prompt}})
-        run = Runner(executor, backend="process", max_concurrency=4).run(make_specs(12))
+        with Runner(executor, backend="process", max_concurrency=4) as runner:
+            run = runner.run(make_specs(12))
+            next(runner.stream(make_specs(12)))
         print([outcome.output for outcome in run.succeeded], [record.status for record in run.records][5])
         """,
     )

@@ -192,7 +192,7 @@ def test_completion_order_is_that_of_ends() -> None:
 def test_a_consumer_that_stops_taking_stops_the_feed() -> None:
     """What is read ahead of the consumer never exceeds the bound, however long it dawdles."""
     source = Counted()
-    stream = Runner(Echo(), max_concurrency=4).stream(source)
+    stream = Runner(Echo(), max_concurrency=4).stream(source, order="completion")
     for taken in range(1, 200):
         next(stream)
         assert source.read - taken <= 4

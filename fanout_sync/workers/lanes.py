@@ -85,7 +85,7 @@ class Lane:
         if self.pidfd is None:
             return self.process.exitcode is not None
         # Also true when somebody else, such as a SIGCHLD handler of the caller's, has collected the exit code.
-        return bool(select.select([self.pidfd], [], [], 0)[0])
+        return _is_readable(self.pidfd, 0.0)
 
     def kill(self) -> None:
         with contextlib.suppress(ProcessLookupError):
@@ -103,7 +103,7 @@ class Lane:
             if time.monotonic() >= deadline:
                 return False
             if self.pidfd is not None:
-                select.select([self.pidfd], [], [], _POLL_S)
+                _is_readable(self.pidfd, _POLL_S)
             else:
                 time.sleep(_POLL_S / 100)
         return True
@@ -341,6 +341,8 @@ class Lanes:
         if kind == messages.EVENT:
             if self._on_event is not None:
                 self._on_event(message[1])
+        elif kind == messages.COMPLAINT:
+            logger.error("worker process %s: %s", lane.pid, message[1])
         elif kind == messages.HELLO:
             # Not earlier: until it is told to prepare, a worker that nobody needs any more can just be killed.
             lane.is_preparing = True
@@ -472,6 +474,12 @@ def _open_pidfd(pid: int) -> int | None:
         return os.pidfd_open(pid)
     except (AttributeError, OSError):
         return None
+
+
+def _is_readable(descriptor: int, timeout_s: float) -> bool:
+    poll = select.poll()  # not select(), which stops at descriptor 1023
+    poll.register(descriptor, select.POLLIN)
+    return bool(poll.poll(timeout_s * 1000))
 
 
 def _verdict_on(error: Exception) -> str:

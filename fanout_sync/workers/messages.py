@@ -24,6 +24,7 @@ UNPREPARED = "unprepared"  # (UNPREPARED, error fields)
 DONE = "done"  # (DONE, ticket, report fields) after STEP
 RETURNED = "returned"  # (RETURNED, ticket, pickled result) after CALL
 RAISED = "raised"  # (RAISED, ticket, pickled exception or None, error fields) after CALL
+COMPLAINT = "complaint"  # (COMPLAINT, text) what the caller's log should know
 EVENT = "event"  # (EVENT, event as JSON)
 
 Message = tuple[Any, ...]

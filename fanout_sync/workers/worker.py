@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-import logging
 import os
 import pickle
 import signal
@@ -18,8 +17,6 @@ from ..records import StepError
 from . import messages
 from .link import LinkLost, WorkerLink, adopt
 from .messages import Message, error_fields, pack, pack_report, unpack_step
-
-logger = logging.getLogger(__name__)
 
 LOST_LINK_EXIT_CODE = 82
 """How a worker leaves when it can no longer reach its caller."""
@@ -86,8 +83,8 @@ class Worker:
             return
         try:
             self._executor.teardown()
-        except BaseException:  # as above
-            logger.exception("teardown() of %s raised", type(self._executor).__name__)
+        except BaseException as error:  # as above
+            self._link.send(pack((messages.COMPLAINT, f"teardown() raised {StepError.of(error).traceback}")))
         self._executor = None
 
     def _run_step(self, message: Message) -> None:
