@@ -7,6 +7,7 @@ import os
 import time
 
 from .attempt import Report
+from .channel import EventChannel
 from .events import Event, RunEnd, RunStart, SubagentEnd, SubagentStart
 from .executor import EventSender
 from .steps import AgentStepSpec, session_id_of
@@ -50,9 +51,8 @@ class Announcer:
             self._end(spec, session_id_of(spec.task_id), "the run ended before the step did", False, _now_ms())
         self._open.clear()
         self._send(RunEnd(self._run_id, self._succeeded, self._failed, time.monotonic() - self._began))
-        flush = getattr(self._event_tx, "flush", None)
-        if flush is not None:
-            flush(FLUSH_S)
+        if isinstance(self._event_tx, EventChannel):
+            self._event_tx.flush(FLUSH_S)
 
     def _end(self, spec: AgentStepSpec, session_id: str, output: str, success: bool, finished_ms: int) -> None:
         if success:
@@ -65,7 +65,7 @@ class Announcer:
         # The sender may be the caller's own class: what goes wrong in it must not cost an outcome.
         try:
             self._event_tx.send(event)
-        except Exception:
+        except (Exception, SystemExit):
             logger.exception("the event %s could not be sent", type(event).__name__)
 
 

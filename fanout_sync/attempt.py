@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from time import perf_counter, time
 from typing import Any, NamedTuple
 
@@ -38,20 +39,41 @@ class Report(NamedTuple):
 def run_attempt(
     executor: AgentExecutor, ticket: int, spec: AgentStepSpec, event_tx: EventSender | None, worker: str | int
 ) -> Report:
-    """Run `spec` on `executor` in this thread and report how it ended; raises nothing."""
+    """Run `spec` on `executor` in this thread and report how it ended; raises nothing.
+
+    Does not return in a child that the step forked: the report, and all other steps, are its parent's.
+    """
+    forks = _forks
+    error = None
     started = time()
     clock = perf_counter()
     try:
         outcome = executor.execute_step(spec, event_tx)
-    except BaseException as error:
+    except BaseException as raised:
         # A step must not end its worker, not even by SystemExit or KeyboardInterrupt; only text of the
         # exception is kept, so that neither its frames nor an object that does not pickle outlives it.
-        return failure(ticket, spec, "raised", StepError.of(error), started, perf_counter() - clock, worker)
+        error = StepError.of(raised)
     duration_s = perf_counter() - clock
+    if forks != _forks:
+        os._exit(0)
+    if error is not None:
+        return failure(ticket, spec, "raised", error, started, duration_s, worker)
     fault = _fault_of(outcome)
     if fault is not None:
         return failure(ticket, spec, "invalid", StepError("InvalidOutcome", fault), started, duration_s, worker)
     return Report(ticket, "succeeded" if outcome.success else "failed", outcome, None, started, duration_s, worker)
+
+
+_forks = 0
+
+
+def _count_fork() -> None:
+    global _forks
+    _forks += 1
+
+
+if hasattr(os, "register_at_fork"):  # not on Windows, which does not fork either
+    os.register_at_fork(after_in_child=_count_fork)
 
 
 def failure(

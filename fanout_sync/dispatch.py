@@ -8,6 +8,7 @@ from typing import Any
 from .announcer import Announcer
 from .attempt import Report
 from .backends.backend import Session
+from .records import StepError
 from .steps import AgentStepSpec
 from .wording import describe
 
@@ -15,17 +16,28 @@ from .wording import describe
 class Dispatch:
     """One run of specs over a session.
 
+    Args:
+        specs: The input.
+        session: Where the steps run.
+        bound: How many may run at once.
+        lookahead: How many more may be handed over early, to wait in the session: only for an input that is at hand
+            and takes no time.
+        announcer: Tells of starts and ends; `None` when nobody listens.
+
     Attributes:
         window: How many steps may be handed over and not reported; the consumer may change it between reports.
         input_error: Why the input ended early; `None` as long as it did not.
     """
 
-    def __init__(self, specs: Iterator[Any], session: Session, bound: int, announcer: Announcer | None) -> None:
+    def __init__(
+        self, specs: Iterator[Any], session: Session, bound: int, lookahead: int, announcer: Announcer | None
+    ) -> None:
         self._specs = specs
         self._session = session
         self._announcer = announcer
-        self.window = bound
-        self.input_error: Exception | None = None
+        self._lookahead = lookahead
+        self.window = bound + lookahead
+        self.input_error: BaseException | None = None
         self.input_error_reason = ""
         self._has_more = True
         self._fed = 0
@@ -34,38 +46,46 @@ class Dispatch:
     def reports(self) -> Iterator[Report]:
         """Yield one report for each spec, in the order in which the steps end; the input is read in between."""
         wait = self._session.wait
+        refill_below = max(1, self._lookahead // 2)
         while True:
-            if self._has_more and self._in_flight < self.window:
-                self._feed()
-            if not self._in_flight:
-                return
-            report = wait()
+            report = None
+            if self._has_more and self._in_flight <= self.window - refill_below:
+                report = self._feed()
+            if report is None:
+                if not self._in_flight:
+                    return
+                report = wait()
             self._in_flight -= 1
             if self._announcer is not None:
                 self._announcer.ended(report)
             yield report
 
-    def _feed(self) -> None:
+    def _feed(self) -> Report | None:
+        """Hand over specs until the window is full; return a report at once if there is one by then."""
         start, announcer = self._session.start, self._announcer
         while self._in_flight < self.window:
             spec = self._next_spec()
             if spec is None:
                 self._has_more = False
-                return
+                break
             if announcer is not None:
                 announcer.started(self._fed, spec)
             start(self._fed, spec)
             self._fed += 1
             self._in_flight += 1
+            # The next spec may take its time to come; what has ended by now does not wait for it.
+            if not self._lookahead and (report := self._session.poll()) is not None:
+                return report
+        return None
 
     def _next_spec(self) -> AgentStepSpec | None:
         try:
             spec = next(self._specs)
         except StopIteration:
             return None
-        except Exception as error:  # the caller's generator; what is running is finished first
+        except (Exception, SystemExit) as error:  # the caller's generator; what is running is finished first
             self.input_error = error
-            self.input_error_reason = f"the input raised after {self._fed} specs: {type(error).__name__}: {error}"
+            self.input_error_reason = f"the input raised after {self._fed} specs: {StepError.of(error)}"
             return None
         if isinstance(spec, AgentStepSpec):
             return spec

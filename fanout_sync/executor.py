@@ -48,7 +48,8 @@ class AgentExecutor(abc.ABC):
     def setup(self) -> None:
         """Prepare a worker: called once in each worker process, and once per run on threads, before the first step.
 
-        If it raises, the steps of that worker fail with its error.
+        If it raises, the steps of that worker fail with its error. A worker process that is still at it when the run
+        is over is killed.
         """
 
     def teardown(self) -> None:

@@ -128,24 +128,29 @@ class Runner:
         """Check the arguments of a call now; what is returned opens and ends the backend's session around it."""
         try:
             iterator = iter(specs)
-        except TypeError as error:
+        except Exception as error:
             reason = f"specs must be an iterable of AgentStepSpec, got {describe(specs)}"
             raise InputError(reason, Run([], 0.0)) from error
         total = len(specs) if isinstance(specs, Sized) else None
-        # Reading ahead in a list or tuple runs nobody's code, so it is no less lazy than not to.
-        may_look_ahead = type(specs) in (list, tuple)
-        return self._session(iterator, total, self._bound(), may_look_ahead, unattended)
+        is_at_hand = type(specs) in (list, tuple)
+        # Whoever reads the rest from elsewhere may be away for long, too, while the next spec is being made.
+        return self._session(
+            iterator, total, may_look_ahead=is_at_hand and not unattended, unattended=unattended or not is_at_hand
+        )
 
     @contextmanager
     def _session(
-        self, specs: Iterator[Any], total: int | None, bound: int, may_look_ahead: bool, unattended: bool
+        self, specs: Iterator[Any], total: int | None, *, may_look_ahead: bool, unattended: bool
     ) -> Iterator[Dispatch]:
+        bound = self._bound()
         session = self._open(bound, unattended)
-        announcer = None if self._event_tx is None else Announcer(self._event_tx, total)
-        # With events, a step is handed over no sooner than it starts, so that its start can be told.
-        lookahead = session.lookahead if may_look_ahead and announcer is None else 0
+        announcer = None
         try:
-            yield Dispatch(specs, session, bound + lookahead, announcer)
+            # With events, a step is handed over no sooner than it starts, so that its start can be told.
+            if self._event_tx is not None:
+                announcer = Announcer(self._event_tx, total)
+            lookahead = session.lookahead if may_look_ahead and announcer is None else 0
+            yield Dispatch(specs, session, bound, lookahead, announcer)
             session.close()
         except BaseException:
             session.abort()

@@ -6,12 +6,11 @@ import itertools
 import logging
 import os
 import pickle
-import sys
 import threading
 from collections import OrderedDict
 from concurrent.futures import BrokenExecutor, CancelledError, Executor, Future
 from functools import cached_property
-from queue import Empty, SimpleQueue
+from queue import SimpleQueue
 from typing import Any
 
 from ..attempt import Report, failure, run_attempt
@@ -59,10 +58,7 @@ class ForeignSession(Session):
         return self._report(*self._ended.get())
 
     def poll(self) -> Report | None:
-        try:
-            return self._report(*self._ended.get_nowait())
-        except Empty:
-            return None
+        return None if self._ended.empty() else self.wait()
 
     def close(self) -> None:
         self._home.hooks.depart()
@@ -190,9 +186,8 @@ def _leave_remote_homes() -> None:
 
 
 def _runs_in_processes(pool: Executor) -> bool:
-    # Looked up rather than imported: who has no such pool need not pay for importing it.
-    stdlib = sys.modules.get("concurrent.futures.process")
-    return stdlib is not None and isinstance(pool, stdlib.ProcessPoolExecutor)
+    # By name: there is one in the standard library, in loky and elsewhere, and none is worth importing just to ask.
+    return any("ProcessPool" in kind.__name__ for kind in type(pool).__mro__)
 
 
 def _result_of(done: Future[_Result]) -> tuple[BaseException | None, _Result | None]:

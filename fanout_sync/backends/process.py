@@ -50,8 +50,7 @@ class ProcessBackend(Backend):
         from .process_session import EventForwarder, ProcessSession, UnattendedProcessSession
 
         payload = pickle_executor(executor)
-        with self._lock:
-            warm, self._warm = self._warm, []
+        warm = self._take_warm()
         on_event = None if event_tx is None else EventForwarder(event_tx)
         size = bound if self._cap is None else min(bound, self._cap)
         surplus = warm[size:]
@@ -68,8 +67,7 @@ class ProcessBackend(Backend):
             self._keepers -= 1
             if self._keepers:
                 return
-            cold, self._warm = self._warm, []
-        _end(cold)
+        _end(self._take_warm())
 
     def _retire(self, lanes: Lanes) -> None:
         """End the workers of a run that is over, or keep them for the next one."""
@@ -103,6 +101,15 @@ class ProcessBackend(Backend):
             calls = self._calls
         if calls is not None:
             calls.shutdown(wait, cancel_futures)
+
+    def _take_warm(self) -> list[Lane]:
+        with self._lock:
+            warm, self._warm = self._warm, []
+        ours = [lane for lane in warm if lane.caller_pid == os.getpid()]
+        for lane in warm:
+            if lane not in ours:
+                lane.abandon()
+        return ours
 
     def _put_back(self, lanes: list[Lane]) -> None:
         with self._lock:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import logging
 from collections import deque
 from collections.abc import Callable
-from queue import Empty, SimpleQueue
+from queue import SimpleQueue
 
 from ..attempt import Report, failure
 from ..errors import WireError
@@ -33,8 +33,9 @@ class ProcessSession(Session):
     def start(self, ticket: int, spec: AgentStepSpec) -> None:
         try:
             message = pack_step(ticket, spec)
-        except WireError as error:
-            refusal = StepError("InvalidSpec", f"the spec cannot be sent to a worker: {error}")
+        except Exception as error:  # WireError, or MemoryError, or what a class of the caller's own raises
+            reason = error if isinstance(error, WireError) else StepError.of(error)
+            refusal = StepError("InvalidSpec", f"the spec cannot be sent to a worker: {reason}")
             self._refused.append(failure(ticket, spec, "invalid", refusal))
             return
         self._specs[ticket] = spec
@@ -71,20 +72,20 @@ class UnattendedProcessSession(Session):
 
     def __init__(self, lanes: Lanes, retire: Callable[[Lanes], None]) -> None:
         self._inner = ProcessSession(lanes, retire)
-        self._reports: SimpleQueue[Report] = SimpleQueue()
-        self._keeper = LaneKeeper(lanes, self._pass_on)
+        self._reports: SimpleQueue[Report | BaseException] = SimpleQueue()
+        self._keeper = LaneKeeper(lanes, self._pass_on, self._reports.put)
 
     def start(self, ticket: int, spec: AgentStepSpec) -> None:
         self._keeper.do(lambda: self._inner.start(ticket, spec))
 
     def wait(self) -> Report:
-        return self._reports.get()
+        report = self._reports.get()
+        if isinstance(report, BaseException):
+            raise report
+        return report
 
     def poll(self) -> Report | None:
-        try:
-            return self._reports.get_nowait()
-        except Empty:
-            return None
+        return None if self._reports.empty() else self.wait()
 
     def close(self) -> None:
         self._keeper.stop()
@@ -108,11 +109,15 @@ class EventForwarder:
     def __call__(self, text: str) -> None:
         try:
             self._event_tx.send(Event.from_json(text))
-        except Exception:
+        except (Exception, SystemExit):
             logger.exception("an event of a step was lost")
 
 
 def _report_of(ticket: int, spec: AgentStepSpec, answer: Message | Lost) -> Report:
     if not isinstance(answer, Lost):
-        return unpack_report(answer)
+        try:
+            return unpack_report(answer)
+        except Exception as error:  # such as an int of more digits than this process reads
+            refusal = StepError("InvalidOutcome", f"the outcome cannot be read here: {StepError.of(error)}")
+            return failure(ticket, spec, "invalid", refusal)
     return failure(ticket, spec, answer.status, answer.error, answer.started, answer.duration_s, answer.pid)

@@ -50,20 +50,21 @@ class ThreadSession(Session):
         self._outbox: SimpleQueue[Report] = SimpleQueue()
         self._name = f"fanout-{next(_session_numbers)}"
         self._threads: list[threading.Thread] = []
+        self._outstanding = 0
 
     def start(self, ticket: int, spec: AgentStepSpec) -> None:
-        if len(self._threads) < self._bound:
+        self._outstanding += 1
+        if len(self._threads) < min(self._bound, self._outstanding):
             self._add_thread()
         self._inbox.put((ticket, spec))
 
     def wait(self) -> Report:
-        return self._outbox.get()
+        report = self._outbox.get()
+        self._outstanding -= 1
+        return report
 
     def poll(self) -> Report | None:
-        try:
-            return self._outbox.get_nowait()
-        except Empty:
-            return None
+        return None if self._outbox.empty() else self.wait()
 
     def close(self) -> None:
         self._dismiss()
@@ -103,15 +104,21 @@ class ThreadSession(Session):
         take, give = self._inbox.get, self._outbox.put
         executor, event_tx, context = self._executor, self._event_tx, self._hooks.context
         name = threading.current_thread().name
-        while (task := take()) is not None:
-            ticket, spec = task
-            if setup_error is not None:
-                give(failure(ticket, spec, "raised", setup_error))
-                continue
+        while True:
+            task = None
             try:
-                give(context.copy().run(run_attempt, executor, ticket, spec, event_tx, name))
-            except BaseException as error:  # ours, or memory ran out just now; the run must not wait for ever
-                give(failure(ticket, spec, "raised", StepError.of(error)))
+                if (task := take()) is None:
+                    break
+                ticket, spec = task
+                if setup_error is None:
+                    give(context.copy().run(run_attempt, executor, ticket, spec, event_tx, name))
+                else:
+                    give(failure(ticket, spec, "raised", setup_error))
+            except BaseException as error:
+                # Ours, or memory ran out, or somebody raised it in this thread from outside (as watchdogs do), just
+                # now. The run must not wait for ever.
+                if task is not None:
+                    give(failure(*task, "raised", StepError.of(error)))
         self._hooks.depart()
 
 

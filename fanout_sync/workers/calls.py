@@ -21,7 +21,7 @@ class Calls:
     def __init__(self, size: int) -> None:
         self._size = size
         self._lanes = Lanes(size, b"")
-        self._keeper = LaneKeeper(self._lanes, self._settle)
+        self._keeper = LaneKeeper(self._lanes, self._settle, self._break)
         self._waiting: deque[tuple[Future[Any], bytes]] = deque()
         self._running: dict[int, Future[Any]] = {}
         self._tickets = itertools.count()
@@ -42,6 +42,12 @@ class Calls:
         if cancel_futures:
             for future, _ in self._waiting:
                 future.cancel()
+
+    def _break(self, error: BaseException) -> None:
+        for future in self._running.values():
+            future.set_exception(error)
+        for future, _ in self._waiting:
+            future.set_exception(error)
 
     def _settle(self) -> None:
         while self._lanes.answers:

@@ -15,11 +15,15 @@ class LaneKeeper:
     Args:
         lanes: What to look after.
         after_turn: Called on the thread after each turn, to take the answers.
+        on_failure: Called with what ended the thread too early, so that nobody waits for it.
     """
 
-    def __init__(self, lanes: Lanes, after_turn: Callable[[], None]) -> None:
+    def __init__(
+        self, lanes: Lanes, after_turn: Callable[[], None], on_failure: Callable[[BaseException], object]
+    ) -> None:
         self._lanes = lanes
         self._after_turn = after_turn
+        self._on_failure = on_failure
         self._orders: deque[Callable[[], None]] = deque()
         self._thread: threading.Thread | None = None
         self._is_retiring = False
@@ -49,6 +53,12 @@ class LaneKeeper:
             self._thread.join()
 
     def _keep(self) -> None:
+        try:
+            self._serve()
+        except BaseException as error:  # a fault of ours; whoever waits has to hear of it
+            self._on_failure(error)
+
+    def _serve(self) -> None:
         while True:
             while self._orders:
                 self._orders.popleft()()

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import atexit
 import contextlib
 import logging
 import multiprocessing
@@ -10,13 +11,15 @@ import select
 import selectors
 import signal
 import sys
+import threading
 import time
+import weakref
 from collections import deque
 from collections.abc import Callable, Iterable
 from functools import partial
 from typing import Any, Literal
 
-from attrs import define, frozen
+from attrs import define, field, frozen
 
 from ..executor import TEARDOWN_GRACE_S
 from ..records import StepError
@@ -35,6 +38,7 @@ MAX_DELIVERIES = 3
 """So many workers in a row that die before they have read the same step, and it is given up."""
 
 _CLOSED_DESCRIPTORS = "it had lost its connection to the caller, as when a step closes all descriptors"
+_START_AGAIN_S = 0.3
 _POLL_S = 0.1  # how often to look for dead workers where the system has no pidfd
 _EXIT_PATIENCE_S = 1.0  # from a worker's closed socket to its exit; a core dump takes its time
 
@@ -66,8 +70,8 @@ class Lane:
     process: Any
     link: CallerLink
     prepared: bytes
+    caller_pid: int = field(factory=os.getpid)
     state: Literal["starting", "idle", "busy", "leaving", "gone"] = "starting"
-    is_preparing: bool = False
     start_is_known: bool = False
     pidfd: int | None = None
     assignment: Assignment | None = None
@@ -88,6 +92,8 @@ class Lane:
         return _is_readable(self.pidfd, 0.0)
 
     def kill(self) -> None:
+        if os.getpid() != self.caller_pid:
+            return
         with contextlib.suppress(ProcessLookupError):
             if self.pidfd is not None:
                 signal.pidfd_send_signal(self.pidfd, signal.SIGKILL)
@@ -95,6 +101,14 @@ class Lane:
                 self.process.terminate()
             elif not self.is_dead():  # and so not reaped: the number is still this worker's own
                 os.kill(self.pid, signal.SIGKILL)
+
+    def abandon(self) -> None:
+        """Let go of a worker that belongs to another process: this one is a fork of its caller."""
+        self.link.close()
+        if self.pidfd is not None:
+            os.close(self.pidfd)
+            self.pidfd = None
+        _known_lanes.discard(self)
 
     def await_exit(self, patience_s: float) -> bool:
         """Wait for the worker's end; return whether it came."""
@@ -161,6 +175,7 @@ class Lanes:
         self._pending: deque[Assignment] = deque()
         self._failed_starts = 0
         self._last_failure: Lost | None = None
+        self._start_at = 0.0
         self._must_look = False
         self._wake_fds: tuple[int, int] | None = None
         for lane in warm:
@@ -178,13 +193,16 @@ class Lanes:
 
     def turn(self, timeout: float | None = None) -> None:
         """Wait until something happens, at most `timeout` seconds, and see to it."""
-        if self._must_look and (timeout is None or timeout > _POLL_S):
+        may_wait_for_more = timeout is None or timeout > _POLL_S
+        if may_wait_for_more and (self._must_look or (self._pending and not self._lanes)):
             timeout = _POLL_S
         try:
             for key, mask in self._selector.select(timeout):
                 key.data(mask)
             if self._must_look:
                 self._look_after_lanes()
+            if self._pending and not self._lanes:
+                self._assign()
         except Exception as error:
             self._collapse(error)
 
@@ -221,7 +239,7 @@ class Lanes:
         """End every worker: idle ones after `teardown`, all others at once. Returns when none is left."""
         self._pending.clear()
         for lane in list(self._lanes):
-            if lane.state == "idle" or (lane.state == "starting" and lane.is_preparing):
+            if lane.state == "idle":
                 self._dismiss(lane)
             else:
                 lane.kill()
@@ -253,14 +271,14 @@ class Lanes:
             self._give(self._idle.pop(), self._pending.popleft())
         if not self._pending:
             return
-        starting = sum(lane.state == "starting" for lane in self._lanes)
-        while (
-            starting < len(self._pending) and len(self._lanes) < self._bound and self._failed_starts < MAX_FAILED_STARTS
-        ):
+        while self._needs_lane() and self._failed_starts < MAX_FAILED_STARTS and time.monotonic() >= self._start_at:
             self._add_lane()
-            starting += 1
         if self._failed_starts >= MAX_FAILED_STARTS and all(lane.state == "leaving" for lane in self._lanes):
             self._give_up()
+
+    def _needs_lane(self) -> bool:
+        starting = sum(lane.state == "starting" for lane in self._lanes)
+        return starting < len(self._pending) and len(self._lanes) < self._bound
 
     def _give(self, lane: Lane, assignment: Assignment) -> None:
         assignment.deliveries += 1
@@ -291,13 +309,18 @@ class Lanes:
     def _add_lane(self) -> None:
         try:
             process, link = _start_worker()
-        except OSError as error:  # no more processes or descriptors to be had
-            self._start_failed(Lost(StepError.of(error), "crashed"))
+        except Exception as error:
+            # No processes or descriptors to be had, chiefly. The workers there are do it alone; if there are none,
+            # it is worth trying again, but not at once.
+            self._start_at = time.monotonic() + _START_AGAIN_S
+            if not self._lanes:
+                self._start_failed(Lost(StepError.of(error), "crashed"))
         else:
             self._adopt(Lane(process, link, self._prepare))
 
     def _adopt(self, lane: Lane) -> None:
         self._lanes.append(lane)
+        _known_lanes.add(lane)
         self._selector.register(lane.link, selectors.EVENT_READ, partial(self._on_link, lane))
         lane.pidfd = _open_pidfd(lane.pid)
         if lane.pidfd is not None:
@@ -305,7 +328,7 @@ class Lanes:
         self._update_must_look()
         if lane.state == "idle":
             self._idle.append(lane)
-        elif lane.is_preparing:
+        else:
             self._send(lane, self._prepare)
 
     def _send(self, lane: Lane, message: bytes) -> None:
@@ -343,10 +366,6 @@ class Lanes:
                 self._on_event(message[1])
         elif kind == messages.COMPLAINT:
             logger.error("worker process %s: %s", lane.pid, message[1])
-        elif kind == messages.HELLO:
-            # Not earlier: until it is told to prepare, a worker that nobody needs any more can just be killed.
-            lane.is_preparing = True
-            self._send(lane, self._prepare)
         elif kind == messages.READY:
             lane.start_is_known = True
             self._has_time(lane)
@@ -370,8 +389,7 @@ class Lanes:
             self._assign()
 
     def _dismiss(self, lane: Lane) -> None:
-        if lane.state == "idle":
-            self._idle.remove(lane)
+        self._idle.remove(lane)
         lane.state = "leaving"
         self._send(lane, pack((messages.STOP,)))
 
@@ -452,9 +470,23 @@ class Lanes:
                 lane.kill()
 
 
+_known_lanes: weakref.WeakSet[Lane] = weakref.WeakSet()
+_is_exiting = threading.Event()
+
+
+@atexit.register
+def _kill_at_exit() -> None:
+    # Registered after multiprocessing's own hook and so called before it: that one waits for children to end.
+    _is_exiting.set()
+    for lane in list(_known_lanes):
+        lane.kill()
+
+
 def _start_worker() -> tuple[Any, CallerLink]:
     from loky.backend import get_context
 
+    if _is_exiting.is_set():
+        raise RuntimeError("the interpreter is exiting")
     link, theirs = open_link()
     try:
         process = get_context("loky").Process(target=worker_main, args=(theirs,), name="fanout-worker")

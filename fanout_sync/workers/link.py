@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-import pickle
 import socket
 import struct
 import sys
@@ -12,7 +11,7 @@ from collections import deque
 from multiprocessing.connection import Connection
 from typing import Any
 
-from .messages import Message
+from .messages import Message, unpack
 
 _HEADER = struct.Struct("!4sQ")
 _MARK = b"fans"
@@ -136,7 +135,7 @@ class CallerLink:
             if len(self._received) < end:
                 return
             with memoryview(self._received) as view, view[_HEADER.size : end] as body:
-                messages.append(pickle.loads(body))
+                messages.append(unpack(body))
             del self._received[:end]
 
 
@@ -148,7 +147,9 @@ class WorkerLink:
         self._identity = self._look()
         self._scratch = bytearray(_CHUNK)
         self._held = 0
-        self._lock = threading.Lock()
+        self._lock = threading.RLock()
+        self._outgoing: deque[bytes] = deque()
+        self._is_sending = False
 
     def receive(self) -> Message:
         """Wait for the next message.
@@ -163,7 +164,7 @@ class WorkerLink:
         _, size = _HEADER.unpack_from(scratch)
         end = _HEADER.size + size
         if self._held >= end:
-            message = _loads(scratch[_HEADER.size : end])
+            message = unpack(scratch[_HEADER.size : end])
             rest = bytes(scratch[end : self._held])
             scratch[: len(rest)] = rest
             self._held = len(rest)
@@ -174,7 +175,7 @@ class WorkerLink:
         self._held = 0
         while filled < size:
             filled += self._read(body[filled:])
-        return _loads(body)
+        return unpack(body)
 
     def send(self, message: bytes) -> None:
         """Send a message.
@@ -182,17 +183,28 @@ class WorkerLink:
         Raises:
             LinkLost: The caller is gone, or a step closed or replaced this end.
         """
-        header = _HEADER.pack(_MARK, len(message))
         with self._lock:
-            self._check()
+            self._outgoing.append(message)
+            if self._is_sending:  # a signal handler, called in the middle of a send of this very thread
+                return
+            self._is_sending = True
             try:
-                if len(message) < _CHUNK:
-                    self._end.sendall(header + message, _NO_SIGNAL)
-                else:
-                    self._end.sendall(header, _NO_SIGNAL)
-                    self._end.sendall(message, _NO_SIGNAL)
-            except OSError as error:
-                raise LinkLost(unread=True) from error
+                while self._outgoing:
+                    self._send_now(self._outgoing.popleft())
+            finally:
+                self._is_sending = False
+
+    def _send_now(self, message: bytes) -> None:
+        self._check()
+        header = _HEADER.pack(_MARK, len(message))
+        try:
+            if len(message) < _CHUNK:
+                self._end.sendall(header + message, _NO_SIGNAL)
+            else:
+                self._end.sendall(header, _NO_SIGNAL)
+                self._end.sendall(message, _NO_SIGNAL)
+        except OSError as error:
+            raise LinkLost(unread=True) from error
 
     def _read(self, into: memoryview) -> int:
         try:
@@ -222,6 +234,7 @@ class WorkerLink:
 def open_link() -> tuple[CallerLink, Any]:
     """Return the caller's end, and something that a loky process can be given as its end (see `adopt`)."""
     ours, theirs = socket.socketpair()
+    theirs.setblocking(True)  # whatever socket.setdefaulttimeout says
     if sys.platform == "win32":
         from multiprocessing.resource_sharer import DupSocket
 
@@ -234,9 +247,11 @@ def adopt(theirs: Any) -> WorkerLink:
     """Return the worker's end from what `open_link` made for it."""
     if sys.platform == "win32":
         end: socket.socket = theirs.detach()
-        return WorkerLink(end)
-    with theirs:
-        return WorkerLink(socket.socket(fileno=os.dup(theirs.fileno())))
+    else:
+        with theirs:
+            end = socket.socket(fileno=os.dup(theirs.fileno()))
+    end.settimeout(None)
+    return WorkerLink(end)
 
 
 def _whole_message(data: memoryview) -> Message | None:
@@ -245,9 +260,4 @@ def _whole_message(data: memoryview) -> Message | None:
     mark, size = _HEADER.unpack_from(data)
     if mark != _MARK:
         raise Garbled
-    return _loads(data[_HEADER.size :]) if len(data) == _HEADER.size + size else None
-
-
-def _loads(data: memoryview) -> Message:
-    message: Message = pickle.loads(data)
-    return message
+    return unpack(data[_HEADER.size :]) if len(data) == _HEADER.size + size else None

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 import json
 import pickle
 from typing import Any
@@ -18,7 +19,6 @@ CALL = "call"  # (CALL, ticket, pickled function and arguments)
 STOP = "stop"  # (STOP,)
 
 # From the worker.
-HELLO = "hello"  # (HELLO,)
 READY = "ready"  # (READY,)
 UNPREPARED = "unprepared"  # (UNPREPARED, error fields)
 DONE = "done"  # (DONE, ticket, report fields) after STEP
@@ -78,9 +78,24 @@ def unpack_report(message: Message) -> Report:
     return Report(ticket, status, outcome, error, started, duration_s, worker)
 
 
+def unpack(data: bytes | bytearray | memoryview) -> Message:
+    """Return the message of some bytes.
+
+    Raises:
+        pickle.UnpicklingError: They hold more than builtins: nothing but those is ever loaded, on either side.
+    """
+    message: Message = _BuiltinsUnpickler(io.BytesIO(data)).load()
+    return message
+
+
 def error_fields(error: StepError) -> tuple[str, str, str | None]:
     """Return a `StepError` as a tuple."""
-    return (error.type, error.message, error.traceback)
+    return (_exact(error.type), _exact(error.message), _exact_or_none(error.traceback))
+
+
+class _BuiltinsUnpickler(pickle.Unpickler):
+    def find_class(self, module: str, name: str) -> Any:
+        raise pickle.UnpicklingError(f"a message may hold nothing like {module}.{name}")
 
 
 def _pack_report(report: Report) -> bytes:

@@ -47,7 +47,6 @@ class Worker:
         self._surroundings = Surroundings()
 
     def serve(self) -> None:
-        self._link.send(pack((messages.HELLO,)))
         while True:
             message = self._link.receive()
             kind = message[0]
@@ -91,7 +90,6 @@ class Worker:
         ticket, spec = unpack_step(message)
         assert self._executor is not None, "STEP comes after READY"
         report = run_attempt(self._executor, ticket, spec, self._event_tx, self._pid)
-        self._leave_if_forked()
         answer = pack_report(report, spec)
         del report
         self._surroundings.restore()
@@ -109,7 +107,7 @@ class Worker:
         self._link.send(pack(answer))
 
     def _leave_if_forked(self) -> None:
-        # A step that forks and lets the child return would answer twice over one socket.
+        # A call that forks and lets the child return would answer twice over one socket.
         if os.getpid() != self._pid:
             os._exit(0)
 
