@@ -22,6 +22,7 @@ T = TypeVar("T")
 Place = list["str | int"]
 """Where a value stands: keys and indices from the record down; it becomes text only in an error."""
 
+_QUICK_INT_BITS = 1024
 _DROP = deque[str](maxlen=0).append  # where the text goes when only its being possible matters
 
 # --- writing ------------------------------------------------------------------------------------------------------
@@ -49,7 +50,8 @@ def check_json(value: Json, path: str) -> None:
         WireError: A key is no `str`; a value is no `dict`, `list`, `str`, `int`, finite `float`, `bool` or `None`;
             a string holds a lone surrogate; or it nests deeper than `MAX_DEPTH`, as a cycle does.
     """
-    _write(value, [path], _DROP)
+    if not _is_plain(value, MAX_DEPTH - 1):
+        _write(value, [path], _DROP)
 
 
 def check_record(value: dict[str, Json]) -> None:
@@ -78,6 +80,24 @@ def _check_text(value: str, path: Place) -> None:
     except UnicodeEncodeError as error:
         surrogate = f"U+{ord(value[error.start]):04X}"
         raise WireError(f"a lone surrogate ({surrogate}) at character {error.start} is no text", _shown(path)) from None
+
+
+def _is_plain(value: Json, room: int) -> bool:
+    """Whether it is JSON of the commonest kinds throughout: a quick look, of which `_write` is the thorough one."""
+    kind = type(value)
+    if kind is str:
+        return bool(value.isascii())
+    if kind is dict:
+        return room > 0 and all(
+            type(key) is str and key.isascii() and _is_plain(item, room - 1) for key, item in value.items()
+        )
+    if kind is list:
+        return room > 0 and all(_is_plain(item, room - 1) for item in value)
+    if kind is float:
+        return math.isfinite(value)
+    if kind is int:
+        return bool(value.bit_length() <= _QUICK_INT_BITS)
+    return kind is bool or value is None
 
 
 def _write(value: Json, path: Place, out: Callable[[str], object]) -> None:

@@ -171,7 +171,7 @@ def die_while_sending(spec: AgentStepSpec) -> Any:
 
 def _main_thread_is_sending() -> bool:
     frame = sys._current_frames().get(threading.main_thread().ident or 0)
-    return frame is not None and frame.f_code.co_filename.endswith("link.py") and frame.f_code.co_name == "send"
+    return frame is not None and frame.f_code.co_filename.endswith("link.py") and frame.f_code.co_name == "_send_now"
 
 
 def fork_and_die(spec: AgentStepSpec) -> Any:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import itertools
-import logging
 import os
 import pickle
 import threading
@@ -19,9 +18,8 @@ from ..executor import AgentExecutor, EventSender
 from ..records import StepError
 from ..steps import AgentStepSpec
 from .backend import Session
+from .forwarding import EventForwarder
 from .hooks import Hooks
-
-logger = logging.getLogger(__name__)
 
 MAX_REMOTE_EXECUTORS = 8
 """How many executors, the latest ones, a process of a foreign pool keeps set up."""
@@ -36,7 +34,7 @@ class ForeignSession(Session):
 
     def __init__(self, pool: Executor, executor: AgentExecutor, event_tx: EventSender | None) -> None:
         self._pool = pool
-        self._event_tx = event_tx
+        self._forward = None if event_tx is None else EventForwarder(event_tx)
         self._home = _Home(executor, event_tx)
         self._home.hooks.arrive()
         if _runs_in_processes(pool):
@@ -71,25 +69,25 @@ class ForeignSession(Session):
 
     def _report(self, ticket: int, error: BaseException | None, result: _Result | None) -> Report:
         spec, _ = self._begun.pop(ticket)
+        if isinstance(result, Report):
+            return result
         if result is not None:
-            report, events = result
-            self._pass_on(events)
-            return report
+            return self._arrived(ticket, spec, *result)
         if error is None or isinstance(error, CancelledError):
             return failure(ticket, spec, "cancelled", StepError("CancelledError", "the pool cancelled the step"))
         return failure(ticket, spec, "crashed" if isinstance(error, BrokenExecutor) else "raised", StepError.of(error))
 
-    def _pass_on(self, events: list[Event]) -> None:
-        if self._event_tx is None:
-            return
-        for event in events:
-            try:
-                self._event_tx.send(event)
-            except Exception:
-                logger.exception("an event of a step was lost")
+    def _arrived(self, ticket: int, spec: AgentStepSpec, packed: bytes, events: list[str]) -> Report:
+        from ..workers.messages import read_report, unpack
+
+        if self._forward is not None:
+            for text in events:
+                self._forward(text)
+        return read_report(ticket, spec, unpack(packed))
 
 
-_Result = tuple[Report, list[Event]]
+_Result = Report | tuple[bytes, list[str]]
+"""What a step in this process returns, or one in another: the packed report and the events as JSON."""
 
 
 class _Home:
@@ -131,7 +129,7 @@ class _ForeignStep:
 
     def __call__(self) -> _Result:
         worker = threading.current_thread().name
-        return self._home.run(self._ticket, self._spec, self._home.event_tx, worker), []
+        return self._home.run(self._ticket, self._spec, self._home.event_tx, worker)
 
     def __reduce__(self) -> tuple[Any, ...]:
         home = self._home
@@ -147,19 +145,24 @@ class _RemoteStep:
         self._ticket = ticket
         self._spec = spec
 
-    def __call__(self) -> _Result:
+    def __call__(self) -> tuple[bytes, list[str]]:
+        from ..workers.messages import pack_report
+
         events = _EventList()
         event_tx = events if self._wants_events else None
         home = _remote_home(self._token, self._payload)
-        return home.run(self._ticket, self._spec, event_tx, os.getpid()), events.items
+        report = home.run(self._ticket, self._spec, event_tx, os.getpid())
+        return pack_report(report, self._spec), events.items
 
 
 class _EventList:
     def __init__(self) -> None:
-        self.items: list[Event] = []
+        self.items: list[str] = []
 
     def send(self, event: Event) -> None:
-        self.items.append(event)
+        if not isinstance(event, Event):
+            raise TypeError(f"an Event is sent, got {type(event).__name__}")
+        self.items.append(str.__str__(event.to_json()))
 
 
 _remote_homes: OrderedDict[str, _Home] = OrderedDict()

@@ -47,7 +47,8 @@ class ProcessBackend(Backend):
     def open(self, executor: AgentExecutor, bound: int, event_tx: EventSender | None, *, unattended: bool) -> Session:
         from ..workers.lanes import Lanes
         from ..workers.pickling import pickle_executor
-        from .process_session import EventForwarder, ProcessSession, UnattendedProcessSession
+        from .forwarding import EventForwarder
+        from .process_session import ProcessSession, UnattendedProcessSession
 
         payload = pickle_executor(executor)
         warm = self._take_warm()

@@ -2,23 +2,18 @@
 
 from __future__ import annotations
 
-import logging
 from collections import deque
 from collections.abc import Callable
 from queue import SimpleQueue
 
 from ..attempt import Report, failure
 from ..errors import WireError
-from ..events import Event
-from ..executor import EventSender
 from ..records import StepError
 from ..steps import AgentStepSpec
 from ..workers.keeper import LaneKeeper
 from ..workers.lanes import Lanes, Lost
-from ..workers.messages import Message, pack_step, unpack_report
+from ..workers.messages import pack_step, read_report
 from .backend import Session
-
-logger = logging.getLogger(__name__)
 
 
 class ProcessSession(Session):
@@ -64,7 +59,10 @@ class ProcessSession(Session):
         if not self._lanes.answers:
             return None
         ticket, answer = self._lanes.answers.popleft()
-        return _report_of(ticket, self._specs.pop(ticket), answer)
+        spec = self._specs.pop(ticket)
+        if isinstance(answer, Lost):
+            return failure(ticket, spec, answer.status, answer.error, answer.started, answer.duration_s, answer.pid)
+        return read_report(ticket, spec, answer)
 
 
 class UnattendedProcessSession(Session):
@@ -98,26 +96,3 @@ class UnattendedProcessSession(Session):
     def _pass_on(self) -> None:
         while (report := self._inner.take()) is not None:
             self._reports.put(report)
-
-
-class EventForwarder:
-    """Hands on the events that workers send as JSON; one that goes wrong costs no step anything."""
-
-    def __init__(self, event_tx: EventSender) -> None:
-        self._event_tx = event_tx
-
-    def __call__(self, text: str) -> None:
-        try:
-            self._event_tx.send(Event.from_json(text))
-        except (Exception, SystemExit):
-            logger.exception("an event of a step was lost")
-
-
-def _report_of(ticket: int, spec: AgentStepSpec, answer: Message | Lost) -> Report:
-    if not isinstance(answer, Lost):
-        try:
-            return unpack_report(answer)
-        except Exception as error:  # such as an int of more digits than this process reads
-            refusal = StepError("InvalidOutcome", f"the outcome cannot be read here: {StepError.of(error)}")
-            return failure(ticket, spec, "invalid", refusal)
-    return failure(ticket, spec, answer.status, answer.error, answer.started, answer.duration_s, answer.pid)

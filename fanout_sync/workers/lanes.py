@@ -364,6 +364,8 @@ class Lanes:
         if kind == messages.EVENT:
             if self._on_event is not None:
                 self._on_event(message[1])
+        elif kind == messages.LEAVING:
+            self._let_leave(lane, TEARDOWN_GRACE_S)
         elif kind == messages.COMPLAINT:
             logger.error("worker process %s: %s", lane.pid, message[1])
         elif kind == messages.READY:
@@ -399,11 +401,11 @@ class Lanes:
             self._selector.unregister(lane.link)
         self._let_leave(lane)
 
-    def _let_leave(self, lane: Lane) -> None:
+    def _let_leave(self, lane: Lane, patience_s: float = _EXIT_PATIENCE_S) -> None:
         if lane.state == "idle":
             self._idle.remove(lane)
         lane.state = "leaving"
-        lane.kill_at = time.monotonic() + _EXIT_PATIENCE_S
+        lane.kill_at = time.monotonic() + patience_s
         self._update_must_look()
 
     def _on_death(self, lane: Lane, mask: int = 0) -> None:

@@ -22,6 +22,7 @@ STOP = "stop"  # (STOP,)
 READY = "ready"  # (READY,)
 UNPREPARED = "unprepared"  # (UNPREPARED, error fields)
 DONE = "done"  # (DONE, ticket, report fields) after STEP
+LEAVING = "leaving"  # (LEAVING,) before its last answer
 RETURNED = "returned"  # (RETURNED, ticket, pickled result) after CALL
 RAISED = "raised"  # (RAISED, ticket, pickled exception or None, error fields) after CALL
 COMPLAINT = "complaint"  # (COMPLAINT, text) what the caller's log should know
@@ -65,8 +66,16 @@ def pack_report(report: Report, spec: AgentStepSpec) -> bytes:
         )
 
 
-def unpack_report(message: Message) -> Report:
-    """Return the report of a DONE message."""
+def read_report(ticket: int, spec: AgentStepSpec, message: Message) -> Report:
+    """Return the report of a DONE message; one that cannot be read here is a failed outcome that says why."""
+    try:
+        return _unpack_report(message)
+    except Exception as error:  # such as an int of more digits than this process reads
+        refusal = StepError("InvalidOutcome", f"the outcome cannot be read here: {StepError.of(error)}")
+        return failure(ticket, spec, "invalid", refusal)
+
+
+def _unpack_report(message: Message) -> Report:
     _, ticket, status, task_id, session_id, agent, output, success, structured, error, started, duration_s, worker = (
         message
     )

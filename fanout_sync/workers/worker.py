@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import multiprocessing
 import os
 import pickle
 import signal
@@ -17,6 +18,8 @@ from ..records import StepError
 from . import messages
 from .link import LinkLost, WorkerLink, adopt
 from .messages import Message, error_fields, pack, pack_report, unpack_step
+from .parent import watch_parent
+from .surroundings import Surroundings
 
 LOST_LINK_EXIT_CODE = 82
 """How a worker leaves when it can no longer reach its caller."""
@@ -25,14 +28,16 @@ LOST_LINK_EXIT_CODE = 82
 def main(end: Any) -> None:
     """Serve the caller at the other end of `end` until it says stop. The target of the loky process."""
     _keep_terminal_to_the_caller()
+    watch_parent()
     worker = Worker(adopt(end))
     try:
         worker.serve()
     except LinkLost:
         # The caller died, or a step closed our descriptors: there is nobody to tell, and nothing to wait for.
         _leave_now(LOST_LINK_EXIT_CODE)
-    if any(not thread.daemon for thread in threading.enumerate() if thread is not threading.current_thread()):
-        # A thread that a step started and forgot would be joined at exit, for ever.
+    lingering = [thread for thread in threading.enumerate() if not thread.daemon]
+    if lingering != [threading.current_thread()] or multiprocessing.active_children():
+        # A thread or a process that a step started and forgot would be joined at exit, for ever.
         _leave_now(0)
 
 
@@ -51,12 +56,14 @@ class Worker:
             message = self._link.receive()
             kind = message[0]
             if kind == messages.STEP:
-                self._run_step(message)
+                if not self._answer(self._run_step(message)):
+                    return
             elif kind == messages.PREPARE:
                 if not self._prepare(message):
                     return
             elif kind == messages.CALL:
-                self._run_call(message)
+                if not self._answer(self._run_call(message)):
+                    return
             else:
                 self._tear_down()
                 return
@@ -86,16 +93,23 @@ class Worker:
             self._link.send(pack((messages.COMPLAINT, f"teardown() raised {StepError.of(error).traceback}")))
         self._executor = None
 
-    def _run_step(self, message: Message) -> None:
+    def _answer(self, answer: bytes) -> bool:
+        """Send an answer; return whether this worker is fit for another step."""
+        is_fit = self._surroundings.restore()
+        if not is_fit:
+            self._link.send(pack((messages.LEAVING,)))
+        self._link.send(answer)
+        if not is_fit:
+            self._tear_down()
+        return is_fit
+
+    def _run_step(self, message: Message) -> bytes:
         ticket, spec = unpack_step(message)
         assert self._executor is not None, "STEP comes after READY"
         report = run_attempt(self._executor, ticket, spec, self._event_tx, self._pid)
-        answer = pack_report(report, spec)
-        del report
-        self._surroundings.restore()
-        self._link.send(answer)
+        return pack_report(report, spec)
 
-    def _run_call(self, message: Message) -> None:
+    def _run_call(self, message: Message) -> bytes:
         _, ticket, payload = message
         try:
             function, args, kwargs = pickle.loads(payload)
@@ -103,8 +117,7 @@ class Worker:
         except BaseException as error:  # a future hands on whatever its function raised
             answer = (messages.RAISED, ticket, _portable_exception(error), error_fields(StepError.of(error)))
         self._leave_if_forked()
-        self._surroundings.restore()
-        self._link.send(pack(answer))
+        return pack(answer)
 
     def _leave_if_forked(self) -> None:
         # A call that forks and lets the child return would answer twice over one socket.
@@ -117,6 +130,7 @@ class WorkerEventSender:
 
     def __init__(self, link: WorkerLink) -> None:
         self._link = link
+        self._pid = os.getpid()
 
     def send(self, event: Event) -> None:
         """Send `event` to the caller.
@@ -127,42 +141,8 @@ class WorkerEventSender:
         """
         if not isinstance(event, Event):
             raise TypeError(f"an Event is sent, got {type(event).__name__}")
-        self._link.send(pack((messages.EVENT, event.to_json())))
-
-
-class Surroundings:
-    """The working directory and the environment, which one step must not change for the next.
-
-    An audit hook tells when they are touched, so that looking after them costs an ordinary step nothing.
-    """
-
-    def __init__(self) -> None:
-        self._is_touched = False
-        self.remember()
-        sys.addaudithook(self._notice)
-
-    def remember(self) -> None:
-        """Take what is now as what every step is to find."""
-        self._directory = os.getcwd()
-        self._environment = dict(os.environ)
-        self._is_touched = False
-
-    def restore(self) -> None:
-        """Put back what a step changed."""
-        if not self._is_touched:
-            return
-        with contextlib.suppress(OSError):  # the directory may be gone; then no step has it
-            os.chdir(self._directory)
-        os.environ.clear()
-        os.environ.update(self._environment)
-        self._is_touched = False
-
-    def _notice(self, event: str, args: tuple[Any, ...]) -> None:
-        if event in _TOUCHING:
-            self._is_touched = True
-
-
-_TOUCHING = frozenset(("os.chdir", "os.putenv", "os.unsetenv"))
+        if os.getpid() == self._pid:  # a child that a step forked has no part in the conversation
+            self._link.send(pack((messages.EVENT, str.__str__(event.to_json()))))
 
 
 def _portable(value: Any) -> bytes:
@@ -182,8 +162,11 @@ def _portable_exception(error: BaseException) -> bytes | None:
 
 
 def _keep_terminal_to_the_caller() -> None:
-    # Ctrl-C reaches the whole process group; the caller decides what it means. A handler rather than SIG_IGN:
-    # what a step starts with exec gets the default back.
+    # Ctrl-C reaches the whole process group of the terminal; what it means is the caller's to decide. So each worker
+    # has a group of its own, which also is all that a step can hit that signals its group.
+    if hasattr(os, "setpgid"):
+        os.setpgid(0, 0)
+    # A handler rather than SIG_IGN: what a step starts with exec gets the default back.
     signal.signal(signal.SIGINT, lambda signum, frame: None)
     null = os.open(os.devnull, os.O_RDONLY)
     os.dup2(null, 0)

@@ -1,0 +1,40 @@
+"""A worker that outlives its caller leaves, even in the middle of a step."""
+
+from __future__ import annotations
+
+import os
+import select
+import threading
+import time
+
+ORPHANED_EXIT_CODE = 83
+"""How a worker leaves whose caller is gone; nobody is there to see it."""
+
+_LOOK_EVERY_S = 0.5
+
+
+def watch_parent() -> None:
+    """Watch the process that started this one, from a thread, and end this one with it.
+
+    The closed socket tells only a worker that reads it: not one that is busy, nor one whose socket is held open by
+    another child of the caller.
+    """
+    threading.Thread(target=_watch, args=(os.getppid(),), name="fanout-parent-watch", daemon=True).start()
+
+
+def _watch(parent: int) -> None:
+    try:
+        pidfd = os.pidfd_open(parent)
+    except (AttributeError, OSError):  # no such thing here, or the parent is gone already
+        pidfd = None
+    poll = None
+    if pidfd is not None:
+        poll = select.poll()
+        poll.register(pidfd, select.POLLIN)
+    # The parent's number alone would do; the pidfd is there to be quick. A step may close it, so it is not relied on.
+    while os.getppid() == parent:
+        if poll is None:
+            time.sleep(_LOOK_EVERY_S)
+        elif any(event & select.POLLNVAL for _, event in poll.poll(_LOOK_EVERY_S * 1000)):
+            poll = None
+    os._exit(ORPHANED_EXIT_CODE)

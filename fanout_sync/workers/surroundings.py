@@ -1,0 +1,73 @@
+"""What one step must not change for the next one in its worker."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import signal
+import sys
+from collections.abc import Callable
+from types import FrameType
+from typing import Any
+
+_TOUCHING = frozenset(("os.chdir", "os.putenv", "os.unsetenv"))
+_SIGNALS = [getattr(signal, name) for name in ("SIGINT", "SIGTERM", "SIGALRM", "SIGHUP") if hasattr(signal, name)]
+_Handler = Callable[[int, FrameType | None], Any] | int | signal.Handlers | None
+
+
+class Surroundings:
+    """Directory, environment, standard streams, timers, signal handlers and recursion limit, to be put back.
+
+    An audit hook tells when directory or environment are touched, so that looking after them costs an ordinary step
+    nothing.
+    """
+
+    def __init__(self) -> None:
+        self._is_touched = False
+        self.remember()
+        sys.addaudithook(self._notice)
+
+    def remember(self) -> None:
+        """Take what is now as what every step is to find."""
+        self._directory = _working_directory()
+        self._environment = dict(os.environ)
+        self._streams = (sys.stdin, sys.stdout, sys.stderr)
+        self._handlers: list[_Handler] = [signal.getsignal(number) for number in _SIGNALS]
+        self._recursion_limit = sys.getrecursionlimit()
+        self._is_touched = False
+
+    def restore(self) -> bool:
+        """Put back what a step changed; return whether all of it could be."""
+        self._stop_timers()
+        if sys.getrecursionlimit() != self._recursion_limit:
+            sys.setrecursionlimit(self._recursion_limit)
+        sys.stdin, sys.stdout, sys.stderr = self._streams
+        for number, handler in zip(_SIGNALS, self._handlers, strict=True):
+            if signal.getsignal(number) is not handler and handler is not None:
+                signal.signal(number, handler)
+        if self._is_touched:
+            self._restore_place()
+        return not any(stream is not None and stream.closed for stream in self._streams)
+
+    def _stop_timers(self) -> None:
+        if hasattr(signal, "setitimer"):
+            signal.setitimer(signal.ITIMER_REAL, 0)
+
+    def _restore_place(self) -> None:
+        if self._directory is not None:
+            with contextlib.suppress(OSError):  # it may be gone; then no step has it
+                os.chdir(self._directory)
+        os.environ.clear()
+        os.environ.update(self._environment)
+        self._is_touched = False
+
+    def _notice(self, event: str, args: tuple[Any, ...]) -> None:
+        if event in _TOUCHING:
+            self._is_touched = True
+
+
+def _working_directory() -> str | None:
+    try:
+        return os.getcwd()
+    except OSError:
+        return None
