@@ -1,30 +1,39 @@
-"""Run many agent steps at once from synchronous code, and get every outcome back in order."""
+"""Run many agent steps at once from synchronous code, and get every outcome back in order.
 
-import logging as _logging
+Each name is imported when it is first used, so that a worker process loads only what it needs.
+"""
 
-from .backends import Backend, ProcessBackend, ThreadBackend
-from .channel import EventChannel, EventReceiver, Lagged
-from .errors import ExecutorNotPicklable, FanoutError, InputError, OptionError, UnknownOption, WireError
-from .events import (
-    Event,
-    RunEnd,
-    RunStart,
-    StepRetry,
-    SubagentEnd,
-    SubagentProgress,
-    SubagentStart,
-    TextDelta,
-    ToolEnd,
-    ToolStart,
-    UnknownEvent,
-)
-from .executor import DEFAULT_MAX_PARALLEL_TASKS, AgentExecutor, EventSender
-from .executors import FunctionExecutor
-from .jsonl import read_specs, write_outcomes
-from .records import Status, StepError, StepRecord
-from .run import Run
-from .runner import Runner, execute_steps_parallel
-from .steps import AgentStepSpec, StepOutcome
+from __future__ import annotations
+
+import importlib
+from typing import TYPE_CHECKING, Any
+
+from . import wire as _wire  # noqa: F401 - it gives the records their codec
+
+if TYPE_CHECKING:
+    from .backends import Backend, ProcessBackend, ThreadBackend
+    from .channel import EventChannel, EventReceiver, Lagged
+    from .errors import ExecutorNotPicklable, FanoutError, InputError, OptionError, UnknownOption, WireError
+    from .events import (
+        Event,
+        RunEnd,
+        RunStart,
+        StepRetry,
+        SubagentEnd,
+        SubagentProgress,
+        SubagentStart,
+        TextDelta,
+        ToolEnd,
+        ToolStart,
+        UnknownEvent,
+    )
+    from .executor import DEFAULT_MAX_PARALLEL_TASKS, AgentExecutor, EventSender
+    from .executors import FunctionExecutor
+    from .jsonl import read_specs, write_outcomes
+    from .records import Status, StepError, StepRecord
+    from .run import Run
+    from .runner import Runner, execute_steps_parallel
+    from .steps import AgentStepSpec, StepOutcome
 
 __all__ = [
     "DEFAULT_MAX_PARALLEL_TASKS",
@@ -66,4 +75,29 @@ __all__ = [
     "write_outcomes",
 ]
 
-_logging.getLogger(__name__).addHandler(_logging.NullHandler())  # silent until the program configures logging
+_NAMES_BY_MODULE = {
+    "backends": "Backend ProcessBackend ThreadBackend",
+    "channel": "EventChannel EventReceiver Lagged",
+    "errors": "ExecutorNotPicklable FanoutError InputError OptionError UnknownOption WireError",
+    "events": "Event RunEnd RunStart StepRetry SubagentEnd SubagentProgress "
+    "SubagentStart TextDelta ToolEnd ToolStart UnknownEvent",
+    "executor": "DEFAULT_MAX_PARALLEL_TASKS AgentExecutor EventSender",
+    "executors": "FunctionExecutor",
+    "jsonl": "read_specs write_outcomes",
+    "records": "Status StepError StepRecord",
+    "run": "Run",
+    "runner": "Runner execute_steps_parallel",
+    "steps": "AgentStepSpec StepOutcome",
+}
+_MODULE_OF = {name: module for module, names in _NAMES_BY_MODULE.items() for name in names.split()}
+
+
+def __getattr__(name: str) -> Any:
+    if name not in _MODULE_OF:
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    value = globals()[name] = getattr(importlib.import_module(f".{_MODULE_OF[name]}", __name__), name)
+    return value
+
+
+def __dir__() -> list[str]:
+    return __all__

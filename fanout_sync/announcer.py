@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import logging
 import os
 import time
 
@@ -10,9 +9,10 @@ from .attempt import Report
 from .channel import EventChannel
 from .events import Event, RunEnd, RunStart, SubagentEnd, SubagentStart
 from .executor import EventSender
+from .logs import logger_for
 from .steps import AgentStepSpec, session_id_of
 
-logger = logging.getLogger(__name__)
+logger = logger_for(__name__)
 
 FLUSH_S = 1.0
 """How long the end of a run waits for listeners to have seen everything."""

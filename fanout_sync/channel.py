@@ -5,7 +5,6 @@ https://docs.rs/tokio/latest/tokio/sync/broadcast/
 
 from __future__ import annotations
 
-import logging
 import threading
 import time
 import weakref
@@ -18,8 +17,9 @@ from attrs import frozen
 
 from .errors import OptionError
 from .events import Event
+from .logs import logger_for
 
-logger = logging.getLogger(__name__)
+logger = logger_for(__name__)
 
 
 @frozen

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from time import monotonic
 from typing import Any
 
 from .announcer import Announcer
@@ -11,6 +12,10 @@ from .backends.backend import Session
 from .records import StepError
 from .steps import AgentStepSpec
 from .wording import describe
+
+
+SLOW_INPUT_S = 0.02
+"""After so long, outcomes that are there do not wait any more for the input to fill the window."""
 
 
 class Dispatch:
@@ -61,7 +66,8 @@ class Dispatch:
             yield report
 
     def _feed(self) -> Report | None:
-        """Hand over specs until the window is full; return a report at once if there is one by then."""
+        """Hand over specs until the window is full; if the input is slow, return a report that is there already."""
+        began = monotonic()
         start, announcer = self._session.start, self._announcer
         while self._in_flight < self.window:
             spec = self._next_spec()
@@ -73,8 +79,7 @@ class Dispatch:
             start(self._fed, spec)
             self._fed += 1
             self._in_flight += 1
-            # The next spec may take its time to come; what has ended by now does not wait for it.
-            if not self._lookahead and (report := self._session.poll()) is not None:
+            if monotonic() - began > SLOW_INPUT_S and (report := self._session.poll()) is not None:
                 return report
         return None
 

@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import abc
-from typing import Protocol
+from typing import TYPE_CHECKING, Protocol
 
-from .events import Event
 from .steps import AgentStepSpec, StepOutcome
+
+if TYPE_CHECKING:
+    from .events import Event
 
 DEFAULT_MAX_PARALLEL_TASKS = 8
 """How many steps run at once unless the executor or the caller says otherwise."""

@@ -10,7 +10,7 @@ import fanout_sync
 PACKAGE = Path(fanout_sync.__file__).parent
 
 LAYERS = [
-    {"wording"},
+    {"wording", "logs"},
     {"errors"},
     {"strict_json"},
     {"steps"},

@@ -263,7 +263,7 @@ def test_an_input_that_waits_for_the_first_step(backend: Any, tmp_path: Path) ->
 
 @pytest.mark.parametrize("backend", ["thread", "process"])
 def test_a_stream_gives_what_it_has_before_the_window_is_full(backend: Any) -> None:
-    """An outcome that is there is yielded before the input is asked for more than the next spec."""
+    """An outcome that is there does not wait until a slow input has filled the window."""
     read = 0
 
     def specs() -> Iterator[AgentStepSpec]:

@@ -2,12 +2,11 @@
 
 from __future__ import annotations
 
-import logging
-
 from ..events import Event
 from ..executor import EventSender
+from ..logs import logger_for
 
-logger = logging.getLogger(__name__)
+logger = logger_for(__name__)
 
 
 class EventForwarder:

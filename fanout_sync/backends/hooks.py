@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 import contextvars
-import logging
 import threading
 
 from ..executor import AgentExecutor
+from ..logs import logger_for
 from ..records import StepError
 
-logger = logging.getLogger(__name__)
+logger = logger_for(__name__)
 
 
 class Hooks:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import contextvars
 import itertools
-import logging
 import os
 import threading
 import weakref
@@ -18,6 +17,7 @@ from attrs import frozen
 
 from ..attempt import Report, failure, run_attempt
 from ..executor import TEARDOWN_GRACE_S, AgentExecutor, EventSender
+from ..logs import logger_for
 from ..options import positive_int
 from ..records import StepError
 from ..steps import AgentStepSpec
@@ -27,7 +27,7 @@ from .hooks import Hooks
 P = ParamSpec("P")
 T = TypeVar("T")
 
-logger = logging.getLogger(__name__)
+logger = logger_for(__name__)
 
 _session_numbers = itertools.count(1)
 

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import atexit
 import contextlib
-import logging
 import multiprocessing
 import os
 import select
@@ -22,6 +21,7 @@ from typing import Any, Literal
 from attrs import define, field, frozen
 
 from ..executor import TEARDOWN_GRACE_S
+from ..logs import logger_for
 from ..records import StepError
 from . import messages
 from .link import CallerLink, Garbled, LinkLost, open_link
@@ -29,7 +29,7 @@ from .messages import Message, pack
 from .worker import LOST_LINK_EXIT_CODE
 from .worker import main as worker_main
 
-logger = logging.getLogger(__name__)
+logger = logger_for(__name__)
 
 MAX_FAILED_STARTS = 3
 """So many workers in a row that fail to start, with no step done between, and no more are started."""

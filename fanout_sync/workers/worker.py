@@ -9,10 +9,9 @@ import pickle
 import signal
 import sys
 import threading
-from typing import Any, NoReturn
+from typing import TYPE_CHECKING, Any, NoReturn
 
 from ..attempt import run_attempt
-from ..events import Event
 from ..executor import AgentExecutor
 from ..records import StepError
 from . import messages
@@ -20,6 +19,9 @@ from .link import LinkLost, WorkerLink, adopt
 from .messages import Message, error_fields, pack, pack_report, unpack_step
 from .parent import watch_parent
 from .surroundings import Surroundings
+
+if TYPE_CHECKING:
+    from ..events import Event
 
 LOST_LINK_EXIT_CODE = 82
 """How a worker leaves when it can no longer reach its caller."""
@@ -139,6 +141,8 @@ class WorkerEventSender:
             TypeError: It is no `Event`.
             WireError: It holds what JSON cannot carry; the field is named.
         """
+        from ..events import Event  # a worker that sends none need not load them
+
         if not isinstance(event, Event):
             raise TypeError(f"an Event is sent, got {type(event).__name__}")
         if os.getpid() == self._pid:  # a child that a step forked has no part in the conversation
