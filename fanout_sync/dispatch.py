@@ -13,7 +13,6 @@ from .records import StepError
 from .steps import AgentStepSpec
 from .wording import describe
 
-
 SLOW_INPUT_S = 0.02
 """After so long, outcomes that are there do not wait any more for the input to fill the window."""
 

@@ -12,6 +12,8 @@ from typing import Any
 
 _TOUCHING = frozenset(("os.chdir", "os.putenv", "os.unsetenv"))
 _SIGNALS = [getattr(signal, name) for name in ("SIGINT", "SIGTERM", "SIGALRM", "SIGHUP") if hasattr(signal, name)]
+# The C function: the public one makes an enum of each answer, which is dear for what is asked after every step.
+_handler_of = getattr(sys.modules.get("_signal"), "getsignal", signal.getsignal)
 _Handler = Callable[[int, FrameType | None], Any] | int | signal.Handlers | None
 
 
@@ -32,22 +34,25 @@ class Surroundings:
         self._directory = _working_directory()
         self._environment = dict(os.environ)
         self._streams = (sys.stdin, sys.stdout, sys.stderr)
-        self._handlers: list[_Handler] = [signal.getsignal(number) for number in _SIGNALS]
+        self._handlers: list[_Handler] = [_handler_of(number) for number in _SIGNALS]
         self._recursion_limit = sys.getrecursionlimit()
         self._is_touched = False
 
-    def restore(self) -> bool:
-        """Put back what a step changed; return whether all of it could be."""
+    def can_be_restored(self) -> bool:
+        """Say whether all that a step changed can be put back: a closed stream cannot."""
+        return not any(stream is not None and stream.closed for stream in self._streams)
+
+    def restore(self) -> None:
+        """Put back what a step changed."""
         self._stop_timers()
         if sys.getrecursionlimit() != self._recursion_limit:
             sys.setrecursionlimit(self._recursion_limit)
         sys.stdin, sys.stdout, sys.stderr = self._streams
         for number, handler in zip(_SIGNALS, self._handlers, strict=True):
-            if signal.getsignal(number) is not handler and handler is not None:
+            if _handler_of(number) is not handler and handler is not None:
                 signal.signal(number, handler)
         if self._is_touched:
             self._restore_place()
-        return not any(stream is not None and stream.closed for stream in self._streams)
 
     def _stop_timers(self) -> None:
         if hasattr(signal, "setitimer"):

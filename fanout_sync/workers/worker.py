@@ -97,10 +97,12 @@ class Worker:
 
     def _answer(self, answer: bytes) -> bool:
         """Send an answer; return whether this worker is fit for another step."""
-        is_fit = self._surroundings.restore()
+        is_fit = self._surroundings.can_be_restored()
         if not is_fit:
             self._link.send(pack((messages.LEAVING,)))
         self._link.send(answer)
+        # After the answer, so that it is done while the caller makes up the next step.
+        self._surroundings.restore()
         if not is_fit:
             self._tear_down()
         return is_fit
