@@ -1,0 +1,1 @@
+"""Scripts, each run in an interpreter of its own; each prints one JSON object."""

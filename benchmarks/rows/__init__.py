@@ -1,0 +1,22 @@
+"""All rows, by the names that the command line knows them by."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+from ..row import Row, Sizes
+from . import fresh, processes, threads
+
+ROWS: dict[str, Callable[[Sizes], Row]] = {
+    "thread-noop": threads.noop,
+    "thread-sleep": threads.naps,
+    "process-noop": processes.noop,
+    "process-main": fresh.from_main,
+    "cold-start": fresh.cold_start,
+    "cold-start-import": fresh.cold_start_with_import,
+    "import": fresh.imports,
+    "stream-memory": fresh.stream_memory,
+    "process-uneven": processes.uneven,
+    "thread-extras": threads.extras,
+    "process-extras": processes.extras,
+}
