@@ -3,14 +3,12 @@
 from __future__ import annotations
 
 import traceback
-from typing import TYPE_CHECKING, Literal
+from datetime import datetime
+from typing import Literal
 
 from attrs import frozen
 
 from .wording import printable
-
-if TYPE_CHECKING:
-    from datetime import datetime
 
 Status = Literal["succeeded", "failed", "raised", "crashed", "cancelled", "invalid"]
 """How a step ended.
