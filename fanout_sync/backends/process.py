@@ -16,7 +16,8 @@ from .backend import Backend, Session
 # The machinery of worker processes is imported by whoever uses it: `import fanout_sync` is to cost next to nothing.
 if TYPE_CHECKING:
     from ..workers.calls import Calls
-    from ..workers.lanes import Lane, Lanes
+    from ..workers.lane import Lane
+    from ..workers.lanes import Lanes
 
 P = ParamSpec("P")
 T = TypeVar("T")

@@ -2,32 +2,25 @@
 
 from __future__ import annotations
 
-import atexit
 import contextlib
 import multiprocessing
 import os
-import select
 import selectors
-import signal
-import sys
-import threading
 import time
-import weakref
 from collections import deque
 from collections.abc import Callable, Iterable
 from functools import partial
-from typing import Any, Literal
+from typing import Literal
 
-from attrs import define, field, frozen
+from attrs import frozen
 
 from ..executor import TEARDOWN_GRACE_S
 from ..logs import logger_for
 from ..records import StepError
 from . import messages
-from .link import CallerLink, Garbled, LinkLost, open_link
+from .lane import CLOSED_DESCRIPTORS, POLL_S, Assignment, Lane, open_pidfd, start_worker
+from .link import Garbled, LinkLost
 from .messages import Message, pack
-from .worker import LOST_LINK_EXIT_CODE
-from .worker import main as worker_main
 
 logger = logger_for(__name__)
 
@@ -37,9 +30,7 @@ MAX_FAILED_STARTS = 3
 MAX_DELIVERIES = 3
 """So many workers in a row that die before they have read the same step, and it is given up."""
 
-_CLOSED_DESCRIPTORS = "it had lost its connection to the caller, as when a step closes all descriptors"
 _START_AGAIN_S = 0.3
-_POLL_S = 0.1  # how often to look for dead workers where the system has no pidfd
 _EXIT_PATIENCE_S = 1.0  # from a worker's closed socket to its exit; a core dump takes its time
 
 
@@ -52,101 +43,6 @@ class Lost:
     pid: int | None = None
     started: float | None = None
     duration_s: float | None = None
-
-
-@define(eq=False)
-class Assignment:
-    """One message that a worker is to answer."""
-
-    ticket: int
-    message: bytes
-    deliveries: int = 0
-
-
-@define(eq=False)
-class Lane:
-    """One worker process, and what is known of it."""
-
-    process: Any
-    link: CallerLink
-    prepared: bytes
-    caller_pid: int = field(factory=os.getpid)
-    state: Literal["starting", "idle", "busy", "leaving", "gone"] = "starting"
-    start_is_known: bool = False
-    pidfd: int | None = None
-    assignment: Assignment | None = None
-    assigned_at: float = 0.0
-    kill_at: float = 0.0
-    is_unread: bool = False
-    verdict: str = ""
-
-    @property
-    def pid(self) -> int:
-        pid: int = self.process.pid
-        return pid
-
-    def is_dead(self) -> bool:
-        if self.pidfd is None:
-            return self.process.exitcode is not None
-        # Also true when somebody else, such as a SIGCHLD handler of the caller's, has collected the exit code.
-        return _is_readable(self.pidfd, 0.0)
-
-    def kill(self) -> None:
-        if os.getpid() != self.caller_pid:
-            return
-        with contextlib.suppress(ProcessLookupError):
-            if self.pidfd is not None:
-                signal.pidfd_send_signal(self.pidfd, signal.SIGKILL)
-            elif sys.platform == "win32":
-                self.process.terminate()
-            elif not self.is_dead():  # and so not reaped: the number is still this worker's own
-                os.kill(self.pid, signal.SIGKILL)
-
-    def abandon(self) -> None:
-        """Let go of a worker that belongs to another process: this one is a fork of its caller."""
-        self.link.close()
-        if self.pidfd is not None:
-            os.close(self.pidfd)
-            self.pidfd = None
-        _known_lanes.discard(self)
-
-    def await_exit(self, patience_s: float) -> bool:
-        """Wait for the worker's end; return whether it came."""
-        deadline = time.monotonic() + patience_s
-        while not self.is_dead():
-            if time.monotonic() >= deadline:
-                return False
-            if self.pidfd is not None:
-                _is_readable(self.pidfd, _POLL_S)
-            else:
-                time.sleep(_POLL_S / 100)
-        return True
-
-    def exit_code(self) -> int | None:
-        """Return the exit code of a dead worker; `None` if somebody else has collected it."""
-        code: int | None = self.process.exitcode
-        for _ in range(20):
-            if code is not None:
-                break
-            # Another thread of multiprocessing's may be just between collecting it and writing it down.
-            time.sleep(0.001)
-            code = self.process.exitcode
-        return code
-
-    def obituary(self) -> str:
-        """Say how the worker ended."""
-        code = self.exit_code()
-        if self.verdict:
-            return f"worker process {self.pid} was killed: {self.verdict}"
-        if code == LOST_LINK_EXIT_CODE:
-            return f"worker process {self.pid} left: {_CLOSED_DESCRIPTORS}"
-        if code is None:
-            return f"worker process {self.pid} died; somebody else collected its exit code"
-        if code >= 0:
-            return f"worker process {self.pid} exited with code {code}"
-        name = _signal_name(-code)
-        hint = " (the system does this when memory runs out)" if name == "SIGKILL" else ""
-        return f"worker process {self.pid} was killed by {name}{hint}"
 
 
 class Lanes:
@@ -193,9 +89,9 @@ class Lanes:
 
     def turn(self, timeout: float | None = None) -> None:
         """Wait until something happens, at most `timeout` seconds, and see to it."""
-        may_wait_for_more = timeout is None or timeout > _POLL_S
+        may_wait_for_more = timeout is None or timeout > POLL_S
         if may_wait_for_more and (self._must_look or (self._pending and not self._lanes)):
-            timeout = _POLL_S
+            timeout = POLL_S
         try:
             for key, mask in self._selector.select(timeout):
                 key.data(mask)
@@ -308,7 +204,7 @@ class Lanes:
 
     def _add_lane(self) -> None:
         try:
-            process, link = _start_worker()
+            process, link = start_worker()
         except Exception as error:
             # No processes or descriptors to be had, chiefly. The workers there are do it alone; if there are none,
             # it is worth trying again, but not at once.
@@ -320,9 +216,8 @@ class Lanes:
 
     def _adopt(self, lane: Lane) -> None:
         self._lanes.append(lane)
-        _known_lanes.add(lane)
         self._selector.register(lane.link, selectors.EVENT_READ, partial(self._on_link, lane))
-        lane.pidfd = _open_pidfd(lane.pid)
+        lane.pidfd = open_pidfd(lane.pid)
         if lane.pidfd is not None:
             self._selector.register(lane.pidfd, selectors.EVENT_READ, partial(self._on_death, lane))
         self._update_must_look()
@@ -468,52 +363,8 @@ class Lanes:
             if lane.pidfd is None and lane.is_dead():
                 self._on_death(lane)
             elif lane.kill_at and now >= lane.kill_at:
-                lane.verdict = lane.verdict or _CLOSED_DESCRIPTORS
+                lane.verdict = lane.verdict or CLOSED_DESCRIPTORS
                 lane.kill()
-
-
-_known_lanes: weakref.WeakSet[Lane] = weakref.WeakSet()
-_is_exiting = threading.Event()
-
-
-@atexit.register
-def _kill_at_exit() -> None:
-    # Registered after multiprocessing's own hook and so called before it: that one waits for children to end.
-    _is_exiting.set()
-    for lane in list(_known_lanes):
-        lane.kill()
-
-
-def _start_worker() -> tuple[Any, CallerLink]:
-    from loky.backend import get_context
-
-    if _is_exiting.is_set():
-        raise RuntimeError("the interpreter is exiting")
-    link, theirs = open_link()
-    try:
-        process = get_context("loky").Process(target=worker_main, args=(theirs,), name="fanout-worker")
-        process.start()
-    except BaseException:
-        link.close()
-        raise
-    finally:
-        if sys.platform != "win32":
-            theirs.close()  # so that the worker's death is the end of what comes
-    return process, link
-
-
-def _open_pidfd(pid: int) -> int | None:
-    """Return a descriptor that becomes readable when the process ends; `None` where the system has no such thing."""
-    try:
-        return os.pidfd_open(pid)
-    except (AttributeError, OSError):
-        return None
-
-
-def _is_readable(descriptor: int, timeout_s: float) -> bool:
-    poll = select.poll()  # not select(), which stops at descriptor 1023
-    poll.register(descriptor, select.POLLIN)
-    return bool(poll.poll(timeout_s * 1000))
 
 
 def _verdict_on(error: Exception) -> str:
@@ -525,10 +376,3 @@ def _verdict_on(error: Exception) -> str:
 def _loss_of(lane: Lane, obituary: str) -> Lost:
     duration_s = max(0.0, time.time() - lane.assigned_at)
     return Lost(StepError("WorkerDied", obituary), "crashed", lane.pid, lane.assigned_at, duration_s)
-
-
-def _signal_name(number: int) -> str:
-    try:
-        return signal.Signals(number).name
-    except ValueError:
-        return f"signal {number}"

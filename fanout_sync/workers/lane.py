@@ -1,0 +1,182 @@
+"""One worker process as its caller sees it: started, watched, killed, and told of when it is dead."""
+
+from __future__ import annotations
+
+import atexit
+import contextlib
+import os
+import select
+import signal
+import sys
+import threading
+import time
+import weakref
+from typing import Any, Literal
+
+from attrs import define, field
+
+from .link import CallerLink, open_link
+from .worker import LOST_LINK_EXIT_CODE
+from .worker import main as worker_main
+
+POLL_S = 0.1
+"""How often to look for dead workers where the system has no pidfd."""
+
+CLOSED_DESCRIPTORS = "it had lost its connection to the caller, as when a step closes all descriptors"
+
+
+@define(eq=False)
+class Assignment:
+    """One message that a worker is to answer."""
+
+    ticket: int
+    message: bytes
+    deliveries: int = 0
+
+
+@define(eq=False)
+class Lane:
+    """One worker process, and what is known of it."""
+
+    process: Any
+    link: CallerLink
+    prepared: bytes
+    caller_pid: int = field(factory=os.getpid)
+    state: Literal["starting", "idle", "busy", "leaving", "gone"] = "starting"
+    start_is_known: bool = False
+    pidfd: int | None = None
+    assignment: Assignment | None = None
+    assigned_at: float = 0.0
+    kill_at: float = 0.0
+    is_unread: bool = False
+    verdict: str = ""
+
+    def __attrs_post_init__(self) -> None:
+        _known.add(self)
+
+    @property
+    def pid(self) -> int:
+        pid: int = self.process.pid
+        return pid
+
+    def is_dead(self) -> bool:
+        if self.pidfd is None:
+            return self.process.exitcode is not None
+        # Also true when somebody else, such as a SIGCHLD handler of the caller's, has collected the exit code.
+        return _is_readable(self.pidfd, 0.0)
+
+    def kill(self) -> None:
+        if os.getpid() != self.caller_pid:
+            return
+        with contextlib.suppress(ProcessLookupError):
+            if self.pidfd is not None:
+                signal.pidfd_send_signal(self.pidfd, signal.SIGKILL)
+            elif sys.platform == "win32":
+                self.process.terminate()
+            elif not self.is_dead():  # and so not reaped: the number is still this worker's own
+                os.kill(self.pid, signal.SIGKILL)
+
+    def abandon(self) -> None:
+        """Let go of a worker that belongs to another process: this one is a fork of its caller."""
+        self.link.close()
+        if self.pidfd is not None:
+            os.close(self.pidfd)
+            self.pidfd = None
+        _known.discard(self)
+
+    def await_exit(self, patience_s: float) -> bool:
+        """Wait for the worker's end; return whether it came."""
+        deadline = time.monotonic() + patience_s
+        while not self.is_dead():
+            if time.monotonic() >= deadline:
+                return False
+            if self.pidfd is not None:
+                _is_readable(self.pidfd, POLL_S)
+            else:
+                time.sleep(POLL_S / 100)
+        return True
+
+    def exit_code(self) -> int | None:
+        """Return the exit code of a dead worker; `None` if somebody else has collected it."""
+        code: int | None = self.process.exitcode
+        for _ in range(20):
+            if code is not None:
+                break
+            # Another thread of multiprocessing's may be just between collecting it and writing it down.
+            time.sleep(0.001)
+            code = self.process.exitcode
+        return code
+
+    def obituary(self) -> str:
+        """Say how the worker ended."""
+        code = self.exit_code()
+        if self.verdict:
+            return f"worker process {self.pid} was killed: {self.verdict}"
+        if code == LOST_LINK_EXIT_CODE:
+            return f"worker process {self.pid} left: {CLOSED_DESCRIPTORS}"
+        if code is None:
+            return f"worker process {self.pid} died; somebody else collected its exit code"
+        if code >= 0:
+            return f"worker process {self.pid} exited with code {code}"
+        name = _signal_name(-code)
+        hint = " (the system does this when memory runs out)" if name == "SIGKILL" else ""
+        return f"worker process {self.pid} was killed by {name}{hint}"
+
+
+def start_worker() -> tuple[Any, CallerLink]:
+    """Start a worker process.
+
+    Returns:
+        The loky process and the caller's end of the link to it.
+
+    Raises:
+        OSError: There are no more processes or descriptors to be had; loky may raise others.
+    """
+    from loky.backend import get_context
+
+    if _is_exiting.is_set():
+        raise RuntimeError("the interpreter is exiting")
+    link, theirs = open_link()
+    try:
+        process = get_context("loky").Process(target=worker_main, args=(theirs,), name="fanout-worker")
+        process.start()
+    except BaseException:
+        link.close()
+        raise
+    finally:
+        if sys.platform != "win32":
+            theirs.close()  # so that the worker's death is the end of what comes
+    return process, link
+
+
+def open_pidfd(pid: int) -> int | None:
+    """Return a descriptor that becomes readable when the process ends; `None` where the system has no such thing."""
+    try:
+        return os.pidfd_open(pid)
+    except (AttributeError, OSError):
+        return None
+
+
+def _is_readable(descriptor: int, timeout_s: float) -> bool:
+    poll = select.poll()  # not select(), which stops at descriptor 1023
+    poll.register(descriptor, select.POLLIN)
+    return bool(poll.poll(timeout_s * 1000))
+
+
+def _signal_name(number: int) -> str:
+    try:
+        return signal.Signals(number).name
+    except ValueError:
+        return f"signal {number}"
+
+
+_known: weakref.WeakSet[Lane] = weakref.WeakSet()
+_is_exiting = threading.Event()
+
+
+@atexit.register
+def _kill_at_exit() -> None:
+    # Registered after multiprocessing's own hook and so called before it: that one waits for children to end.
+    _is_exiting.set()
+    for lane in list(_known):
+        lane.kill()
