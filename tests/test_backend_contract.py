@@ -57,6 +57,27 @@ def test_closures_and_lambdas(make_backend: MakeBackend) -> None:
     assert make_backend().submit(lambda number: number * factor, 6).result(HANG_BOUND_S) == 42
 
 
+def test_the_first_calls_may_come_from_many_threads_at_once() -> None:
+    """However many threads submit first, one thread looks after the workers, and every call is done."""
+    gate = threading.Barrier(8)
+    results: list[int] = []
+    with ProcessBackend(2) as backend:
+
+        def submit() -> None:
+            gate.wait(HANG_BOUND_S)
+            results.append(backend.submit(abs, -1).result(HANG_BOUND_S))
+            keepers.append(sum(thread.name == "fanout-keeper" for thread in threading.enumerate()))
+
+        keepers: list[int] = []
+        threads = [threading.Thread(target=submit) for _ in range(8)]
+        for thread in threads:
+            thread.start()
+        for thread in threads:
+            thread.join(HANG_BOUND_S)
+    assert results == [1] * 8
+    assert set(keepers) == {1}
+
+
 def test_map_keeps_the_order(make_backend: MakeBackend) -> None:
     """`map` yields results in the order of its arguments."""
     assert list(make_backend().map(operator.mul, range(50), range(50))) == [number**2 for number in range(50)]

@@ -25,16 +25,18 @@ class LaneKeeper:
         self._after_turn = after_turn
         self._on_failure = on_failure
         self._orders: deque[Callable[[], None]] = deque()
+        self._start_lock = threading.Lock()
         self._thread: threading.Thread | None = None
         self._is_retiring = False
 
     def do(self, order: Callable[[], None]) -> None:
-        """Have `order` called on the keeper's thread, soon."""
+        """Have `order` called on the keeper's thread, soon. May be called from any thread."""
         self._orders.append(order)
-        if self._thread is None:
-            self._lanes.allow_waking()
-            self._thread = threading.Thread(target=self._keep, name="fanout-keeper", daemon=True)
-            self._thread.start()
+        with self._start_lock:
+            if self._thread is None:
+                self._lanes.allow_waking()
+                self._thread = threading.Thread(target=self._keep, name="fanout-keeper", daemon=True)
+                self._thread.start()
         self._lanes.wake()
 
     def stop(self) -> None:

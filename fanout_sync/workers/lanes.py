@@ -6,6 +6,7 @@ import contextlib
 import multiprocessing
 import os
 import selectors
+import threading
 import time
 from collections import deque
 from collections.abc import Callable, Iterable
@@ -73,6 +74,7 @@ class Lanes:
         self._last_failure: Lost | None = None
         self._start_at = 0.0
         self._must_look = False
+        self._wake_lock = threading.Lock()
         self._wake_fds: tuple[int, int] | None = None
         for lane in warm:
             if lane.prepared != self._prepare:
@@ -104,9 +106,10 @@ class Lanes:
 
     def wake(self) -> None:
         """Make `turn` return now; may be called from any thread once `allow_waking` was."""
-        if self._wake_fds is not None:
-            with contextlib.suppress(BlockingIOError):  # full of calls that are not answered yet
-                os.write(self._wake_fds[1], b"!")
+        with self._wake_lock:  # or its owner might close the pipe just now, and somebody else get the number
+            if self._wake_fds is not None:
+                with contextlib.suppress(BlockingIOError):  # full of calls that are not answered yet
+                    os.write(self._wake_fds[1], b"!")
 
     def allow_waking(self) -> None:
         """Prepare for `wake`."""
@@ -157,9 +160,10 @@ class Lanes:
             self._forget(lane)
             lane.link.close()
         self._selector.close()
-        for fd in self._wake_fds or ():
-            os.close(fd)
-        self._wake_fds = None
+        with self._wake_lock:
+            for fd in self._wake_fds or ():
+                os.close(fd)
+            self._wake_fds = None
         multiprocessing.active_children()  # makes it let go of those that ended
 
     def _assign(self) -> None:
