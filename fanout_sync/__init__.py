@@ -13,7 +13,16 @@ from . import wire as _wire  # noqa: F401 - it gives the records their codec
 if TYPE_CHECKING:
     from .backends import Backend, ProcessBackend, ThreadBackend
     from .channel import EventChannel, EventReceiver, Lagged
-    from .errors import ExecutorNotPicklable, FanoutError, InputError, OptionError, UnknownOption, WireError
+    from .current import Cancelled, CurrentStep, current_step
+    from .errors import (
+        ExecutorNotPicklable,
+        FanoutError,
+        FanoutInterrupted,
+        InputError,
+        OptionError,
+        UnknownOption,
+        WireError,
+    )
     from .events import (
         Event,
         RunEnd,
@@ -30,7 +39,8 @@ if TYPE_CHECKING:
     from .executor import DEFAULT_MAX_PARALLEL_TASKS, AgentExecutor, EventSender
     from .executors import FunctionExecutor
     from .jsonl import read_specs, write_outcomes
-    from .records import Status, StepError, StepRecord
+    from .records import AttemptRecord, Status, StepError, StepRecord
+    from .retry import Retry, RetryAfter
     from .run import Run
     from .runner import Runner, execute_steps_parallel
     from .steps import AgentStepSpec, StepOutcome
@@ -39,18 +49,24 @@ __all__ = [
     "DEFAULT_MAX_PARALLEL_TASKS",
     "AgentExecutor",
     "AgentStepSpec",
+    "AttemptRecord",
     "Backend",
+    "Cancelled",
+    "CurrentStep",
     "Event",
     "EventChannel",
     "EventReceiver",
     "EventSender",
     "ExecutorNotPicklable",
     "FanoutError",
+    "FanoutInterrupted",
     "FunctionExecutor",
     "InputError",
     "Lagged",
     "OptionError",
     "ProcessBackend",
+    "Retry",
+    "RetryAfter",
     "Run",
     "RunEnd",
     "RunStart",
@@ -70,6 +86,7 @@ __all__ = [
     "UnknownEvent",
     "UnknownOption",
     "WireError",
+    "current_step",
     "execute_steps_parallel",
     "read_specs",
     "write_outcomes",
@@ -78,13 +95,15 @@ __all__ = [
 _NAMES_BY_MODULE = {
     "backends": "Backend ProcessBackend ThreadBackend",
     "channel": "EventChannel EventReceiver Lagged",
-    "errors": "ExecutorNotPicklable FanoutError InputError OptionError UnknownOption WireError",
+    "current": "Cancelled CurrentStep current_step",
+    "errors": "ExecutorNotPicklable FanoutError FanoutInterrupted InputError OptionError UnknownOption WireError",
     "events": "Event RunEnd RunStart StepRetry SubagentEnd SubagentProgress "
     "SubagentStart TextDelta ToolEnd ToolStart UnknownEvent",
     "executor": "DEFAULT_MAX_PARALLEL_TASKS AgentExecutor EventSender",
     "executors": "FunctionExecutor",
     "jsonl": "read_specs write_outcomes",
-    "records": "Status StepError StepRecord",
+    "records": "AttemptRecord Status StepError StepRecord",
+    "retry": "Retry RetryAfter",
     "run": "Run",
     "runner": "Runner execute_steps_parallel",
     "steps": "AgentStepSpec StepOutcome",

@@ -7,7 +7,7 @@ import time
 
 from .attempt import Report
 from .channel import EventChannel
-from .events import Event, RunEnd, RunStart, SubagentEnd, SubagentStart
+from .events import Event, RunEnd, RunStart, StepRetry, SubagentEnd, SubagentStart
 from .executor import EventSender
 from .logs import logger_for
 from .steps import AgentStepSpec, session_id_of
@@ -35,6 +35,9 @@ class Announcer:
         parent = spec.parent_session_id or ""
         session_id = session_id_of(spec.task_id)
         self._send(SubagentStart(spec.task_id, session_id, parent, spec.agent, spec.description, _now_ms()))
+
+    def tried_again(self, spec: AgentStepSpec, attempt: int, wait_s: float, reason: str) -> None:
+        self._send(StepRetry(spec.task_id, attempt, wait_s, reason))
 
     def ended(self, report: Report) -> None:
         spec = self._open.pop(report.ticket)

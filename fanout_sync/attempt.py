@@ -3,12 +3,16 @@
 from __future__ import annotations
 
 import os
-from time import perf_counter, time
+from time import monotonic, perf_counter, time
 from typing import Any, NamedTuple
 
+from attrs import evolve
+
+from .current import RunningStep, running_step
 from .errors import WireError
 from .executor import AgentExecutor, EventSender
-from .records import Status, StepError
+from .records import AttemptRecord, Status, StepError
+from .retry import RetryRule, told_of_strategy
 from .steps import AgentStepSpec, StepOutcome
 from .strict_json import check_json, check_text
 from .wording import describe, printable
@@ -18,13 +22,17 @@ class Report(NamedTuple):
     """How one attempt ended. A tuple, because one is made for every step.
 
     Attributes:
-        ticket: The number under which the runner started the attempt.
+        ticket: The number under which the runner started the attempt: the step's index.
         status: How it ended.
         outcome: What the caller gets.
         error: Why, unless the executor returned an outcome.
         started: Seconds since the epoch; `None` if it never began.
         duration_s: Seconds; `None` if it never began.
         worker: Thread name or process id; `None` if it never began.
+        retry_in: How long to wait before another attempt, in seconds; `None` if none is wanted.
+        exit_code: Of the worker process that died of it.
+        signal: The name of the signal that ended that worker.
+        earlier: The attempts before this one.
     """
 
     ticket: int
@@ -34,34 +42,74 @@ class Report(NamedTuple):
     started: float | None
     duration_s: float | None
     worker: str | int | None
+    retry_in: float | None = None
+    exit_code: int | None = None
+    signal: str | None = None
+    earlier: tuple[AttemptRecord, ...] = ()
+
+    @property
+    def reason(self) -> str | None:
+        """Why it failed, in words; `None` if it did not."""
+        if self.status == "succeeded":
+            return None
+        return self.outcome.output if self.error is None else str(self.error)
 
 
 def run_attempt(
-    executor: AgentExecutor, ticket: int, spec: AgentStepSpec, event_tx: EventSender | None, worker: str | int
+    executor: AgentExecutor,
+    step: RunningStep,
+    event_tx: EventSender | None,
+    worker: str | int,
+    rule: RetryRule | None = None,
 ) -> Report:
-    """Run `spec` on `executor` in this thread and report how it ended; raises nothing.
+    """Run `step` on `executor` in this thread and report how it ended; raises nothing.
 
     Does not return in a child that the step forked: the report, and all other steps, are its parent's.
     """
     forks = _forks
-    error = None
+    spec, ticket, attempt, _, deadline, _ = step
+    error = retry_in = None
+    running_step.set(step)
     started = time()
     clock = perf_counter()
     try:
         outcome = executor.execute_step(spec, event_tx)
+        duration_s = perf_counter() - clock
     except BaseException as raised:
         # A step must not end its worker, not even by SystemExit or KeyboardInterrupt; only text of the
         # exception is kept, so that neither its frames nor an object that does not pickle outlives it.
+        duration_s = perf_counter() - clock
         error = StepError.of(raised)
-    duration_s = perf_counter() - clock
+        if rule is not None and forks == _forks:
+            retry_in, error = _ask(rule, spec, attempt, None, raised, error)
     if forks != _forks:
         os._exit(0)
+    if deadline is not None and monotonic() >= deadline:
+        return timed_out(step, started, duration_s, worker)
     if error is not None:
-        return failure(ticket, spec, "raised", error, started, duration_s, worker)
+        return failure(ticket, spec, "raised", error, started, duration_s, worker)._replace(retry_in=retry_in)
     fault = _fault_of(outcome)
     if fault is not None:
         return failure(ticket, spec, "invalid", StepError("InvalidOutcome", fault), started, duration_s, worker)
-    return Report(ticket, "succeeded" if outcome.success else "failed", outcome, None, started, duration_s, worker)
+    if rule is not None and rule.looks_at_outcomes:
+        retry_in, error = _ask(rule, spec, attempt, outcome, None, None)
+    return Report(
+        ticket, "succeeded" if outcome.success else "failed", outcome, error, started, duration_s, worker, retry_in
+    )
+
+
+def _ask(
+    rule: RetryRule,
+    spec: AgentStepSpec,
+    attempt: int,
+    outcome: StepOutcome | None,
+    raised: BaseException | None,
+    error: StepError | None,
+) -> tuple[float | None, StepError | None]:
+    try:
+        return rule.wait_after(spec, attempt, outcome, raised), error
+    except BaseException as second:  # the caller's own strategies: what they raise costs the other attempts alone
+        return None, None if error is None else evolve(error, message=f"{error.message}{told_of_strategy(second)}")
 
 
 _forks = 0
@@ -89,6 +137,21 @@ def failure(
     message = str(error) if status == "raised" else error.message
     outcome = StepOutcome.failed(spec.task_id, spec.agent, message)
     return Report(ticket, status, outcome, error, started, duration_s, worker)
+
+
+def timed_out(step: RunningStep, started: float, duration_s: float, worker: str | int, and_then: str = "") -> Report:
+    """Report a step that took too long.
+
+    Args:
+        step: Which one, with its deadline.
+        started: Seconds since the epoch.
+        duration_s: Seconds.
+        worker: Thread name or process id.
+        and_then: What became of the worker.
+    """
+    spec, ticket, _, timeout_s, _, _ = step
+    error = StepError("TimeoutError", f"timed out after {timeout_s:g} s{and_then}")
+    return failure(ticket, spec, "timed_out", error, started, duration_s, worker)
 
 
 def _fault_of(outcome: Any) -> str | None:

@@ -2,14 +2,15 @@
 
 from __future__ import annotations
 
+import signal
 import time
-from collections.abc import Generator
-from contextlib import ExitStack, closing
+from collections.abc import Generator, Iterator
+from contextlib import ExitStack, closing, contextmanager
 from typing import Any, Literal, cast
 
 import click
 
-from .errors import FanoutError, OptionError, WireError
+from .errors import FanoutError, FanoutInterrupted, OptionError, WireError
 from .line_files import EventsFile, LinesFile, StepsFile, lines_to, refuse_same_file
 from .runner import Runner
 from .steps import StepOutcome
@@ -21,6 +22,7 @@ INTERRUPTED = 130  # what a shell says of a program that SIGINT ended
 
 MAX_FAILURES_SHOWN = 20
 MAX_REASON_CHARS = 200
+MAX_CANCELLED_SHOWN = 5
 
 
 class _Commands(click.Group):
@@ -29,13 +31,13 @@ class _Commands(click.Group):
     def invoke(self, ctx: click.Context) -> Any:
         try:
             return super().invoke(ctx)
+        except KeyboardInterrupt:
+            raise click.exceptions.Exit(INTERRUPTED) from None
         except FanoutError as error:
             # What is wrong with a line starts with its place, as editors want it.
             has_place = isinstance(error, WireError) and error.line is not None
             click.echo(f"{error}" if has_place else f"Error: {error}", err=True)
             raise click.exceptions.Exit(NOTHING_WAS_RUN) from None
-        except KeyboardInterrupt:
-            raise click.exceptions.Exit(INTERRUPTED) from None
 
 
 @click.group(cls=_Commands, context_settings={"help_option_names": ["-h", "--help"]})
@@ -78,7 +80,8 @@ def run(
     Writes one outcome for each step, in the order of the steps, each as soon as all before it are written, and a
     summary to the standard error. All is checked before the first step runs.
 
-    Exits with 0 if all steps succeeded, 1 if some did not, 2 if nothing was run.
+    Exits with 0 if all steps succeeded, 1 if some did not, 2 if nothing was run, 130 if it was interrupted (Ctrl-C or
+    SIGTERM): outcomes of steps that were done are written then, too.
     """
     if output == events == "-":
         raise OptionError("outcomes and events cannot both go to the standard output; name a file with -o")
@@ -112,18 +115,45 @@ def validate(steps: str) -> None:
 
 
 def _run(runner: Runner, source: StepsFile, outcomes: LinesFile, summary: Summary) -> None:
+    def take(outcome: StepOutcome) -> None:
+        _write(outcomes, outcome)
+        summary.add(outcome)
+
     try:
-        with closing(cast("Generator[StepOutcome, None, None]", runner.stream(source))) as stream:
-            for outcome in stream:
-                _write(outcomes, outcome)
-                summary.add(outcome)
+        with _terminated_like_interrupted(), closing(_stream_of(runner, source)) as stream:
+            try:
+                for outcome in stream:
+                    take(outcome)
+            except FanoutInterrupted:
+                raise
+            except KeyboardInterrupt as interrupt:  # not while it waited for an outcome: there may be more of them
+                stream.throw(interrupt)
+    except FanoutInterrupted as interrupted:
+        cancelled = []
+        for outcome, record in zip(interrupted.run, interrupted.run.records, strict=True):
+            if record.status == "cancelled":
+                cancelled.append(outcome.task_id)
+            else:
+                take(outcome)
+        click.echo(f"Interrupted: {summary.progress()}{summary.cancelled(cancelled)}", err=True)
+        raise click.exceptions.Exit(INTERRUPTED) from None
     except FanoutError as error:
         if not summary.done:
             raise
         raise click.ClickException(f"{error}; {summary.progress()}") from None
-    except KeyboardInterrupt:
-        click.echo(f"Interrupted: {summary.progress()}", err=True)
-        raise click.exceptions.Exit(INTERRUPTED) from None
+
+
+def _stream_of(runner: Runner, source: StepsFile) -> Generator[StepOutcome, None, None]:
+    return cast("Generator[StepOutcome, None, None]", runner.stream(source))
+
+
+@contextmanager
+def _terminated_like_interrupted() -> Iterator[None]:
+    before = signal.signal(signal.SIGTERM, signal.default_int_handler)
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGTERM, before)
 
 
 def _write(outcomes: LinesFile, outcome: StepOutcome) -> None:
@@ -171,6 +201,17 @@ class Summary:
     def progress(self) -> str:
         """Say how far a run came that did not come to its end."""
         return f"{self.done} of {self._total} outcomes were written"
+
+    def cancelled(self, known: list[str]) -> str:
+        """Say which steps were not done.
+
+        Args:
+            known: Those that had been read.
+        """
+        names = ", ".join(map(_shown, known[:MAX_CANCELLED_SHOWN]))
+        more = self._total - self.done - min(len(known), MAX_CANCELLED_SHOWN)
+        told = " and ".join(filter(None, (names, f"{more} {'more' if names else 'steps'}" if more else "")))
+        return f"; cancelled: {told}" if told else ""
 
     def text(self) -> str:
         counts = [f"{self.succeeded} succeeded"] * bool(self.succeeded) + [f"{self.failed} failed"] * bool(self.failed)

@@ -2,94 +2,237 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+import heapq
+import math
+from collections import deque
+from collections.abc import Callable, Iterator, Sequence
+from functools import partial
 from time import monotonic
 from typing import Any
 
+from attrs import define, evolve, field, frozen
+
 from .announcer import Announcer
-from .attempt import Report
+from .attempt import Report, failure
 from .backends.backend import Session
-from .records import StepError
+from .interrupts import Guard
+from .options import positive_seconds
+from .records import AttemptRecord, StepError
+from .retry import RetryPolicy, told_of_strategy
 from .steps import AgentStepSpec
 from .wording import describe
 
 SLOW_INPUT_S = 0.02
 """After so long, outcomes that are there do not wait any more for the input to fill the window."""
 
+MAX_WAITING = 1024
+"""So many steps at most wait for their next attempt; then the input waits, too."""
+
+STOP_GRACE_S = 1.0
+"""How long an interrupted run waits for steps on threads to stop by themselves."""
+
+_LONGEST_WAIT_S = 3600.0
+_END: Any = object()
+
+
+@frozen
+class Policies:
+    """What a runner decides about its steps.
+
+    Attributes:
+        timeout_s: How long an attempt may take; `None` for any time.
+        timeout_for: Asked for each step; what it says goes before `timeout_s`.
+        retry: Whether and when there is another attempt; `None` for never.
+    """
+
+    timeout_s: float | None = None
+    timeout_for: Callable[[AgentStepSpec], float | None] | None = None
+    retry: RetryPolicy | None = None
+
+    def timeout_of(self, spec: AgentStepSpec) -> float | None:
+        """Return the timeout of an attempt at `spec`.
+
+        Raises:
+            Exception: `timeout_for` raised, or returned what is no timeout.
+        """
+        own = None if self.timeout_for is None else self.timeout_for(spec)
+        if own is None:
+            return self.timeout_s
+        seconds = positive_seconds("what timeout_for() of the executor returned", own)
+        return None if seconds == math.inf else seconds
+
+
+@define
+class _History:
+    """The attempts at a step that failed so far."""
+
+    first_began: float
+    idle_s: float = 0.0
+    attempts: list[AttemptRecord] = field(factory=list)
+
 
 class Dispatch:
     """One run of specs over a session.
 
     Args:
-        specs: The input.
+        specs: The input. A list or tuple is at hand: reading it takes no time and is nobody's code.
         session: Where the steps run.
         bound: How many may run at once.
-        lookahead: How many more may be handed over early, to wait in the session: only for an input that is at hand
-            and takes no time.
+        lookahead: How many more may be handed over early, to wait in the session: only for an input that is at hand.
+        policies: Timeouts and retries.
         announcer: Tells of starts and ends; `None` when nobody listens.
+        guard: Told when the caller's own code runs, in which an interrupt is to be raised at once.
+        expires_at: When the run is to be given up, on the clock; the deadline of the step that it is part of.
+        clock: Seconds, monotonic.
 
     Attributes:
+        guard: As given.
         window: How many steps may be handed over and not reported; the consumer may change it between reports.
         input_error: Why the input ended early; `None` as long as it did not.
+        is_interrupted: Whether the run is to be given up; then `reports` ends, and `wind_down` gives the rest.
     """
 
     def __init__(
-        self, specs: Iterator[Any], session: Session, bound: int, lookahead: int, announcer: Announcer | None
+        self,
+        specs: Iterator[Any] | Sequence[Any],
+        session: Session,
+        bound: int,
+        lookahead: int = 0,
+        policies: Policies | None = None,
+        announcer: Announcer | None = None,
+        guard: Guard | None = None,
+        expires_at: float = math.inf,
+        clock: Callable[[], float] = monotonic,
     ) -> None:
-        self._specs = specs
+        self._at_hand = specs if isinstance(specs, Sequence) else ()
+        self._is_lazy = not isinstance(specs, Sequence)
+        self._specs = iter(specs)
         self._session = session
+        self._policies = policies or Policies()
+        self._asks_timeouts = self._policies.timeout_for is not None
         self._announcer = announcer
+        self.guard = guard or Guard()
+        self._expires_at = expires_at
+        self._is_timed = self._policies.retry is not None or expires_at < math.inf
+        self._clock = clock
         self._lookahead = lookahead
         self.window = bound + lookahead
         self.input_error: BaseException | None = None
         self.input_error_reason = ""
+        self.is_interrupted = False
         self._has_more = True
         self._fed = 0
-        self._in_flight = 0
+        self._flying: dict[int, AgentStepSpec] = {}
+        self._refused: deque[Report] = deque()
+        self._waiting: list[tuple[float, int, AgentStepSpec]] = []
+        self._histories: dict[int, _History] = {}
+
+    def interrupt(self) -> None:
+        """Give the run up. May be called from any thread and from a signal handler."""
+        self.is_interrupted = True
+        self._session.wake()
 
     def reports(self) -> Iterator[Report]:
         """Yield one report for each spec, in the order in which the steps end; the input is read in between."""
-        wait = self._session.wait
+        may_retry = self._policies.retry is not None
         refill_below = max(1, self._lookahead // 2)
-        while True:
+        flying, wait = self._flying, self._wait if self._is_timed or self._asks_timeouts else self._session.wait
+        while not self.is_interrupted:
+            if self._waiting:
+                self._try_again_what_is_due()
             report = None
-            if self._has_more and self._in_flight <= self.window - refill_below:
+            if self._has_more and len(flying) <= self.window - refill_below and len(self._waiting) < MAX_WAITING:
                 report = self._feed()
             if report is None:
-                if not self._in_flight:
+                if not flying and not self._waiting:
                     return
-                report = wait()
-            self._in_flight -= 1
+                if (report := wait()) is None:
+                    continue
+            spec = flying.pop(report.ticket)
+            if may_retry and (report := self._unless_tried_again(report, spec)) is None:
+                continue
             if self._announcer is not None:
                 self._announcer.ended(report)
             yield report
 
+    def _wait(self) -> Report | None:
+        """Return the next report; `None` if something else is to be done first."""
+        return self._refused.popleft() if self._refused else self._session.wait(self._patience())
+
+    def wind_down(self) -> Iterator[Report]:
+        """Yield what is missing of an interrupted run: what still ended by itself, then all that did not."""
+        for report in [*self._refused, *self._session.cancel(STOP_GRACE_S)]:
+            self._flying.pop(report.ticket, None)
+            yield self._told(self._with_history(report))
+        for ticket, spec in self._flying.items():
+            yield self._told(self._cancelled(ticket, spec, "the run was interrupted before the step was done"))
+        for _, ticket, spec in self._waiting:
+            last = self._histories[ticket].attempts[-1]
+            again = f"the run was interrupted before attempt {last.number + 1}; attempt {last.number}: {last.reason}"
+            yield self._told(self._cancelled(ticket, spec, again))
+        self._flying.clear()
+        self._waiting.clear()
+        for ticket, spec in enumerate(self._at_hand[self._fed :], self._fed):
+            if isinstance(spec, AgentStepSpec):
+                yield self._cancelled(ticket, spec, "the run was interrupted before the step began")
+
+    def _told(self, report: Report) -> Report:
+        if self._announcer is not None:
+            self._announcer.ended(report)
+        return report
+
+    # Feeding ----------------------------------------------------------------------------------------------------------
+
     def _feed(self) -> Report | None:
         """Hand over specs until the window is full; if the input is slow, return a report that is there already."""
         began = monotonic()
-        start, announcer = self._session.start, self._announcer
-        while self._in_flight < self.window:
-            spec = self._next_spec()
-            if spec is None:
+        start, announcer, flying = self._session.start, self._announcer, self._flying
+        timeout_s = self._policies.timeout_s
+        next_spec = self._next_spec if self._is_lazy else partial(next, self._specs, _END)
+        while len(flying) < self.window and not self.is_interrupted:
+            spec = next_spec()
+            if type(spec) is not AgentStepSpec and (spec := self._checked(spec)) is None:
                 self._has_more = False
                 break
+            ticket = self._fed
             if announcer is not None:
-                announcer.started(self._fed, spec)
-            start(self._fed, spec)
+                announcer.started(ticket, spec)
             self._fed += 1
-            self._in_flight += 1
+            if self._asks_timeouts:
+                self._launch(ticket, spec, 1)
+            else:
+                flying[ticket] = spec
+                start(ticket, spec, 1, timeout_s)
             if monotonic() - began > SLOW_INPUT_S and (report := self._session.poll()) is not None:
                 return report
         return None
 
-    def _next_spec(self) -> AgentStepSpec | None:
+    def _launch(self, ticket: int, spec: AgentStepSpec, attempt: int) -> None:
+        self._flying[ticket] = spec
         try:
-            spec = next(self._specs)
-        except StopIteration:
-            return None
+            timeout_s = self._policies.timeout_of(spec)
+        except (Exception, SystemExit) as error:  # the executor's own code: it costs this step alone
+            self._refused.append(failure(ticket, spec, "raised", StepError.of(error)))
+        else:
+            self._session.start(ticket, spec, attempt, timeout_s)
+
+    def _next_spec(self) -> Any:
+        """Return what the caller's iterator gives next; `_END` if it gives no more."""
+        self.guard.is_inside = False
+        try:
+            return next(self._specs, _END)
+        except KeyboardInterrupt:
+            self.interrupt()
         except (Exception, SystemExit) as error:  # the caller's generator; what is running is finished first
             self.input_error = error
             self.input_error_reason = f"the input raised after {self._fed} specs: {StepError.of(error)}"
+        finally:
+            self.guard.is_inside = True
+        return _END
+
+    def _checked(self, spec: Any) -> AgentStepSpec | None:
+        """Return what came if it is a spec; `None`, and the reason set, if it is not."""
+        if spec is _END:
             return None
         if isinstance(spec, AgentStepSpec):
             return spec
@@ -99,3 +242,68 @@ class Dispatch:
             "(AgentStepSpec.from_dict makes one from a mapping)"
         )
         return None
+
+    # Trying again -----------------------------------------------------------------------------------------------------
+
+    def _patience(self) -> float:
+        until = self._expires_at
+        if self._waiting and len(self._flying) < self.window:
+            until = min(until, self._waiting[0][0])
+        left = until - self._clock()
+        if left <= 0 and until == self._expires_at:
+            self.is_interrupted = True
+        return min(max(0.0, left), _LONGEST_WAIT_S)
+
+    def _try_again_what_is_due(self) -> None:
+        now = self._clock()
+        while self._waiting and self._waiting[0][0] <= now and len(self._flying) < self.window:
+            _, ticket, spec = heapq.heappop(self._waiting)
+            self._launch(ticket, spec, len(self._histories[ticket].attempts) + 1)
+
+    def _unless_tried_again(self, report: Report, spec: AgentStepSpec) -> Report | None:
+        """Return the report if it is the step's last one."""
+        wait_s = None if report.status == "succeeded" and report.retry_in is None else self._wait_after(report, spec)
+        if wait_s is None:
+            return self._with_history(report)
+        history = self._histories.setdefault(report.ticket, _History(self._clock() - (report.duration_s or 0.0)))
+        number = len(history.attempts) + 1
+        reason = report.reason or "the retry strategy wants another attempt"
+        history.attempts.append(AttemptRecord(number, report.status, reason, report.duration_s, wait_s))
+        history.idle_s += wait_s
+        if self._announcer is not None:
+            self._announcer.tried_again(spec, number, wait_s, reason)
+        heapq.heappush(self._waiting, (self._clock() + wait_s, report.ticket, spec))
+        return None
+
+    def _wait_after(self, report: Report, spec: AgentStepSpec) -> float | None:
+        policy = self._policies.retry
+        assert policy is not None, "there are retries"
+        history = self._histories.get(report.ticket)
+        number = 1 if history is None else len(history.attempts) + 1
+        began = self._clock() - (report.duration_s or 0.0) if history is None else history.first_began
+        idle_s = 0.0 if history is None else history.idle_s
+        reason = report.reason or ""
+        try:
+            wait_s = report.retry_in
+            if wait_s is None:
+                wait_s = policy.rule.wait_after_loss(spec, number, report.status, reason)
+            if wait_s is None or policy.is_over(spec, number, began, idle_s, wait_s, reason):
+                return None
+        except Exception as error:  # the caller's own strategies: what they raise costs the other attempts alone
+            told_of_strategy(error)
+            return None
+        return wait_s
+
+    def _with_history(self, report: Report) -> Report:
+        history = self._histories.pop(report.ticket, None)
+        if history is None:
+            return report
+        outcome = report.outcome
+        if not outcome.success:
+            outcome = evolve(outcome, output=f"{outcome.output} (after {len(history.attempts) + 1} attempts)")
+        return report._replace(outcome=outcome, earlier=tuple(history.attempts))
+
+    def _cancelled(self, ticket: int, spec: AgentStepSpec, reason: str) -> Report:
+        report = failure(ticket, spec, "cancelled", StepError("CancelledError", reason))
+        history = self._histories.pop(ticket, None)
+        return report if history is None else report._replace(earlier=tuple(history.attempts))

@@ -4,8 +4,11 @@
     ├── WireError (ValueError)              JSON that is no spec, outcome or event
     ├── OptionError (ValueError)            an argument of `Runner` or of the command line
     │   └── UnknownOption (TypeError)       … that does not exist
-    ├── InputError                          the specs iterable raised or gave no spec; `.run` holds what is done
-    └── ExecutorNotPicklable (TypeError)    an executor that cannot be sent to a worker process
+    ├── InputError (Exception)              the specs iterable raised or gave no spec; `.run` holds what is done
+    ├── ExecutorNotPicklable (TypeError)    an executor that cannot be sent to a worker process
+    └── FanoutInterrupted (KeyboardInterrupt)   Ctrl-C; `.run` holds what is done
+
+All but the last are `Exception`s: `except Exception` does not take an interrupt for an error.
 
 What a *step* raises is none of these: it becomes a failed outcome, and the run goes on.
 """
@@ -18,10 +21,10 @@ if TYPE_CHECKING:
     from .run import Run
 
 
-class FanoutError(Exception):
-    """The base of every error in this package.
+class FanoutError(BaseException):
+    """The base of every error in this package; each but `FanoutInterrupted` is an `Exception`.
 
-    Subclasses hand all their arguments to `Exception`, so that each survives `pickle`.
+    Subclasses hand all their arguments to `super().__init__`, so that each survives `pickle`.
     """
 
 
@@ -57,7 +60,7 @@ class UnknownOption(OptionError, TypeError):
     """A keyword argument that does not exist."""
 
 
-class InputError(FanoutError):
+class InputError(FanoutError, Exception):
     """The specs were not iterable, their iterator raised (`__cause__`), or one item was no `AgentStepSpec`.
 
     Attributes:
@@ -91,3 +94,20 @@ class ExecutorNotPicklable(FanoutError, TypeError):
             f"{self.path} cannot be sent to a worker process: {self.reason}. "
             "Make it in the executor's setup(), which runs in each worker, or use backend='thread'."
         )
+
+
+class FanoutInterrupted(FanoutError, KeyboardInterrupt):
+    """A run was interrupted, as by Ctrl-C, and has cleaned up after itself.
+
+    Attributes:
+        run: The `Run` so far: the outcomes of steps that were done, and `cancelled` ones for the others. Of a stream,
+            without those that it had yielded; of an input that is no list or tuple, without what was not read.
+    """
+
+    def __init__(self, run: Run) -> None:
+        super().__init__(run)
+        self.run = run
+
+    def __str__(self) -> str:
+        cancelled = sum(record.status == "cancelled" for record in self.run.records)
+        return f"interrupted: {len(self.run) - cancelled} of {len(self.run)} steps were done, {cancelled} are cancelled"

@@ -47,6 +47,13 @@ class AgentExecutor(abc.ABC):
         """Return how many steps may run at once; the caller's `max_concurrency` wins over it."""
         return DEFAULT_MAX_PARALLEL_TASKS
 
+    def timeout_for(self, spec: AgentStepSpec) -> float | None:
+        """Return how many seconds an attempt at `spec` may take; `None` for what the runner's `timeout` says.
+
+        Called in the caller's thread, before each attempt; `math.inf` is no limit.
+        """
+        return None
+
     def setup(self) -> None:
         """Prepare a worker: called once in each worker process, and once per run on threads, before the first step.
 

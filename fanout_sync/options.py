@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterable, Mapping
+from numbers import Real
 from typing import Any
 
 from .errors import OptionError, UnknownOption
@@ -18,6 +20,28 @@ def positive_int(name: str, value: Any) -> int:
     if not isinstance(value, int) or isinstance(value, bool) or value < 1:
         raise OptionError(f"{name} must be an int of at least 1, got {describe(value)}")
     return value
+
+
+def positive_seconds(name: str, value: Any) -> float:
+    """Return `value` if it is a number greater than 0.
+
+    Raises:
+        OptionError: It is not; the error names the option.
+    """
+    if not _is_number(value) or not value > 0:
+        raise OptionError(f"{name} must be a number of seconds greater than 0, got {describe(value)}")
+    return float(value)
+
+
+def not_negative(name: str, value: Any) -> float:
+    """Return `value` if it is a finite number of at least 0.
+
+    Raises:
+        OptionError: It is not; the error names the option.
+    """
+    if not _is_number(value) or not 0 <= value < math.inf:
+        raise OptionError(f"{name} must be a number of seconds of at least 0, got {describe(value)}")
+    return float(value)
 
 
 def one_of(name: str, value: Any, allowed: Iterable[str]) -> str:
@@ -46,3 +70,7 @@ def refuse_unknown(where: str, options: Mapping[str, Any], allowed: Iterable[str
             raise UnknownOption(
                 f"{where} has no option {name!r}{did_you_mean(name, words)}; it takes {', '.join(words)}"
             )
+
+
+def _is_number(value: Any) -> bool:
+    return isinstance(value, Real) and not isinstance(value, bool)

@@ -10,13 +10,14 @@ from attrs import frozen
 
 from .wording import printable
 
-Status = Literal["succeeded", "failed", "raised", "crashed", "cancelled", "invalid"]
+Status = Literal["succeeded", "failed", "raised", "crashed", "timed_out", "cancelled", "invalid"]
 """How a step ended.
 
 - `succeeded`, `failed`: the executor returned an outcome that says so.
 - `raised`: the step, or the `setup` before it, raised.
 - `crashed`: its worker process died.
-- `cancelled`: a foreign pool gave it up before it started.
+- `timed_out`: it took longer than its timeout.
+- `cancelled`: the run was interrupted, or a foreign pool gave it up, before it was done.
 - `invalid`: it returned no `StepOutcome`, or one that the wire cannot carry.
 """
 
@@ -27,7 +28,8 @@ class StepError:
 
     Attributes:
         type: The exception's qualified name, such as `"ValueError"` or `"json.decoder.JSONDecodeError"`; for a dead
-            worker `"WorkerDied"`, for a useless return value `"InvalidOutcome"`.
+            worker `"WorkerDied"`, for a useless return value `"InvalidOutcome"`, for a timeout `"TimeoutError"`, for a
+            cancelled step `"CancelledError"`.
         message: Its message.
         traceback: The formatted traceback, where there is one.
     """
@@ -46,6 +48,25 @@ class StepError:
 
 
 @frozen
+class AttemptRecord:
+    """One try at a step.
+
+    Attributes:
+        number: Which one, from 1.
+        status: How it ended; see `Status`.
+        reason: Why it failed; `None` if it did not.
+        duration_s: Seconds; `None` if it never began.
+        wait_s: Seconds from its end to the next one's turn, as decided; `None` if it was the last.
+    """
+
+    number: int
+    status: Status
+    reason: str | None
+    duration_s: float | None
+    wait_s: float | None
+
+
+@frozen
 class StepRecord:
     """Everything known about one step but its outcome.
 
@@ -53,19 +74,25 @@ class StepRecord:
         index: The step's place in the input, from 0.
         status: How it ended; see `Status`.
         error: Why, unless the executor returned an outcome.
-        started: When its worker began it (UTC); `None` if none did.
-        finished: When it ended (UTC); `None` if it never began.
+        attempts: Each try at it, in order; more than one only with retries, none if it never began.
+        started: When its worker began the last attempt (UTC); `None` if none did.
+        finished: When that ended (UTC); `None` if it never began.
         duration_s: Seconds from `started` to `finished`, by a monotonic clock; `None` if it never began.
         worker: The thread's name, or the process id of the worker process; `None` if it never began.
+        exit_code: The exit code of the worker process that died of it, if it exited.
+        signal: The name of the signal that ended that worker, such as `"SIGSEGV"`, if one did.
     """
 
     index: int
     status: Status
     error: StepError | None
+    attempts: tuple[AttemptRecord, ...]
     started: datetime | None
     finished: datetime | None
     duration_s: float | None
     worker: str | int | None
+    exit_code: int | None = None
+    signal: str | None = None
 
 
 def _type_name(error: BaseException) -> str:

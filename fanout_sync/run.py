@@ -2,14 +2,18 @@
 
 from __future__ import annotations
 
+import heapq
 from collections import Counter
 from collections.abc import Sequence
 from datetime import datetime, timedelta, timezone
 from typing import overload
 
 from .attempt import Report
-from .records import StepRecord
+from .records import AttemptRecord, StepRecord
 from .steps import StepOutcome
+
+MAX_REASON_CHARS = 200
+MAX_SLOWEST = 3
 
 
 class Run(Sequence[StepOutcome]):
@@ -36,13 +40,25 @@ class Run(Sequence[StepOutcome]):
         return [outcome for outcome in self._outcomes if not outcome.success]
 
     def summary(self) -> str:
-        """Return the counts, the time and each failed step with its reason, for people to read."""
-        counts = Counter(record.status for record in self.records)
+        """Return, for people to read: counts by status, the time, the slowest steps, each failed one with its reason.
+
+        Reasons are cut to one line of at most `MAX_REASON_CHARS` characters.
+        """
+        records = list(self.records)
+        counts = Counter(record.status for record in records)
         told = ", ".join(f"{count} {status}" for status, count in counts.most_common()) or "nothing to do"
         lines = [f"{len(self)} steps in {self.elapsed:.1f} s: {told}"]
-        for outcome, record in zip(self, self.records, strict=True):
+        tried_again = sum(len(record.attempts) > 1 for record in records)
+        if tried_again:
+            lines.append(f"  tried more than once: {tried_again}")
+        timed = [(record.duration_s, place) for place, record in enumerate(records) if record.duration_s is not None]
+        slowest = heapq.nlargest(MAX_SLOWEST, timed, key=lambda item: item[0])
+        if slowest:
+            named = ", ".join(f"{self[place].task_id} {duration_s:.3g} s" for duration_s, place in slowest)
+            lines.append(f"  slowest: {named}")
+        for outcome, record in zip(self, records, strict=True):
             if not outcome.success:
-                lines.append(f"  {outcome.task_id} ({outcome.agent}) {record.status}: {_first_line(outcome.output)}")
+                lines.append(f"  {outcome.task_id} ({outcome.agent}) {record.status}: {_shortened(outcome.output)}")
         return "\n".join(lines)
 
     @overload
@@ -80,7 +96,7 @@ class Records(Sequence[StepRecord]):
         if isinstance(index, slice):
             return [self[i] for i in range(*index.indices(len(self)))]
         place = range(len(self))[index]
-        return _record(place, self._reports[place])
+        return _record(self._reports[place])
 
     def __len__(self) -> int:
         return len(self._reports)
@@ -89,14 +105,28 @@ class Records(Sequence[StepRecord]):
         return repr(list(self))
 
 
-def _record(index: int, report: Report) -> StepRecord:
+def _record(report: Report) -> StepRecord:
+    attempts = report.earlier
     started = finished = None
     if report.started is not None and report.duration_s is not None:
         started = datetime.fromtimestamp(report.started, timezone.utc)
         finished = started + timedelta(seconds=report.duration_s)
-    return StepRecord(index, report.status, report.error, started, finished, report.duration_s, report.worker)
+        attempts += (AttemptRecord(len(attempts) + 1, report.status, report.reason, report.duration_s, None),)
+    return StepRecord(
+        report.ticket,
+        report.status,
+        report.error,
+        attempts,
+        started,
+        finished,
+        report.duration_s,
+        report.worker,
+        report.exit_code,
+        report.signal,
+    )
 
 
-def _first_line(text: str) -> str:
+def _shortened(text: str) -> str:
     line, _, rest = text.partition("\n")
-    return f"{line} …" if rest else line
+    is_cut = bool(rest) or len(line) > MAX_REASON_CHARS
+    return f"{line[:MAX_REASON_CHARS]} …" if is_cut else line

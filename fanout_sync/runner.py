@@ -2,30 +2,38 @@
 
 from __future__ import annotations
 
+import math
 import time
-from collections.abc import Iterable, Iterator, Sized
+import warnings
+from collections.abc import Callable, Iterable, Iterator, Sequence, Sized
 from concurrent.futures import Executor
 from contextlib import AbstractContextManager, contextmanager
 from types import TracebackType
-from typing import Any, Literal, NoReturn
+from typing import TYPE_CHECKING, Any, Literal, NoReturn, cast
 
 from .announcer import Announcer
 from .attempt import Report
 from .backends import Backend, ProcessBackend, ThreadBackend
-from .backends.backend import Session
-from .dispatch import Dispatch
-from .errors import InputError, OptionError
+from .backends.backend import RunContext, Session
+from .current import CurrentStep, StopSignal, current_step, running_step
+from .dispatch import Dispatch, Policies
+from .errors import FanoutInterrupted, InputError, OptionError
 from .executor import AgentExecutor, EventSender
-from .options import one_of, positive_int, refuse_unknown
+from .interrupts import Guard
+from .options import one_of, positive_int, positive_seconds, refuse_unknown
+from .retry import Retry, retry_policy
 from .run import Run
 from .steps import AgentStepSpec, StepOutcome
 from .wording import describe, did_you_mean
+
+if TYPE_CHECKING:
+    from tenacity import BaseRetrying
 
 MAX_UNREAD = 256
 """How many outcomes `stream(order="input")` holds back behind a slow step before it stops feeding."""
 
 _BACKENDS = {"thread": ThreadBackend, "process": ProcessBackend}
-_OPTIONS = ("backend", "max_concurrency", "event_tx")
+_OPTIONS = ("backend", "max_concurrency", "timeout", "retry", "event_tx", "on_interrupt")
 
 
 class Runner:
@@ -41,7 +49,15 @@ class Runner:
         executor: How a step runs.
         backend: Where: `"thread"`, `"process"`, a `Backend`, or any `concurrent.futures.Executor`.
         max_concurrency: How many steps of one call may run at once; by default what the executor hints.
+        timeout: How many seconds an attempt at a step may take, from when it begins in its worker; by default any
+            time. `AgentExecutor.timeout_for` goes before it. In a worker process the step is killed with all that it
+            started; a thread is abandoned; on a foreign pool the step is given up, and keeps its place there (a
+            `UserWarning` says so).
+        retry: Whether steps that failed are tried again: how many attempts there are, a `Retry`, or a
+            `tenacity.Retrying` object, of which `stop`, `wait` and `retry` count. By default each step is tried once.
         event_tx: Where events go, usually an `EventChannel`: anything with a `send` method.
+        on_interrupt: What Ctrl-C does when everything is cleaned up: `"raise"` a `FanoutInterrupted`, or `"return"`
+            what there is.
 
     Raises:
         OptionError: An argument that nobody can mean; it is named.
@@ -53,14 +69,25 @@ class Runner:
         *,
         backend: Literal["thread", "process"] | Executor = "thread",
         max_concurrency: int | None = None,
+        timeout: float | None = None,
+        retry: int | Retry | BaseRetrying | None = None,
         event_tx: EventSender | None = None,
+        on_interrupt: Literal["raise", "return"] = "raise",
         **unknown: NoReturn,
     ) -> None:
         refuse_unknown("Runner", unknown, _OPTIONS)
         self._executor = _an_executor(executor)
         self._backend = _a_backend(backend)
         self._max_concurrency = None if max_concurrency is None else positive_int("max_concurrency", max_concurrency)
+        self._policies = Policies(_a_timeout(timeout), _timeout_for(self._executor), retry_policy(retry))
         self._event_tx = _an_event_sender(event_tx)
+        self._raises_interrupts = one_of("on_interrupt", on_interrupt, ("raise", "return")) == "raise"
+        if not isinstance(self._backend, Backend) and (timeout is not None or self._policies.timeout_for is not None):
+            warnings.warn(
+                f"the timeout is a soft one: a step that is overdue is reported as timed out, but {_kind(backend)} "
+                "cannot stop it, and it keeps its place there; backend='process' kills it",
+                stacklevel=2,
+            )
 
     def run(self, specs: Iterable[AgentStepSpec]) -> Run:
         """Run every spec and return when all are done.
@@ -75,13 +102,25 @@ class Runner:
             InputError: `specs` is not iterable, its iterator raised, or an item is no spec. Steps that were started
                 by then are finished first, and are in its `.run`.
             ExecutorNotPicklable: The executor cannot be sent to worker processes; nothing was run.
+            FanoutInterrupted: Ctrl-C. Worker processes are killed, steps on threads have `current_step().cancelled`
+                set and a second to stop. Its `.run` has what was done.
         """
         began = time.monotonic()
         reports: dict[int, Report] = {}
         with self._dispatching(specs, unattended=False) as dispatch:
-            for report in dispatch.reports():
-                reports[report.ticket] = report
-        run = Run([reports[ticket] for ticket in range(len(reports))], time.monotonic() - began)
+            try:
+                for report in dispatch.reports():
+                    reports[report.ticket] = report
+            except KeyboardInterrupt:  # one that was raised rather than noted, by whatever means
+                dispatch.interrupt()
+            if dispatch.is_interrupted:
+                for report in dispatch.wind_down():
+                    reports[report.ticket] = report
+        run = Run([reports[ticket] for ticket in sorted(reports)], time.monotonic() - began)
+        if dispatch.is_interrupted:
+            if self._raises_interrupts:
+                raise FanoutInterrupted(run)
+            return run
         if dispatch.input_error is not None:
             raise InputError(dispatch.input_error_reason, run) from dispatch.input_error
         return run
@@ -103,6 +142,7 @@ class Runner:
             InputError: As in `run`; steps that were started are finished and yielded first.
             OptionError: `order` is neither.
             ExecutorNotPicklable: As in `run`.
+            FanoutInterrupted: Ctrl-C while it waits for an outcome; its `.run` has those that were not yielded yet.
         """
         one_of("order", order, ("input", "completion"))
         return self._stream(self._dispatching(specs, unattended=True), order == "input")
@@ -116,12 +156,21 @@ class Runner:
         self, kind: type[BaseException] | None, error: BaseException | None, where: TracebackType | None
     ) -> None:
         if isinstance(self._backend, Backend):
-            self._backend.cool_down()
+            self._backend.cool_down(is_urgent=isinstance(error, KeyboardInterrupt))
 
     def _stream(self, dispatching: AbstractContextManager[Dispatch], in_input_order: bool) -> Iterator[StepOutcome]:
+        began = time.monotonic()
         with dispatching as dispatch:
-            yield from _in_input_order(dispatch) if in_input_order else _as_completed(dispatch)
-        if dispatch.input_error is not None:
+            unread: dict[int, Report] = {}
+            reports = _in_input_order(dispatch, unread) if in_input_order else dispatch.reports()
+            yield from _handed_out(dispatch, reports)
+            if dispatch.is_interrupted:
+                unread.update((report.ticket, report) for report in dispatch.wind_down())
+                if not self._raises_interrupts:
+                    yield from _handed_out(dispatch, (unread[ticket] for ticket in sorted(unread)))
+        if dispatch.is_interrupted and self._raises_interrupts:
+            raise FanoutInterrupted(Run([unread[ticket] for ticket in sorted(unread)], time.monotonic() - began))
+        if dispatch.input_error is not None and not dispatch.is_interrupted:
             raise InputError(dispatch.input_error_reason, Run([], 0.0)) from dispatch.input_error
 
     def _dispatching(self, specs: Iterable[AgentStepSpec], *, unattended: bool) -> AbstractContextManager[Dispatch]:
@@ -132,39 +181,51 @@ class Runner:
             reason = f"specs must be an iterable of AgentStepSpec, got {describe(specs)}"
             raise InputError(reason, Run([], 0.0)) from error
         total = len(specs) if isinstance(specs, Sized) else None
-        is_at_hand = type(specs) in (list, tuple)
-        # Whoever reads the rest from elsewhere may be away for long, too, while the next spec is being made.
-        return self._session(
-            iterator, total, may_look_ahead=is_at_hand and not unattended, unattended=unattended or not is_at_hand
-        )
+        if type(specs) in (list, tuple):
+            return self._session(
+                cast("Sequence[Any]", specs), total, may_look_ahead=not unattended, unattended=unattended
+            )
+        # Whoever reads them from elsewhere may be away for long, too, while the next spec is being made.
+        return self._session(iterator, total, may_look_ahead=False, unattended=True)
 
     @contextmanager
     def _session(
-        self, specs: Iterator[Any], total: int | None, *, may_look_ahead: bool, unattended: bool
+        self, specs: Iterator[Any] | Sequence[Any], total: int | None, *, may_look_ahead: bool, unattended: bool
     ) -> Iterator[Dispatch]:
         bound = self._bound()
-        session = self._open(bound, unattended)
-        announcer = None
-        try:
-            # With events, a step is handed over no sooner than it starts, so that its start can be told.
-            if self._event_tx is not None:
-                announcer = Announcer(self._event_tx, total)
-            lookahead = session.lookahead if may_look_ahead and announcer is None else 0
-            yield Dispatch(specs, session, bound, lookahead, announcer)
-            session.close()
-        except BaseException:
-            session.abort()
-            raise
-        finally:
-            if announcer is not None:
-                announcer.close()
+        outer = None if running_step.get() is None else current_step()
+        stop = StopSignal()
+        rule = None if self._policies.retry is None else self._policies.retry.rule
+        context = RunContext(self._executor, bound, self._event_tx, rule, stop, unattended)
+        with Guard() as guard:
+            session = self._open(context)
+            announcer = None
+            try:
+                # With events, a step is handed over no sooner than it starts, so that its start can be told.
+                if self._event_tx is not None:
+                    announcer = Announcer(self._event_tx, total)
+                lookahead = session.lookahead if may_look_ahead and announcer is None else 0
+                expires_at = math.inf if outer is None or outer.deadline is None else outer.deadline
+                dispatch = Dispatch(specs, session, bound, lookahead, self._policies, announcer, guard, expires_at)
+                with _interrupting(dispatch, guard, outer):
+                    yield dispatch
+                    if dispatch.is_interrupted:
+                        session.abort()
+                    else:
+                        session.close()
+            except BaseException:
+                session.abort()
+                raise
+            finally:
+                if announcer is not None:
+                    announcer.close()
 
-    def _open(self, bound: int, unattended: bool) -> Session:
+    def _open(self, context: RunContext) -> Session:
         if isinstance(self._backend, Backend):
-            return self._backend.open(self._executor, bound, self._event_tx, unattended=unattended)
+            return self._backend.open(context)
         from .backends.foreign import ForeignSession  # few need it, and importing it is dear
 
-        return ForeignSession(self._backend, self._executor, self._event_tx)
+        return ForeignSession(self._backend, context)
 
     def _bound(self) -> int:
         if self._max_concurrency is not None:
@@ -198,17 +259,44 @@ def execute_steps_parallel(
     return list(Runner(executor, event_tx=event_tx, **options).run(specs))
 
 
-def _as_completed(dispatch: Dispatch) -> Iterator[StepOutcome]:
-    for report in dispatch.reports():
-        yield report.outcome
+@contextmanager
+def _interrupting(dispatch: Dispatch, guard: Guard, outer: CurrentStep | None) -> Iterator[None]:
+    """Have a run given up when the user interrupts it, or when the step is cancelled that it is part of."""
+    guard.on_interrupt = dispatch.interrupt
+    if guard.is_interrupted:
+        dispatch.interrupt()
+    if outer is None:
+        yield
+        return
+    outer.stop.listen(dispatch.interrupt)
+    try:
+        yield
+    finally:
+        outer.stop.unlisten(dispatch.interrupt)
 
 
-def _in_input_order(dispatch: Dispatch) -> Iterator[StepOutcome]:
+def _handed_out(dispatch: Dispatch, reports: Iterable[Report]) -> Iterator[StepOutcome]:
+    for report in reports:
+        dispatch.guard.is_inside = False
+        try:
+            yield report.outcome
+        except KeyboardInterrupt:  # thrown in by a consumer that was interrupted and wants what is left
+            dispatch.interrupt()
+        finally:
+            dispatch.guard.is_inside = True
+
+
+def _in_input_order(dispatch: Dispatch, unread: dict[int, Report]) -> Iterator[Report]:
+    """Yield reports in the order of the input.
+
+    Args:
+        dispatch: Where they come from.
+        unread: Holds those that are not yielded yet.
+    """
     widest = dispatch.window
-    unread: dict[int, StepOutcome] = {}
     due = 0
     for report in dispatch.reports():
-        unread[report.ticket] = report.outcome
+        unread[report.ticket] = report
         while due in unread:
             yield unread.pop(due)
             due += 1
@@ -236,6 +324,20 @@ def _a_backend(value: Any) -> Executor:
         "backend must be 'thread', 'process', a Backend or a concurrent.futures.Executor, "
         f"got {describe(value)}{did_you_mean(value, _BACKENDS)}"
     )
+
+
+def _a_timeout(value: Any) -> float | None:
+    seconds = None if value is None else positive_seconds("timeout", value)
+    return None if seconds == math.inf else seconds
+
+
+def _timeout_for(executor: AgentExecutor) -> Callable[[AgentStepSpec], float | None] | None:
+    own = executor.timeout_for
+    return None if getattr(own, "__func__", None) is AgentExecutor.timeout_for else own
+
+
+def _kind(backend: object) -> str:
+    return f"a {type(backend).__name__}"
 
 
 def _an_event_sender(value: Any) -> EventSender | None:

@@ -227,15 +227,6 @@ def outputs_in(text: str) -> list[str]:
     return [outcome.output for outcome in outcomes_in(text)]
 
 
-def interrupt(process: subprocess.Popen[str]) -> None:
-    """Press Ctrl-C; again if need be: Python misses a signal that comes the instant before it waits for a lock."""
-    for _ in range(3):
-        process.send_signal(signal.SIGINT)
-        with suppress(subprocess.TimeoutExpired):
-            process.wait(LIMIT_S / 3)
-            return
-
-
 def is_alive(pid: int) -> bool:
     try:
         os.kill(pid, 0)
@@ -714,9 +705,10 @@ def test_unforeseen_error_is_not_hidden(folder: Folder) -> None:
 # Ctrl-C ---------------------------------------------------------------------------------------------------------------
 
 
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
 @pytest.mark.parametrize("backend", BACKENDS)
-def test_ctrl_c_ends_the_run(backend: str, folder: Folder, gate: Gate) -> None:
-    """Ctrl-C ends the run without a traceback, says how far it came, and leaves no worker."""
+def test_ctrl_c_ends_the_run(backend: str, number: signal.Signals, folder: Folder, gate: Gate) -> None:
+    """An interrupt ends the run without a traceback, says how far it came and what it cost, and leaves no worker."""
     folder.steps(("tell_pid", ""), ("begin_and_wait", "begun gate"), ("shout", "c"))
     os.mkfifo(folder / "begun")
     with folder.running("--backend", backend, "-j", "1", "--events", "events.jsonl") as process:
@@ -724,9 +716,9 @@ def test_ctrl_c_ends_the_run(backend: str, folder: Folder, gate: Gate) -> None:
         assert process.stderr is not None
         (pid,) = outputs_in(process.stdout.readline())
         assert (folder / "begun").read_text() == "begun\n"
-        interrupt(process)
-        assert process.returncode == 130
-        assert process.stderr.read() == "Interrupted: 1 of 3 outcomes were written\n"
+        process.send_signal(number)
+        assert process.wait(LIMIT_S) == 130
+        assert process.stderr.read() == "Interrupted: 1 of 3 outcomes were written; cancelled: t1 and 1 more\n"
     assert not is_alive(int(pid))
     events = [json.loads(line) for line in (folder / "events.jsonl").read_text().splitlines()]
     kinds = Counter(event["type"] for event in events)

@@ -5,14 +5,14 @@ from __future__ import annotations
 import inspect
 import pickle
 import re
-from typing import Any, cast
 
 import pytest
 
-from fanout_sync import errors
+from fanout_sync import Run, errors
 from fanout_sync.errors import (
     ExecutorNotPicklable,
     FanoutError,
+    FanoutInterrupted,
     InputError,
     OptionError,
     UnknownOption,
@@ -25,7 +25,7 @@ CLASSES = {
     if error_class.__module__ == errors.__name__
 }
 
-RUN = cast(Any, ["a stand-in for a Run"])
+RUN = Run([], 0.0)
 SAMPLES: list[FanoutError] = [
     FanoutError("something"),
     WireError("expected a string, got null"),
@@ -37,6 +37,7 @@ SAMPLES: list[FanoutError] = [
     UnknownOption("there is no option 'timout'; did you mean 'timeout'?"),
     InputError("item 3 is no AgentStepSpec", RUN),
     ExecutorNotPicklable("executor.client.lock", "cannot pickle '_thread.lock' object"),
+    FanoutInterrupted(RUN),
 ]
 
 
@@ -65,7 +66,7 @@ def test_the_tree_is_the_one_that_is_drawn() -> None:
         if match:
             depth = len(match["indent"])
             parents[depth] = match["name"]
-            drawn[match["name"]] = tuple(filter(None, (parents.get(depth - 4, "Exception"), match["builtin"])))
+            drawn[match["name"]] = tuple(filter(None, (parents.get(depth - 4, "BaseException"), match["builtin"])))
     assert drawn == {
         error_class.__name__: tuple(base.__name__ for base in error_class.__bases__) for error_class in CLASSES
     }
@@ -79,10 +80,11 @@ def test_the_tree_is_the_one_that_is_drawn() -> None:
         (UnknownOption("r"), ValueError),
         (UnknownOption("r"), TypeError),
         (ExecutorNotPicklable("executor", "r"), TypeError),
+        (FanoutInterrupted(RUN), KeyboardInterrupt),
     ],
     ids=repr,
 )
-def test_errors_are_the_builtin_that_one_would_catch(error: FanoutError, builtin: type[Exception]) -> None:
+def test_errors_are_the_builtin_that_one_would_catch(error: FanoutError, builtin: type[BaseException]) -> None:
     """Whoever knows only the builtin catches the error too."""
     assert isinstance(error, builtin)
     assert isinstance(error, FanoutError)
@@ -122,3 +124,8 @@ def test_attributes_are_what_was_given() -> None:
     assert (refused.reason, refused.run) == ("item 3 is no AgentStepSpec", RUN)
     stuck = ExecutorNotPicklable("executor.lock", "it is a lock")
     assert (stuck.path, stuck.reason) == ("executor.lock", "it is a lock")
+
+
+def test_an_interrupt_is_no_exception_like_the_others() -> None:
+    """`except Exception` around a run catches every error but an interrupt, as it does with Python's own."""
+    assert all(issubclass(kind, Exception) == (kind is not FanoutInterrupted) for kind in CLASSES - {FanoutError})

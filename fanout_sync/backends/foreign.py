@@ -3,23 +3,30 @@
 from __future__ import annotations
 
 import itertools
+import math
 import os
 import pickle
 import threading
 from collections import OrderedDict
 from concurrent.futures import BrokenExecutor, CancelledError, Executor, Future
 from functools import cached_property
-from queue import SimpleQueue
+from queue import Empty, SimpleQueue
+from time import monotonic, time
 from typing import Any
 
 from ..attempt import Report, failure, run_attempt
+from ..current import StopSignal, begin_step
 from ..events import Event
 from ..executor import AgentExecutor, EventSender
 from ..records import StepError
+from ..retry import RetryRule
 from ..steps import AgentStepSpec
-from .backend import Session
+from .backend import SIGNALS_S, RunContext, Session
 from .forwarding import EventForwarder
 from .hooks import Hooks
+
+POLL_S = 0.05
+"""How often to ask a pool whether a step has begun that has a timeout."""
 
 MAX_REMOTE_EXECUTORS = 8
 """How many executors, the latest ones, a process of a foreign pool keeps set up."""
@@ -29,46 +36,94 @@ class ForeignSession(Session):
     """One run on somebody else's pool. What the pool cannot promise (isolation, killing) stays so.
 
     The pool may run steps in this process or in others: which, it tells by pickling them or not. In other processes
-    `setup` runs once each, `teardown` when they end, and the events of a step come together with its report.
+    `setup` runs once each, `teardown` when they end, and the events of a step come together with its report. A step
+    that is overdue is given up: it is reported, and what comes of it later is dropped.
     """
 
-    def __init__(self, pool: Executor, executor: AgentExecutor, event_tx: EventSender | None) -> None:
+    def __init__(self, pool: Executor, context: RunContext) -> None:
         self._pool = pool
-        self._forward = None if event_tx is None else EventForwarder(event_tx)
-        self._home = _Home(executor, event_tx)
+        self._stop = context.stop
+        self._forward = None if context.event_tx is None else EventForwarder(context.event_tx)
+        self._home = _Home(context.executor, context.event_tx, context.retry_rule, context.stop)
         self._home.hooks.arrive()
         if _runs_in_processes(pool):
             self._home.payload  # noqa: B018 - refused now, before any step runs, if it does not pickle
-        self._begun: dict[int, tuple[AgentStepSpec, Future[_Result] | None]] = {}
-        self._ended: SimpleQueue[tuple[int, BaseException | None, _Result | None]] = SimpleQueue()
+        self._begun: dict[int, _ForeignStep] = {}
+        self._ended: SimpleQueue[tuple[_ForeignStep, BaseException | None, _Result | None] | None] = SimpleQueue()
 
-    def start(self, ticket: int, spec: AgentStepSpec) -> None:
+    def start(self, ticket: int, spec: AgentStepSpec, attempt: int = 1, timeout_s: float | None = None) -> None:
+        step = self._begun[ticket] = _ForeignStep(self._home, ticket, spec, attempt, timeout_s)
         try:
-            future = self._pool.submit(_ForeignStep(self._home, ticket, spec))
+            future = self._pool.submit(step)
         except Exception as error:  # a pool that is broken or shut down: the step says so
-            self._begun[ticket] = (spec, None)
-            self._ended.put((ticket, error, None))
+            self._ended.put((step, error, None))
         else:
-            self._begun[ticket] = (spec, future)
-            future.add_done_callback(lambda done: self._ended.put((ticket, *_result_of(done))))
+            step.future = future
+            future.add_done_callback(lambda done: self._ended.put((step, *_result_of(done))))
 
-    def wait(self) -> Report:
-        return self._report(*self._ended.get())
+    def wait(self, timeout_s: float | None = None) -> Report | None:
+        until = math.inf if timeout_s is None else monotonic() + timeout_s
+        while True:
+            look_at, report = self._look()
+            if report is not None:
+                return report
+            left = min(until, look_at) - monotonic()
+            try:
+                ended = self._ended.get(timeout=max(0.0, min(left, SIGNALS_S)))
+            except Empty:
+                if monotonic() >= until or timeout_s is None:
+                    return None
+                continue
+            if ended is None:
+                return None
+            step, error, result = ended
+            if self._begun.get(step.ticket) is step:
+                del self._begun[step.ticket]
+                return self._report(step, error, result)
 
-    def poll(self) -> Report | None:
-        return None if self._ended.empty() else self.wait()
+    def wake(self) -> None:
+        self._ended.put(None)
+
+    def cancel(self, grace_s: float) -> list[Report]:
+        self._stop.set()
+        running = [step for step in self._begun.values() if step.future is not None and not step.future.cancel()]
+        reports: list[Report] = []
+        until = monotonic() + grace_s
+        while (left := until - monotonic()) > 0 and any(self._begun.get(step.ticket) is step for step in running):
+            if (report := self.wait(min(POLL_S, left))) is not None and report.status != "cancelled":
+                reports.append(report)
+        return reports
 
     def close(self) -> None:
         self._home.hooks.depart()
 
     def abort(self) -> None:
-        for _, future in self._begun.values():
-            if future is not None:
-                future.cancel()
+        self._stop.set()
+        for step in self._begun.values():
+            if step.future is not None:
+                step.future.cancel()
         self._home.hooks.depart()
 
-    def _report(self, ticket: int, error: BaseException | None, result: _Result | None) -> Report:
-        spec, _ = self._begun.pop(ticket)
+    def _look(self) -> tuple[float, Report | None]:
+        """Return when to look for overdue steps again, or the report of one."""
+        look_at, now = math.inf, monotonic()
+        for step in self._begun.values():
+            if step.timeout_s is None:
+                continue
+            # In this process a step tells when it begins; of one in another, the pool tells when it may have begun.
+            if step.began is None and step.future is not None and step.is_remote and step.future.running():
+                step.began = now
+            if step.began is None:
+                look_at = min(look_at, now + POLL_S)
+            elif now < step.began + step.timeout_s:
+                look_at = min(look_at, step.began + step.timeout_s)
+            else:
+                del self._begun[step.ticket]
+                return now, _given_up(step, now - step.began)
+        return look_at, None
+
+    def _report(self, step: _ForeignStep, error: BaseException | None, result: _Result | None) -> Report:
+        ticket, spec = step.ticket, step.spec
         if isinstance(result, Report):
             return result
         if result is not None:
@@ -86,6 +141,12 @@ class ForeignSession(Session):
         return read_report(ticket, spec, unpack(packed))
 
 
+def _given_up(step: _ForeignStep, duration_s: float) -> Report:
+    limit_s = f"{step.timeout_s:g}"
+    error = StepError("TimeoutError", f"timed out after {limit_s} s; its pool cannot stop it, so it is left to itself")
+    return failure(step.ticket, step.spec, "timed_out", error, time() - duration_s, duration_s)
+
+
 _Result = Report | tuple[bytes, list[str]]
 """What a step in this process returns, or one in another: the packed report and the events as JSON."""
 
@@ -93,9 +154,13 @@ _Result = Report | tuple[bytes, list[str]]
 class _Home:
     """What the steps of one run share in the process that they started from."""
 
-    def __init__(self, executor: AgentExecutor, event_tx: EventSender | None) -> None:
+    def __init__(
+        self, executor: AgentExecutor, event_tx: EventSender | None, rule: RetryRule | None, stop: StopSignal
+    ) -> None:
         self.executor = executor
         self.event_tx = event_tx
+        self.rule = rule
+        self.stop = stop
         self.hooks = Hooks(executor)
         self.token = f"{os.getpid()}-{next(_home_numbers)}"
 
@@ -103,15 +168,24 @@ class _Home:
     def payload(self) -> bytes:
         from ..workers.pickling import pickle_executor
 
-        return pickle_executor(self.executor)
+        return pickle_executor(self.executor, self.rule)
 
-    def run(self, ticket: int, spec: AgentStepSpec, event_tx: EventSender | None, worker: str | int) -> Report:
+    def run(
+        self,
+        ticket: int,
+        spec: AgentStepSpec,
+        attempt: int,
+        timeout_s: float | None,
+        event_tx: EventSender | None,
+        worker: str | int,
+    ) -> Report:
         self.hooks.arrive()
         try:
             setup_error = self.hooks.set_up()
             if setup_error is not None:
                 return failure(ticket, spec, "raised", setup_error)
-            return self.hooks.context.copy().run(run_attempt, self.executor, ticket, spec, event_tx, worker)
+            step = begin_step(spec, ticket, attempt, timeout_s, self.stop)
+            return self.hooks.context.copy().run(run_attempt, self.executor, step, event_tx, worker, self.rule)
         finally:
             self.hooks.depart()
 
@@ -120,30 +194,50 @@ _home_numbers = itertools.count(1)
 
 
 class _ForeignStep:
-    """What a foreign pool is given to call. Pickling it, which only a pool of processes does, makes it a remote one."""
+    """What a foreign pool is given to call. Pickling it, which only a pool of processes does, makes it a remote one.
 
-    def __init__(self, home: _Home, ticket: int, spec: AgentStepSpec) -> None:
+    Attributes:
+        future: The pool's; `None` until it has taken the step.
+        began: When the step began, on the clock of `time.monotonic()`; `None` as long as that is not known.
+        is_remote: Whether it was sent to another process.
+    """
+
+    def __init__(self, home: _Home, ticket: int, spec: AgentStepSpec, attempt: int, timeout_s: float | None) -> None:
+        self.ticket = ticket
+        self.spec = spec
+        self.attempt = attempt
+        self.timeout_s = timeout_s
+        self.future: Future[_Result] | None = None
+        self.began: float | None = None
+        self.is_remote = False
         self._home = home
-        self._ticket = ticket
-        self._spec = spec
 
     def __call__(self) -> _Result:
-        worker = threading.current_thread().name
-        return self._home.run(self._ticket, self._spec, self._home.event_tx, worker)
+        self.began = monotonic()
+        home = self._home
+        return home.run(self.ticket, self.spec, self.attempt, self.timeout_s, home.event_tx, _thread_name())
 
     def __reduce__(self) -> tuple[Any, ...]:
+        self.is_remote = True
         home = self._home
         wants_events = home.event_tx is not None
-        return _RemoteStep, (home.token, home.payload, wants_events, self._ticket, self._spec)
+        return _RemoteStep, (
+            home.token,
+            home.payload,
+            wants_events,
+            self.ticket,
+            self.spec,
+            self.attempt,
+            self.timeout_s,
+        )
 
 
 class _RemoteStep:
-    def __init__(self, token: str, payload: bytes, wants_events: bool, ticket: int, spec: AgentStepSpec) -> None:
+    def __init__(self, token: str, payload: bytes, wants_events: bool, *step: Any) -> None:
         self._token = token
         self._payload = payload
         self._wants_events = wants_events
-        self._ticket = ticket
-        self._spec = spec
+        self._step = step
 
     def __call__(self) -> tuple[bytes, list[str]]:
         from ..workers.messages import pack_report
@@ -151,8 +245,13 @@ class _RemoteStep:
         events = _EventList()
         event_tx = events if self._wants_events else None
         home = _remote_home(self._token, self._payload)
-        report = home.run(self._ticket, self._spec, event_tx, os.getpid())
-        return pack_report(report, self._spec), events.items
+        ticket, spec, attempt, timeout_s = self._step
+        report = home.run(ticket, spec, attempt, timeout_s, event_tx, os.getpid())
+        return pack_report(report, spec), events.items
+
+
+def _thread_name() -> str:
+    return threading.current_thread().name
 
 
 class _EventList:
@@ -176,7 +275,8 @@ def _remote_home(token: str, payload: bytes) -> _Home:
                 from multiprocessing.util import Finalize  # runs at the end of forked processes too, unlike atexit
 
                 Finalize(None, _leave_remote_homes, exitpriority=10)
-            home = _remote_homes[token] = _Home(pickle.loads(payload), None)
+            executor, rule = pickle.loads(payload)
+            home = _remote_homes[token] = _Home(executor, None, rule, StopSignal())
             home.hooks.arrive()
             if len(_remote_homes) > MAX_REMOTE_EXECUTORS:
                 _remote_homes.popitem(last=False)[1].hooks.depart()

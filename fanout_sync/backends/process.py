@@ -9,9 +9,8 @@ from collections.abc import Callable
 from concurrent.futures import Future
 from typing import TYPE_CHECKING, ParamSpec, TypeVar
 
-from ..executor import AgentExecutor, EventSender
 from ..options import positive_int
-from .backend import Backend, Session
+from .backend import Backend, RunContext, Session
 
 # The machinery of worker processes is imported by whoever uses it: `import fanout_sync` is to cost next to nothing.
 if TYPE_CHECKING:
@@ -45,37 +44,37 @@ class ProcessBackend(Backend):
         self._calls: Calls | None = None
         self._is_shut_down = False
 
-    def open(self, executor: AgentExecutor, bound: int, event_tx: EventSender | None, *, unattended: bool) -> Session:
+    def open(self, context: RunContext) -> Session:
         from ..workers.lanes import Lanes
         from ..workers.pickling import pickle_executor
         from .forwarding import EventForwarder
         from .process_session import ProcessSession, UnattendedProcessSession
 
-        payload = pickle_executor(executor)
+        payload = pickle_executor(context.executor, context.retry_rule)
         warm = self._take_warm()
-        on_event = None if event_tx is None else EventForwarder(event_tx)
-        size = bound if self._cap is None else min(bound, self._cap)
+        on_event = None if context.event_tx is None else EventForwarder(context.event_tx)
+        size = context.bound if self._cap is None else min(context.bound, self._cap)
         surplus = warm[size:]
         lanes = Lanes(size, payload, on_event, warm[:size])
         self._put_back(surplus)
-        return (UnattendedProcessSession if unattended else ProcessSession)(lanes, self._retire)
+        return (UnattendedProcessSession if context.unattended else ProcessSession)(lanes, self._retire)
 
     def keep_warm(self) -> None:
         with self._lock:
             self._keepers += 1
 
-    def cool_down(self) -> None:
+    def cool_down(self, *, is_urgent: bool = False) -> None:
         with self._lock:
             self._keepers -= 1
             if self._keepers:
                 return
-        _end(self._take_warm())
+        _end(self._take_warm(), is_urgent)
 
-    def _retire(self, lanes: Lanes) -> None:
+    def _retire(self, lanes: Lanes, is_urgent: Callable[[], bool]) -> None:
         """End the workers of a run that is over, or keep them for the next one."""
         if self._keepers:
             self._put_back(lanes.release())
-        lanes.close()
+        lanes.close(is_urgent)
 
     def submit(self, fn: Callable[P, T], /, *args: P.args, **kwargs: P.kwargs) -> Future[T]:
         """Schedule `fn(*args, **kwargs)` in a worker process; see `concurrent.futures.Executor`.
@@ -121,8 +120,8 @@ class ProcessBackend(Backend):
         _end(lanes)
 
 
-def _end(lanes: list[Lane]) -> None:
+def _end(lanes: list[Lane], is_urgent: bool = False) -> None:
     if lanes:
         from ..workers.lanes import Lanes
 
-        Lanes.end(lanes)
+        Lanes.end(lanes, is_urgent)

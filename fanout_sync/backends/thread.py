@@ -2,26 +2,31 @@
 
 from __future__ import annotations
 
+import contextlib
 import contextvars
 import itertools
+import math
 import os
 import threading
 import weakref
+from collections import deque
 from collections.abc import Callable
 from concurrent.futures import Future
 from functools import partial
 from queue import Empty, SimpleQueue
+from time import monotonic, time
 from typing import Any, ParamSpec, TypeVar
 
 from attrs import frozen
 
-from ..attempt import Report, failure, run_attempt
-from ..executor import TEARDOWN_GRACE_S, AgentExecutor, EventSender
+from ..attempt import Report, failure, run_attempt, timed_out
+from ..current import RunningStep, begin_step
+from ..executor import TEARDOWN_GRACE_S
 from ..logs import logger_for
 from ..options import positive_int
 from ..records import StepError
 from ..steps import AgentStepSpec
-from .backend import Backend, Session
+from .backend import SIGNALS_S, Backend, RunContext, Session
 from .hooks import Hooks
 
 P = ParamSpec("P")
@@ -29,64 +34,116 @@ T = TypeVar("T")
 
 logger = logger_for(__name__)
 
+POLL_S = 0.05
+"""How often a wait that is to end with a thread, or when woken, looks up."""
+
 _session_numbers = itertools.count(1)
+_Task = tuple[AgentStepSpec, int, int, float | None]
+_NUDGE: Any = ()
 
 
 class ThreadSession(Session):
     """Worker threads that take steps off one queue and put reports on another.
 
     The number of threads is the bound, so what waits in the queue beyond it never runs too early. The first worker
-    in runs `setup`, the last one out `teardown`.
+    in runs `setup`, the last one out `teardown`. A thread whose step is overdue is abandoned, and another one started
+    in its place.
     """
 
     lookahead = 64
 
-    def __init__(self, executor: AgentExecutor, bound: int, event_tx: EventSender | None) -> None:
-        self._executor = executor
-        self._bound = bound
-        self._event_tx = event_tx
-        self._hooks = Hooks(executor)
-        self._inbox: SimpleQueue[tuple[int, AgentStepSpec] | None] = SimpleQueue()
-        self._outbox: SimpleQueue[Report] = SimpleQueue()
+    def __init__(self, context: RunContext) -> None:
+        self._executor = context.executor
+        self._bound = context.bound
+        self._event_tx = context.event_tx
+        self._rule = context.retry_rule
+        self._stop = context.stop
+        self._hooks = Hooks(context.executor)
+        self._inbox: SimpleQueue[_Task | None] = SimpleQueue()
+        # Tasks that go before those in the inbox; for each one more there is a nudge in the inbox.
+        self._urgent: deque[_Task] = deque()
+        self._outbox: SimpleQueue[Report | None] = SimpleQueue()
         self._name = f"fanout-{next(_session_numbers)}"
-        self._threads: list[threading.Thread] = []
+        self._thread_numbers = itertools.count()
+        self._threads: dict[str, threading.Thread] = {}
         self._outstanding = 0
+        # By their identity: steps with a deadline that are running, with their worker. Who takes one out reports it.
+        self._limited: dict[int, tuple[RunningStep, str]] = {}
+        self._shortest_s = math.inf
+        self._look_at = math.inf
 
-    def start(self, ticket: int, spec: AgentStepSpec) -> None:
+    def start(self, ticket: int, spec: AgentStepSpec, attempt: int = 1, timeout_s: float | None = None) -> None:
         self._outstanding += 1
         if len(self._threads) < min(self._bound, self._outstanding):
             self._add_thread()
-        self._inbox.put((ticket, spec))
+        if timeout_s is not None and (self._look_at == math.inf or timeout_s < self._shortest_s):
+            self._shortest_s = min(timeout_s, self._shortest_s)
+            self._look_at = min(self._look_at, monotonic() + timeout_s)
+        if attempt > 1:
+            self._urgent.append((spec, ticket, attempt, timeout_s))
+            self._inbox.put(_NUDGE)
+        else:
+            self._inbox.put((spec, ticket, attempt, timeout_s))
 
-    def wait(self) -> Report:
-        report = self._outbox.get()
-        self._outstanding -= 1
+    def wait(self, timeout_s: float | None = None) -> Report | None:
+        if timeout_s is None and self._look_at == math.inf:
+            try:
+                report = self._outbox.get(timeout=SIGNALS_S)
+            except Empty:
+                return None
+        else:
+            report = self._wait_and_watch(timeout_s)
+        if report is not None:
+            self._outstanding -= 1
         return report
 
-    def poll(self) -> Report | None:
-        return None if self._outbox.empty() else self.wait()
+    def wake(self) -> None:
+        self._outbox.put(None)
+
+    def cancel(self, grace_s: float) -> list[Report]:
+        self._drop_tasks()
+        self._stop.set()
+        self._dismiss()
+        reports: list[Report] = []
+        until = monotonic() + grace_s
+        while (left := until - monotonic()) > 0 and any(thread.is_alive() for thread in self._threads.values()):
+            if (report := self.wait(min(POLL_S, left))) is not None:
+                reports.append(report)
+        while not self._outbox.empty():
+            if (report := self.poll()) is not None:
+                reports.append(report)
+        return reports
 
     def close(self) -> None:
         self._dismiss()
-        for thread in self._threads:
-            thread.join(TEARDOWN_GRACE_S)
-            if thread.is_alive():
-                logger.warning("teardown() is still running after %s s; its thread is abandoned", TEARDOWN_GRACE_S)
-                return
+        until = monotonic() + TEARDOWN_GRACE_S
+        for thread in self._threads.values():
+            while thread.is_alive():
+                thread.join(POLL_S)
+                if not self._outbox.empty():  # woken
+                    return
+                if monotonic() >= until:
+                    logger.warning("teardown() is still running after %s s; its thread is abandoned", TEARDOWN_GRACE_S)
+                    return
 
     def abort(self) -> None:
-        try:
+        self._drop_tasks()
+        self._stop.set()
+        self._dismiss()
+
+    def _drop_tasks(self) -> None:
+        self._urgent.clear()
+        with contextlib.suppress(Empty):
             while True:
                 self._inbox.get_nowait()
-        except Empty:
-            self._dismiss()
 
     def _dismiss(self) -> None:
         for _ in self._threads:
             self._inbox.put(None)
 
     def _add_thread(self) -> None:
-        thread = threading.Thread(target=self._work, name=f"{self._name}_{len(self._threads)}", daemon=True)
+        name = f"{self._name}_{next(self._thread_numbers)}"
+        thread = threading.Thread(target=self._work, name=name, daemon=True)
         self._hooks.arrive()
         try:
             thread.start()
@@ -97,29 +154,87 @@ class ThreadSession(Session):
             # The system gives no more threads; the steps wait for those that there are.
             self._bound = len(self._threads)
         else:
-            self._threads.append(thread)
+            self._threads[name] = thread
+
+    def _wait_and_watch(self, timeout_s: float | None) -> Report | None:
+        now = monotonic()
+        until = math.inf if timeout_s is None else now + timeout_s
+        while True:
+            if now >= self._look_at:
+                self._abandon_overdue(now)
+            try:
+                return self._outbox.get(timeout=max(0.0, min(until, self._look_at, now + SIGNALS_S) - now))
+            except Empty:
+                now = monotonic()
+                if now >= until or timeout_s is None:
+                    return None
+
+    def _abandon_overdue(self, now: float) -> None:
+        # What is not running yet has at least the shortest timeout left.
+        self._look_at = math.inf if self._inbox.empty() else now + self._shortest_s
+        for key, (step, worker) in list(self._limited.items()):
+            deadline = step[4] or math.inf
+            if now < deadline:
+                self._look_at = min(self._look_at, deadline)
+            elif self._limited.pop(key, None) is not None:
+                self._abandon(step, worker, now)
+
+    def _abandon(self, step: RunningStep, worker: str, now: float) -> None:
+        *_, timeout_s, deadline, _ = step
+        duration_s = (timeout_s or 0.0) + now - (deadline or now)
+        del self._threads[worker]
+        and_then = f"; its thread {worker} is abandoned and replaced"
+        self._outbox.put(timed_out(step, time() - duration_s, duration_s, worker, and_then))
+        self._add_thread()
+        self._hooks.depart()
 
     def _work(self) -> None:
         setup_error = self._hooks.set_up()
-        take, give = self._inbox.get, self._outbox.put
-        executor, event_tx, context = self._executor, self._event_tx, self._hooks.context
-        name = threading.current_thread().name
+        take, give, urgent = self._inbox.get, self._outbox.put, self._urgent
+        executor, event_tx, rule, stop = self._executor, self._event_tx, self._rule, self._stop
+        context, name = self._hooks.context, threading.current_thread().name
         while True:
             task = None
             try:
                 if (task := take()) is None:
                     break
-                ticket, spec = task
-                if setup_error is None:
-                    give(context.copy().run(run_attempt, executor, ticket, spec, event_tx, name))
-                else:
+                if (urgent or task is _NUDGE) and (task := self._swapped(task)) is None:
+                    continue
+                spec, ticket, attempt, timeout_s = task
+                if setup_error is not None:
                     give(failure(ticket, spec, "raised", setup_error))
+                elif timeout_s is None:
+                    step = (spec, ticket, attempt, None, None, stop)
+                    give(context.copy().run(run_attempt, executor, step, event_tx, name, rule))
+                elif not self._run_limited(begin_step(spec, ticket, attempt, timeout_s, stop), name):
+                    return
             except BaseException as error:
                 # Ours, or memory ran out, or somebody raised it in this thread from outside (as watchdogs do), just
                 # now. The run must not wait for ever.
                 if task is not None:
-                    give(failure(*task, "raised", StepError.of(error)))
+                    give(failure(task[1], task[0], "raised", StepError.of(error)))
         self._hooks.depart()
+
+    def _swapped(self, task: _Task) -> _Task | None:
+        """Return the most urgent task in place of this one; `None` if it has been dropped."""
+        if task is not _NUDGE:
+            self._urgent.append(task)
+        return self._urgent.popleft() if self._urgent else None
+
+    def _run_limited(self, step: RunningStep, worker: str) -> bool:
+        """Run a step that has a deadline; return whether this thread still has its place."""
+        key = id(step)
+        self._limited[key] = step, worker
+        try:
+            report = self._hooks.context.copy().run(
+                run_attempt, self._executor, step, self._event_tx, worker, self._rule
+            )
+        except BaseException as error:  # as in `_work`
+            report = failure(step[1], step[0], "raised", StepError.of(error))
+        if self._limited.pop(key, None) is None:
+            return False  # abandoned: reported, replaced, and gone from the count
+        self._outbox.put(report)
+        return True
 
 
 class ThreadBackend(Backend):
@@ -144,10 +259,8 @@ class ThreadBackend(Backend):
         self._is_shut_down = False
         weakref.finalize(self, _dismiss, self._threads, self._calls)
 
-    def open(
-        self, executor: AgentExecutor, bound: int, event_tx: EventSender | None, *, unattended: bool
-    ) -> ThreadSession:
-        return ThreadSession(executor, bound, event_tx)
+    def open(self, context: RunContext) -> ThreadSession:
+        return ThreadSession(context)
 
     def submit(self, fn: Callable[P, T], /, *args: P.args, **kwargs: P.kwargs) -> Future[T]:
         """Schedule `fn(*args, **kwargs)` in a copy of the caller's context; see `concurrent.futures.Executor`."""

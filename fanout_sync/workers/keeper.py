@@ -34,7 +34,6 @@ class LaneKeeper:
         self._orders.append(order)
         with self._start_lock:
             if self._thread is None:
-                self._lanes.allow_waking()
                 self._thread = threading.Thread(target=self._keep, name="fanout-keeper", daemon=True)
                 self._thread.start()
         self._lanes.wake()

@@ -4,18 +4,22 @@ from __future__ import annotations
 
 import atexit
 import contextlib
+import math
 import os
+import secrets
 import select
 import signal
 import sys
 import threading
 import time
 import weakref
+from collections.abc import Iterable
 from typing import Any, Literal
 
-from attrs import define, field
+from attrs import define, field, frozen
 
 from .link import CallerLink, open_link
+from .tree import MARK, Root, kill_group, kill_trees, mark_below
 from .worker import LOST_LINK_EXIT_CODE
 from .worker import main as worker_main
 
@@ -31,6 +35,7 @@ class Assignment:
 
     ticket: int
     message: bytes
+    timeout_s: float | None = None
     deliveries: int = 0
 
 
@@ -40,6 +45,7 @@ class Lane:
 
     process: Any
     link: CallerLink
+    mark: str
     prepared: bytes
     caller_pid: int = field(factory=os.getpid)
     state: Literal["starting", "idle", "busy", "leaving", "gone"] = "starting"
@@ -47,9 +53,11 @@ class Lane:
     pidfd: int | None = None
     assignment: Assignment | None = None
     assigned_at: float = 0.0
+    overdue_at: float = math.inf
     kill_at: float = 0.0
     is_unread: bool = False
     verdict: str = ""
+    is_timed_out: bool = False
 
     def __attrs_post_init__(self) -> None:
         _known.add(self)
@@ -66,6 +74,7 @@ class Lane:
         return _is_readable(self.pidfd, 0.0)
 
     def kill(self) -> None:
+        """Kill the worker and what is in its process group; see `kill_lanes` for all that it started."""
         if os.getpid() != self.caller_pid:
             return
         with contextlib.suppress(ProcessLookupError):
@@ -75,6 +84,12 @@ class Lane:
                 self.process.terminate()
             elif not self.is_dead():  # and so not reaped: the number is still this worker's own
                 os.kill(self.pid, signal.SIGKILL)
+        self.kill_followers()
+
+    def kill_followers(self) -> None:
+        """Kill what is left of the worker's process group."""
+        if os.getpid() == self.caller_pid:
+            kill_group(self.pid)
 
     def abandon(self) -> None:
         """Let go of a worker that belongs to another process: this one is a fork of its caller."""
@@ -107,27 +122,49 @@ class Lane:
             code = self.process.exitcode
         return code
 
-    def obituary(self) -> str:
-        """Say how the worker ended."""
+    def obituary(self) -> Obituary:
+        """Tell how the worker ended."""
         code = self.exit_code()
+        exit_code = code if code is not None and code >= 0 else None
+        signal_name = _signal_name(-code) if code is not None and code < 0 else None
+        return Obituary(self._last_sentence(exit_code, signal_name), exit_code, signal_name)
+
+    def _last_sentence(self, exit_code: int | None, signal_name: str | None) -> str:
         if self.verdict:
             return f"worker process {self.pid} was killed: {self.verdict}"
-        if code == LOST_LINK_EXIT_CODE:
+        if exit_code == LOST_LINK_EXIT_CODE:
             return f"worker process {self.pid} left: {CLOSED_DESCRIPTORS}"
-        if code is None:
+        if exit_code is not None:
+            return f"worker process {self.pid} exited with code {exit_code}"
+        if signal_name is None:
             return f"worker process {self.pid} died; somebody else collected its exit code"
-        if code >= 0:
-            return f"worker process {self.pid} exited with code {code}"
-        name = _signal_name(-code)
-        hint = " (the system does this when memory runs out)" if name == "SIGKILL" else ""
-        return f"worker process {self.pid} was killed by {name}{hint}"
+        hint = " (the system does this when memory runs out)" if signal_name == "SIGKILL" else ""
+        return f"worker process {self.pid} was killed by {signal_name}{hint}"
 
 
-def start_worker() -> tuple[Any, CallerLink]:
+@frozen
+class Obituary:
+    """How a worker ended, in words and in numbers."""
+
+    text: str
+    exit_code: int | None
+    signal: str | None
+
+
+def kill_lanes(lanes: Iterable[Lane]) -> None:
+    """Kill workers and all that their steps started."""
+    ours = [lane for lane in lanes if lane.caller_pid == os.getpid()]
+    if any(lane.start_is_known for lane in ours):  # the others have hardly had the time to start anything
+        kill_trees([Root(lane.pid, lane.mark) for lane in ours if not lane.is_dead()])
+    for lane in ours:
+        lane.kill()
+
+
+def start_worker(prepared: bytes) -> Lane:
     """Start a worker process.
 
-    Returns:
-        The loky process and the caller's end of the link to it.
+    Args:
+        prepared: The message that the worker will be sent first.
 
     Raises:
         OSError: There are no more processes or descriptors to be had; loky may raise others.
@@ -138,7 +175,10 @@ def start_worker() -> tuple[Any, CallerLink]:
         raise RuntimeError("the interpreter is exiting")
     link, theirs = open_link()
     try:
-        process = get_context("loky").Process(target=worker_main, args=(theirs,), name="fanout-worker")
+        mark = secrets.token_hex(8)
+        process = get_context("loky").Process(
+            target=worker_main, args=(theirs, mark), name="fanout-worker", env={MARK: mark_below(mark)}
+        )
         process.start()
     except BaseException:
         link.close()
@@ -146,7 +186,7 @@ def start_worker() -> tuple[Any, CallerLink]:
     finally:
         if sys.platform != "win32":
             theirs.close()  # so that the worker's death is the end of what comes
-    return process, link
+    return Lane(process, link, mark, prepared)
 
 
 def open_pidfd(pid: int) -> int | None:
@@ -178,5 +218,4 @@ _is_exiting = threading.Event()
 def _kill_at_exit() -> None:
     # Registered after multiprocessing's own hook and so called before it: that one waits for children to end.
     _is_exiting.set()
-    for lane in list(_known):
-        lane.kill()
+    kill_lanes([lane for lane in _known if lane.state != "gone"])

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import math
 import multiprocessing
 import os
 import selectors
@@ -19,7 +20,7 @@ from ..executor import TEARDOWN_GRACE_S
 from ..logs import logger_for
 from ..records import StepError
 from . import messages
-from .lane import CLOSED_DESCRIPTORS, POLL_S, Assignment, Lane, open_pidfd, start_worker
+from .lane import CLOSED_DESCRIPTORS, POLL_S, Assignment, Lane, Obituary, kill_lanes, open_pidfd, start_worker
 from .link import Garbled, LinkLost
 from .messages import Message, pack
 
@@ -31,6 +32,9 @@ MAX_FAILED_STARTS = 3
 MAX_DELIVERIES = 3
 """So many workers in a row that die before they have read the same step, and it is given up."""
 
+STOP_BY_ITSELF_S = 0.25
+"""So long after its deadline a step may still stop by itself, and its worker live."""
+
 _START_AGAIN_S = 0.3
 _EXIT_PATIENCE_S = 1.0  # from a worker's closed socket to its exit; a core dump takes its time
 
@@ -40,10 +44,12 @@ class Lost:
     """What a lane gives instead of an answer: no worker could start, or the one that ran the step died."""
 
     error: StepError
-    status: Literal["crashed", "raised"]
+    status: Literal["crashed", "raised", "timed_out"]
     pid: int | None = None
     started: float | None = None
     duration_s: float | None = None
+    exit_code: int | None = None
+    signal: str | None = None
 
 
 class Lanes:
@@ -74,16 +80,17 @@ class Lanes:
         self._last_failure: Lost | None = None
         self._start_at = 0.0
         self._must_look = False
-        self._wake_lock = threading.Lock()
-        self._wake_fds: tuple[int, int] | None = None
+        self._look_at = math.inf
+        self._wake_lock = threading.RLock()  # a signal handler may wake the very thread that is just about to
+        self._wake_fds: tuple[int, int] | None = self._open_wake_pipe()
         for lane in warm:
             if lane.prepared != self._prepare:
                 lane.state, lane.start_is_known, lane.prepared = "starting", False, self._prepare
             self._adopt(lane)
 
-    def start(self, ticket: int, message: bytes) -> None:
-        """Give `message` to a worker, as soon as one is free."""
-        self._pending.append(Assignment(ticket, message))
+    def start(self, ticket: int, message: bytes, timeout_s: float | None = None) -> None:
+        """Give `message` to a worker, as soon as one is free, and kill that if it is at it for too long."""
+        self._pending.append(Assignment(ticket, message, timeout_s))
         try:
             self._assign()
         except Exception as error:
@@ -94,37 +101,42 @@ class Lanes:
         may_wait_for_more = timeout is None or timeout > POLL_S
         if may_wait_for_more and (self._must_look or (self._pending and not self._lanes)):
             timeout = POLL_S
+        if self._look_at < math.inf:
+            left = max(0.0, self._look_at - time.monotonic())
+            timeout = left if timeout is None else min(timeout, left)
         try:
             for key, mask in self._selector.select(timeout):
                 key.data(mask)
             if self._must_look:
                 self._look_after_lanes()
+            if self._look_at < math.inf:
+                self._kill_overdue()
             if self._pending and not self._lanes:
                 self._assign()
         except Exception as error:
             self._collapse(error)
 
     def wake(self) -> None:
-        """Make `turn` return now; may be called from any thread once `allow_waking` was."""
+        """Make `turn` return, now or when it is called next. From any thread, and from a signal handler."""
         with self._wake_lock:  # or its owner might close the pipe just now, and somebody else get the number
             if self._wake_fds is not None:
                 with contextlib.suppress(BlockingIOError):  # full of calls that are not answered yet
                     os.write(self._wake_fds[1], b"!")
 
-    def allow_waking(self) -> None:
-        """Prepare for `wake`."""
-        reader, writer = self._wake_fds = os.pipe()
+    def _open_wake_pipe(self) -> tuple[int, int]:
+        reader, writer = os.pipe()
         os.set_blocking(reader, False)
         os.set_blocking(writer, False)
         self._selector.register(reader, selectors.EVENT_READ, lambda mask: os.read(reader, 4096))
+        return reader, writer
 
     @classmethod
-    def end(cls, warm: list[Lane]) -> None:
-        """End the workers that an earlier set gave up."""
+    def end(cls, warm: list[Lane], is_urgent: bool) -> None:
+        """End the workers that an earlier set gave up: after `teardown`, or at once."""
         lanes = cls(1, b"")
         for lane in warm:
             lanes._adopt(lane)
-        lanes.close()
+        lanes.close(lambda: is_urgent)
 
     def release(self) -> list[Lane]:
         """Give up the idle workers, alive, to be the `warm` ones of another set; `close` ends the rest."""
@@ -134,26 +146,27 @@ class Lanes:
             lane.state = "idle"
         return kept
 
-    def close(self) -> None:
-        """End every worker: idle ones after `teardown`, all others at once. Returns when none is left."""
+    def close(self, is_urgent: Callable[[], bool] = lambda: False) -> None:
+        """End every worker: idle ones after `teardown`, all others at once. Returns when none is left.
+
+        Args:
+            is_urgent: Asked after each turn whether to kill those, too.
+        """
         self._pending.clear()
-        for lane in list(self._lanes):
-            if lane.state == "idle":
-                self._dismiss(lane)
-            else:
-                lane.kill()
+        kill_lanes([lane for lane in self._lanes if lane.state != "idle"])
+        for lane in list(self._idle):
+            self._dismiss(lane)
         deadline = time.monotonic() + TEARDOWN_GRACE_S
-        while self._lanes and (left := deadline - time.monotonic()) > 0:
+        while self._lanes and (left := deadline - time.monotonic()) > 0 and not is_urgent():
             self.turn(left)
-        if self._lanes:
+        if self._lanes and not is_urgent():
             logger.warning("teardown() is still running after %s s; its worker is killed", TEARDOWN_GRACE_S)
         self.abort()
 
     def abort(self) -> None:
         """Kill every worker now. Returns when none is left."""
         self._pending.clear()
-        for lane in self._lanes:
-            lane.kill()
+        kill_lanes(self._lanes)
         for lane in list(self._lanes):
             if not lane.await_exit(TEARDOWN_GRACE_S):
                 logger.warning("worker process %s does not end though it was killed", lane.pid)
@@ -185,6 +198,9 @@ class Lanes:
         lane.assignment = assignment
         lane.assigned_at = time.time()
         lane.state = "busy"
+        if assignment.timeout_s is not None:
+            lane.overdue_at = time.monotonic() + assignment.timeout_s + STOP_BY_ITSELF_S
+            self._look_at = min(self._look_at, lane.overdue_at)
         self._send(lane, assignment.message)
 
     def _give_up(self) -> None:
@@ -197,8 +213,8 @@ class Lanes:
         logger.error("the workers are given up: %s", error, exc_info=error)
         self._failed_starts = MAX_FAILED_STARTS
         self._last_failure = Lost(StepError.of(error), "crashed")
+        kill_lanes(self._lanes)
         for lane in list(self._lanes):
-            lane.kill()
             lane.await_exit(_EXIT_PATIENCE_S)
             self._forget(lane)
             lane.link.close()
@@ -208,7 +224,7 @@ class Lanes:
 
     def _add_lane(self) -> None:
         try:
-            process, link = start_worker()
+            lane = start_worker(self._prepare)
         except Exception as error:
             # No processes or descriptors to be had, chiefly. The workers there are do it alone; if there are none,
             # it is worth trying again, but not at once.
@@ -216,7 +232,7 @@ class Lanes:
             if not self._lanes:
                 self._start_failed(Lost(StepError.of(error), "crashed"))
         else:
-            self._adopt(Lane(process, link, self._prepare))
+            self._adopt(lane)
 
     def _adopt(self, lane: Lane) -> None:
         self._lanes.append(lane)
@@ -252,7 +268,7 @@ class Lanes:
             return
         except Exception as error:  # garbage, or more than there is memory for: this worker's fault alone
             lane.verdict = _verdict_on(error)
-            lane.kill()
+            kill_lanes([lane])
             self._lose(lane, unread=False)
             return
         for message in received:
@@ -278,6 +294,7 @@ class Lanes:
         else:
             self._failed_starts = 0
             lane.assignment = None
+            lane.overdue_at = math.inf
             self.answers.append((message[1], message))
             self._has_time(lane)
 
@@ -330,9 +347,11 @@ class Lanes:
     def _bury(self, lane: Lane) -> None:
         self._forget(lane)
         lane.link.close()
+        lane.kill_followers()
         obituary = lane.obituary()
         if not lane.start_is_known:
-            self._start_failed(Lost(StepError("WorkerDied", f"{obituary} while it started"), "crashed", lane.pid))
+            error = StepError("WorkerDied", f"{obituary.text} while it started")
+            self._start_failed(Lost(error, "crashed", lane.pid, exit_code=obituary.exit_code, signal=obituary.signal))
         elif lane.assignment is not None:
             if lane.is_unread and lane.assignment.deliveries < MAX_DELIVERIES:
                 # The worker never began this step, so nothing of it has happened yet.
@@ -368,7 +387,18 @@ class Lanes:
                 self._on_death(lane)
             elif lane.kill_at and now >= lane.kill_at:
                 lane.verdict = lane.verdict or CLOSED_DESCRIPTORS
-                lane.kill()
+                kill_lanes([lane])
+
+    def _kill_overdue(self) -> None:
+        now = time.monotonic()
+        if now < self._look_at:
+            return
+        overdue = [lane for lane in self._lanes if lane.overdue_at <= now]
+        kill_lanes(overdue)
+        for lane in overdue:
+            lane.is_timed_out = True
+            lane.overdue_at = math.inf
+        self._look_at = min((lane.overdue_at for lane in self._lanes), default=math.inf)
 
 
 def _verdict_on(error: Exception) -> str:
@@ -377,6 +407,14 @@ def _verdict_on(error: Exception) -> str:
     return f"what it sent could not be taken in: {StepError.of(error)}"
 
 
-def _loss_of(lane: Lane, obituary: str) -> Lost:
+def _loss_of(lane: Lane, obituary: Obituary) -> Lost:
+    assert lane.assignment is not None, "it was lost with a step"
     duration_s = max(0.0, time.time() - lane.assigned_at)
-    return Lost(StepError("WorkerDied", obituary), "crashed", lane.pid, lane.assigned_at, duration_s)
+    if lane.is_timed_out:
+        killed = f"worker process {lane.pid} and all that it had started were killed"
+        error = StepError("TimeoutError", f"timed out after {lane.assignment.timeout_s:g} s; {killed}")
+        return Lost(error, "timed_out", lane.pid, lane.assigned_at, duration_s)
+    error = StepError("WorkerDied", obituary.text)
+    return Lost(
+        error, "crashed", lane.pid, lane.assigned_at, duration_s, exit_code=obituary.exit_code, signal=obituary.signal
+    )

@@ -8,13 +8,14 @@ import pickle
 from typing import Any
 
 from ..attempt import Report, failure
+from ..current import RunningStep, StopSignal, begin_step
 from ..records import StepError
 from ..steps import AgentStepSpec, StepOutcome
 from ..strict_json import Json, check_json
 
 # From the caller.
-PREPARE = "prepare"  # (PREPARE, pickled executor, whether events are wanted)
-STEP = "step"  # (STEP, ticket, spec fields)
+PREPARE = "prepare"  # (PREPARE, pickled executor and retry rule, whether events are wanted)
+STEP = "step"  # (STEP, ticket, spec fields, attempt, timeout in seconds)
 CALL = "call"  # (CALL, ticket, pickled function and arguments)
 STOP = "stop"  # (STOP,)
 
@@ -36,8 +37,8 @@ def pack(message: Message) -> bytes:
     return pickle.dumps(message, 5)
 
 
-def pack_step(ticket: int, spec: AgentStepSpec) -> bytes:
-    """Return the STEP message of a spec.
+def pack_step(ticket: int, spec: AgentStepSpec, attempt: int, timeout_s: float | None) -> bytes:
+    """Return the STEP message of an attempt at a spec.
 
     Raises:
         WireError: The spec's `output_schema` is nothing that JSON can carry.
@@ -45,14 +46,16 @@ def pack_step(ticket: int, spec: AgentStepSpec) -> bytes:
     check_json(spec.output_schema, "output_schema")
     schema = None if spec.output_schema is None else _dump(spec.output_schema)
     texts = (spec.task_id, spec.agent, spec.description, spec.prompt)
-    return pack((STEP, ticket, *map(_exact, texts), spec.max_steps, _exact_or_none(spec.parent_session_id), schema))
+    parent_session_id = _exact_or_none(spec.parent_session_id)
+    return pack((STEP, ticket, *map(_exact, texts), spec.max_steps, parent_session_id, schema, attempt, timeout_s))
 
 
-def unpack_step(message: Message) -> tuple[int, AgentStepSpec]:
-    """Return the ticket and the spec of a STEP message."""
-    _, ticket, task_id, agent, description, prompt, max_steps, parent_session_id, schema = message
+def unpack_step(message: Message, stop: StopSignal) -> RunningStep:
+    """Return the step of a STEP message; its time begins now."""
+    _, ticket, task_id, agent, description, prompt, max_steps, parent_session_id, schema, attempt, timeout_s = message
     output_schema = None if schema is None else json.loads(schema)
-    return ticket, AgentStepSpec(task_id, agent, description, prompt, max_steps, parent_session_id, output_schema)
+    spec = AgentStepSpec(task_id, agent, description, prompt, max_steps, parent_session_id, output_schema)
+    return begin_step(spec, ticket, attempt, timeout_s, stop)
 
 
 def pack_report(report: Report, spec: AgentStepSpec) -> bytes:
@@ -76,15 +79,14 @@ def read_report(ticket: int, spec: AgentStepSpec, message: Message) -> Report:
 
 
 def _unpack_report(message: Message) -> Report:
-    _, ticket, status, task_id, session_id, agent, output, success, structured, error, started, duration_s, worker = (
-        message
-    )
+    _, ticket, status, error, started, duration_s, worker, retry_in, *outcome_fields = message
+    task_id, session_id, agent, output, success, structured = outcome_fields
     if structured is not None:
         structured = json.loads(structured)
     if error is not None:
         error = StepError(*error)
     outcome = StepOutcome(task_id, session_id, agent, output, success, structured)
-    return Report(ticket, status, outcome, error, started, duration_s, worker)
+    return Report(ticket, status, outcome, error, started, duration_s, worker, retry_in)
 
 
 def unpack(data: bytes | bytearray | memoryview) -> Message:
@@ -108,23 +110,23 @@ class _BuiltinsUnpickler(pickle.Unpickler):
 
 
 def _pack_report(report: Report) -> bytes:
-    ticket, status, outcome, error, started, duration_s, worker = report
-    structured = None if outcome.structured is None else _dump(outcome.structured)
+    ticket, status, outcome, error, started, duration_s, worker, retry_in, *_ = report
     return pack(
         (
             DONE,
             ticket,
             status,
+            None if error is None else error_fields(error),
+            started,
+            duration_s,
+            worker,
+            retry_in,
             _exact(outcome.task_id),
             _exact(outcome.session_id),
             _exact(outcome.agent),
             _exact(outcome.output),
             outcome.success,
-            structured,
-            None if error is None else error_fields(error),
-            started,
-            duration_s,
-            worker,
+            None if outcome.structured is None else _dump(outcome.structured),
         )
     )
 

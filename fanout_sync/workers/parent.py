@@ -7,22 +7,24 @@ import select
 import threading
 import time
 
+from .tree import Root, kill_trees
+
 ORPHANED_EXIT_CODE = 83
 """How a worker leaves whose caller is gone; nobody is there to see it."""
 
 _LOOK_EVERY_S = 0.5
 
 
-def watch_parent() -> None:
-    """Watch the process that started this one, from a thread, and end this one with it.
+def watch_parent(mark: str) -> None:
+    """Watch the process that started this one, from a thread, and end this one and all that it started with it.
 
     The closed socket tells only a worker that reads it: not one that is busy, nor one whose socket is held open by
     another child of the caller.
     """
-    threading.Thread(target=_watch, args=(os.getppid(),), name="fanout-parent-watch", daemon=True).start()
+    threading.Thread(target=_watch, args=(os.getppid(), mark), name="fanout-parent-watch", daemon=True).start()
 
 
-def _watch(parent: int) -> None:
+def _watch(parent: int, mark: str) -> None:
     try:
         pidfd = os.pidfd_open(parent)
     except (AttributeError, OSError):  # no such thing here, or the parent is gone already
@@ -37,4 +39,5 @@ def _watch(parent: int) -> None:
             time.sleep(_LOOK_EVERY_S)
         elif any(event & select.POLLNVAL for _, event in poll.poll(_LOOK_EVERY_S * 1000)):
             poll = None
+    kill_trees([Root(os.getpid(), mark)], spare=os.getpid())
     os._exit(ORPHANED_EXIT_CODE)

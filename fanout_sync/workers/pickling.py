@@ -11,21 +11,25 @@ import cloudpickle
 from ..errors import ExecutorNotPicklable
 from ..executor import AgentExecutor
 from ..records import StepError
+from ..retry import RetryRule
 from ..wording import describe
 
 _DEEPEST_PATH = 12
 
 
-def pickle_executor(executor: AgentExecutor) -> bytes:
-    """Return the executor as bytes; classes and functions of `__main__` and of notebook cells go by value.
+def pickle_executor(executor: AgentExecutor, retry_rule: RetryRule | None) -> bytes:
+    """Return both as the bytes of a pair; classes and functions of `__main__` and of notebook cells go by value.
 
     Raises:
-        ExecutorNotPicklable: It cannot be pickled; the error names the attribute at fault.
+        ExecutorNotPicklable: One of them cannot be pickled; the error names the attribute at fault.
     """
     try:
-        return _dumps(executor)
+        return _dumps((executor, retry_rule))
     except Exception as error:
-        path, value, cause = _culprit("executor", executor, error)
+        culprit: tuple[str, Any] = ("executor", executor)
+        if _is_picklable(executor):
+            culprit = ("retry", retry_rule)
+        path, value, cause = _culprit(*culprit, error)
         if value is executor:
             raise ExecutorNotPicklable(path, f"{StepError.of(cause)}") from error
         raise ExecutorNotPicklable(path, f"it is {describe(value)} ({StepError.of(cause)})") from error
@@ -34,6 +38,14 @@ def pickle_executor(executor: AgentExecutor) -> bytes:
 def _dumps(value: Any) -> bytes:
     data: bytes = cloudpickle.dumps(value, protocol=5)
     return data
+
+
+def _is_picklable(value: Any) -> bool:
+    try:
+        _dumps(value)
+    except Exception:  # why is asked later
+        return False
+    return True
 
 
 def _culprit(path: str, value: Any, error: Exception) -> tuple[str, Any, Exception]:

@@ -12,8 +12,10 @@ import threading
 from typing import TYPE_CHECKING, Any, NoReturn
 
 from ..attempt import run_attempt
+from ..current import StopSignal, running_step
 from ..executor import AgentExecutor
 from ..records import StepError
+from ..retry import RetryRule
 from . import messages
 from .link import LinkLost, WorkerLink, adopt
 from .messages import Message, error_fields, pack, pack_report, unpack_step
@@ -27,10 +29,15 @@ LOST_LINK_EXIT_CODE = 82
 """How a worker leaves when it can no longer reach its caller."""
 
 
-def main(end: Any) -> None:
-    """Serve the caller at the other end of `end` until it says stop. The target of the loky process."""
+def main(end: Any, mark: str) -> None:
+    """Serve the caller at the other end of `end` until it says stop. The target of the loky process.
+
+    Args:
+        end: See `link.adopt`.
+        mark: By which this worker's descendants are known.
+    """
     _keep_terminal_to_the_caller()
-    watch_parent()
+    watch_parent(mark)
     worker = Worker(adopt(end))
     try:
         worker.serve()
@@ -50,6 +57,8 @@ class Worker:
         self._link = link
         self._pid = os.getpid()
         self._executor: AgentExecutor | None = None
+        self._rule: RetryRule | None = None
+        self._stop = StopSignal()  # never set: a worker that is to stop is killed
         self._event_tx: WorkerEventSender | None = None
         self._surroundings = Surroundings()
 
@@ -75,7 +84,7 @@ class Worker:
         self._tear_down()
         self._event_tx = WorkerEventSender(self._link) if wants_events else None
         try:
-            executor = pickle.loads(payload) if payload else None
+            executor, self._rule = pickle.loads(payload) if payload else (None, None)
             if executor is not None:
                 executor.setup()
         except BaseException as error:  # the executor's own code: SystemExit too is a reason to tell
@@ -108,10 +117,11 @@ class Worker:
         return is_fit
 
     def _run_step(self, message: Message) -> bytes:
-        ticket, spec = unpack_step(message)
+        step = unpack_step(message, self._stop)
         assert self._executor is not None, "STEP comes after READY"
-        report = run_attempt(self._executor, ticket, spec, self._event_tx, self._pid)
-        return pack_report(report, spec)
+        report = run_attempt(self._executor, step, self._event_tx, self._pid, self._rule)
+        running_step.set(None)
+        return pack_report(report, step[0])
 
     def _run_call(self, message: Message) -> bytes:
         _, ticket, payload = message

@@ -1,0 +1,113 @@
+"""What a running step can ask about itself: `current_step()`."""
+
+from __future__ import annotations
+
+import contextvars
+import threading
+from collections.abc import Callable
+from time import monotonic
+
+from attrs import field, frozen
+
+from .steps import AgentStepSpec
+
+
+class StopSignal:
+    """Set once, when a run is given up; tells every step that asks, and whoever listens."""
+
+    def __init__(self) -> None:
+        self._event = threading.Event()
+        self._listeners: list[Callable[[], None]] = []
+
+    def set(self) -> None:
+        self._event.set()
+        for listener in list(self._listeners):
+            listener()
+
+    def is_set(self) -> bool:
+        return self._event.is_set()
+
+    def wait(self, timeout_s: float | None) -> None:
+        self._event.wait(timeout_s)
+
+    def listen(self, listener: Callable[[], None]) -> None:
+        """Have `listener` called when the signal is set; from any thread, and at once if it is set already."""
+        self._listeners.append(listener)
+        if self.is_set():
+            listener()
+
+    def unlisten(self, listener: Callable[[], None]) -> None:
+        self._listeners.remove(listener)
+
+
+class Cancelled:
+    """Whether a step should stop by itself: its time is up, or its run was given up. Like a `threading.Event`."""
+
+    def __init__(self, stop: StopSignal, deadline: float | None) -> None:
+        self._stop = stop
+        self._deadline = deadline
+
+    def is_set(self) -> bool:
+        """Return whether the step should stop."""
+        return self._stop.is_set() or (self._deadline is not None and monotonic() >= self._deadline)
+
+    def wait(self, timeout: float | None = None) -> bool:
+        """Wait until the step should stop, at most `timeout` seconds; return whether it should.
+
+        Sleep with it rather than with `time.sleep`, and a step ends when it has to.
+        """
+        left = None if self._deadline is None else max(0.0, self._deadline - monotonic())
+        limits = [limit for limit in (timeout, left) if limit is not None]
+        self._stop.wait(min(min(limits), threading.TIMEOUT_MAX) if limits else None)
+        return self.is_set()
+
+
+@frozen(eq=False)
+class CurrentStep:
+    """The running step, as `current_step()` gives it.
+
+    Attributes:
+        spec: What is being run.
+        index: The step's place in the input, from 0.
+        attempt: Which try at it this is, from 1.
+        timeout_s: How many seconds this attempt may take; `None` if any.
+        deadline: When its time is up, on the clock of `time.monotonic()`; `None` if it may take any time.
+    """
+
+    spec: AgentStepSpec
+    index: int
+    attempt: int
+    timeout_s: float | None
+    deadline: float | None
+    stop: StopSignal = field(repr=False)
+
+    @property
+    def cancelled(self) -> Cancelled:
+        """Whether the step should stop by itself; has `is_set()` and `wait(timeout)`."""
+        return Cancelled(self.stop, self.deadline)
+
+
+RunningStep = tuple[AgentStepSpec, int, int, float | None, float | None, StopSignal]
+"""The attributes of a `CurrentStep`, in their order: every step has them, few ask for them."""
+
+running_step: contextvars.ContextVar[RunningStep | None] = contextvars.ContextVar("fanout_sync_step", default=None)
+
+
+def current_step() -> CurrentStep:
+    """Return the step that is running here, in a thread or in a worker process.
+
+    It is a context variable: seen by coroutines of the step and by `asyncio.to_thread`, but not by a thread that the
+    step starts on its own (`contextvars.copy_context().run` takes it there).
+
+    Raises:
+        RuntimeError: No step is running here.
+    """
+    step = running_step.get()
+    if step is None:
+        raise RuntimeError("no step is running here: current_step() is for the code of a step, while it runs")
+    return CurrentStep(*step)
+
+
+def begin_step(spec: AgentStepSpec, index: int, attempt: int, timeout_s: float | None, stop: StopSignal) -> RunningStep:
+    """Return a step whose time begins now."""
+    return spec, index, attempt, timeout_s, None if timeout_s is None else monotonic() + timeout_s, stop

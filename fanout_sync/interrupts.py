@@ -1,0 +1,81 @@
+"""Ctrl-C while a run is at work: taken note of, so that it cannot strike in the middle of something."""
+
+from __future__ import annotations
+
+import signal
+import threading
+from collections.abc import Callable
+from types import FrameType, TracebackType
+from typing import Any
+
+_SIGNALS = (signal.SIGINT, signal.SIGTERM)
+
+_guards: list[Guard] = []
+_replaced: dict[int, Callable[[int, FrameType | None], Any]] = {}
+
+
+class Guard:
+    """Around a run: an interrupt while it `is_inside` is noted; elsewhere it is raised as ever.
+
+    Python's own handler raises `KeyboardInterrupt` wherever the main thread happens to be. In code of ours that would
+    lose what is just being passed on. What the program's handler does is up to it as before: it is called first, and
+    only if it raises `KeyboardInterrupt`, as the default one does, is that an interrupt. Signals that have no Python
+    handler keep what they have. Outside the main thread of the main interpreter a guard does nothing.
+
+    Attributes:
+        is_inside: Whether code of ours is running; false while the caller's own is, such as an input's generator.
+        is_interrupted: Whether there was an interrupt while it was.
+        on_interrupt: Called then, in the signal handler.
+    """
+
+    def __init__(self) -> None:
+        self.is_inside = True
+        self.is_interrupted = False
+        self.on_interrupt: Callable[[], None] | None = None
+
+    def __enter__(self) -> Guard:
+        if threading.current_thread() is threading.main_thread():
+            _guards.append(self)
+            _install()
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, where: TracebackType | None
+    ) -> None:
+        if self in _guards:
+            _guards.remove(self)
+            if not _guards:
+                _put_back()
+
+
+def _install() -> None:
+    for number in _SIGNALS:
+        handler = signal.getsignal(number)
+        if callable(handler) and handler is not _handle:
+            try:
+                signal.signal(number, _handle)
+            except ValueError:  # a subinterpreter
+                return
+            _replaced[number] = handler
+
+
+def _put_back() -> None:
+    for number, handler in list(_replaced.items()):
+        if signal.getsignal(number) is _handle:
+            try:
+                signal.signal(number, handler)
+            except ValueError:  # a stream that another thread collects; ours hands everything on until the next run
+                return
+        del _replaced[number]
+
+
+def _handle(number: int, frame: FrameType | None) -> None:
+    try:
+        _replaced[number](number, frame)
+    except KeyboardInterrupt:
+        guard = next((guard for guard in reversed(_guards) if guard.is_inside), None)
+        if guard is None:
+            raise
+        guard.is_interrupted = True
+        if guard.on_interrupt is not None:
+            guard.on_interrupt()
