@@ -29,7 +29,7 @@ myst_heading_anchors = 3
 # Names of the standard library and of attrs. Links to their own pages would need the network at every build.
 nitpick_ignore_regex = [
     (r"py:.*", r"(abc|asyncio|attrs?|collections|concurrent|contextvars|datetime|io|os|pathlib|queue|typing)\..*"),
-    (r"py:class", r"BaseRetrying|RetryCallState|wait_base"),  # tenacity's
+    (r"py:class", r"BaseRetrying|RetryCallState|retry_base|wait_base"),  # tenacity's
     (r"py:class", r"AgentFunction"),  # the bound of a type variable; FunctionExecutor says what it stands for
 ]
 

@@ -44,6 +44,17 @@ def not_negative(name: str, value: Any) -> float:
     return float(value)
 
 
+def flag(name: str, value: Any) -> bool:
+    """Return `value` if it is a bool.
+
+    Raises:
+        OptionError: It is not; the error names the option.
+    """
+    if not isinstance(value, bool):
+        raise OptionError(f"{name} must be a bool, got {describe(value)}")
+    return value
+
+
 def one_of(name: str, value: Any, allowed: Iterable[str]) -> str:
     """Return `value` if it is one of the `allowed` words.
 

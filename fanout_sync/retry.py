@@ -10,13 +10,14 @@ from attrs import field, frozen
 
 from .errors import OptionError
 from .logs import logger_for
-from .options import not_negative, positive_int
+from .options import flag, not_negative, positive_int
 from .records import Status, StepError
 from .steps import AgentStepSpec, StepOutcome
 from .wording import describe
 
 if TYPE_CHECKING:
     from tenacity import BaseRetrying, RetryCallState
+    from tenacity.retry import retry_base
     from tenacity.wait import wait_base
 
 logger = logger_for(__name__)
@@ -46,8 +47,7 @@ class RetryAfter(Exception):
 
 
 def _a_flag(retry: Retry, attribute: Any, value: Any) -> None:
-    if not isinstance(value, bool):
-        raise OptionError(f"{attribute.name} of Retry must be a bool, got {describe(value)}")
+    flag(f"{attribute.name} of Retry", value)
 
 
 @frozen
@@ -61,7 +61,8 @@ class Retry:
         attempts: How many tries a step gets altogether, at least 1.
         wait: How long to wait before the next one: seconds, or a tenacity strategy such as
             `tenacity.wait_fixed(2)`; by default exponential with jitter, from half a second up to a minute.
-        retry_on: Which exceptions are worth another try: a class, a tuple of classes, or a function of the exception.
+        retry_on: Which exceptions are worth another try: a class, a tuple of classes, a function of the exception, or a
+            tenacity strategy such as `tenacity.retry_if_exception_message(match="busy")`.
         on_timeout: Whether a step that timed out is.
         on_crash: Whether a step is whose worker process died.
         on_failure: Whether a step is whose executor returned an outcome that says failure.
@@ -72,8 +73,8 @@ class Retry:
 
     attempts: int = field(default=3)
     wait: float | wait_base | Callable[[RetryCallState], float] | None = field(default=None)
-    retry_on: type[BaseException] | tuple[type[BaseException], ...] | Callable[[BaseException], bool] = field(
-        default=Exception
+    retry_on: type[BaseException] | tuple[type[BaseException], ...] | Callable[[BaseException], bool] | retry_base = (
+        field(default=Exception)
     )
     on_timeout: bool = field(default=False, validator=_a_flag)
     on_crash: bool = field(default=False, validator=_a_flag)

@@ -32,7 +32,7 @@ if TYPE_CHECKING:
 MAX_UNREAD = 256
 """How many outcomes `stream(order="input")` holds back behind a slow step before it stops feeding."""
 
-_BACKENDS = {"thread": ThreadBackend, "process": ProcessBackend}
+_BACKENDS: dict[str, Callable[[], Backend]] = {"thread": ThreadBackend, "process": ProcessBackend}
 _OPTIONS = ("backend", "max_concurrency", "timeout", "retry", "event_tx", "on_interrupt")
 
 

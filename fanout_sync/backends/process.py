@@ -9,7 +9,7 @@ from collections.abc import Callable
 from concurrent.futures import Future
 from typing import TYPE_CHECKING, ParamSpec, TypeVar
 
-from ..options import positive_int
+from ..options import flag, positive_int
 from .backend import Backend, RunContext, Session
 
 # The machinery of worker processes is imported by whoever uses it: `import fanout_sync` is to cost next to nothing.
@@ -34,10 +34,24 @@ class ProcessBackend(Backend):
     Args:
         max_workers: The number of processes for `submit`, by default the number of CPUs; a `Runner` brings its own
             bound, which this one caps if it is given.
+        max_tasks_per_child: After how many steps (or calls) a worker is replaced, against leaks; by default never. The
+            replacement starts while the last one runs, so that there is no pause; for a while there are more workers.
+        capture_output: Whether what steps print, they and the programs that they start, comes to this process's
+            `sys.stdout` and `sys.stderr`, line by line, each line with its step's `task_id` in front; so a notebook
+            shows it in the cell. By default workers print where this process does.
+
+    Raises:
+        OptionError: An argument that nobody can mean; it is named.
     """
 
-    def __init__(self, max_workers: int | None = None) -> None:
+    def __init__(
+        self, max_workers: int | None = None, *, max_tasks_per_child: int | None = None, capture_output: bool = False
+    ) -> None:
         self._cap = None if max_workers is None else positive_int("max_workers", max_workers)
+        self._max_tasks = (
+            None if max_tasks_per_child is None else positive_int("max_tasks_per_child", max_tasks_per_child)
+        )
+        self._captures_output = flag("capture_output", capture_output)
         self._warm: list[Lane] = []
         self._keepers = 0
         self._lock = threading.Lock()
@@ -55,7 +69,14 @@ class ProcessBackend(Backend):
         on_event = None if context.event_tx is None else EventForwarder(context.event_tx)
         size = context.bound if self._cap is None else min(context.bound, self._cap)
         surplus = warm[size:]
-        lanes = Lanes(size, payload, on_event, warm[:size])
+        lanes = Lanes(
+            size,
+            payload,
+            on_event,
+            warm[:size],
+            max_tasks=self._max_tasks,
+            captures_output=self._captures_output,
+        )
         self._put_back(surplus)
         return (UnattendedProcessSession if context.unattended else ProcessSession)(lanes, self._retire)
 
@@ -91,7 +112,7 @@ class ProcessBackend(Backend):
             if self._is_shut_down:
                 raise RuntimeError("cannot schedule new futures after shutdown")
             if self._calls is None:
-                self._calls = Calls(self._cap or os.cpu_count() or 1)
+                self._calls = Calls(self._cap or os.cpu_count() or 1, self._max_tasks)
                 weakref.finalize(self, self._calls.shutdown, False, False)
         return self._calls.submit(payload)
 

@@ -39,7 +39,7 @@ class ProcessSession(Session):
             self._refused.append(failure(ticket, spec, "invalid", refusal))
             return
         self._specs[ticket] = spec
-        self._lanes.start(ticket, message, timeout_s)
+        self._lanes.start(ticket, message, timeout_s, spec.task_id)
 
     def wait(self, timeout_s: float | None = None) -> Report | None:
         if (report := self.take()) is not None:

@@ -18,9 +18,9 @@ from .messages import Message, pack
 class Calls:
     """The futures of `ProcessBackend.submit`, and the workers they run in. All but `submit` is the keeper's."""
 
-    def __init__(self, size: int) -> None:
+    def __init__(self, size: int, max_tasks: int | None) -> None:
         self._size = size
-        self._lanes = Lanes(size, b"")
+        self._lanes = Lanes(size, b"", max_tasks=max_tasks)
         self._keeper = LaneKeeper(self._lanes, self._settle, self._break)
         self._waiting: deque[tuple[Future[Any], bytes]] = deque()
         self._running: dict[int, Future[Any]] = {}

@@ -19,6 +19,7 @@ from typing import Any, Literal
 from attrs import define, field, frozen
 
 from .link import CallerLink, open_link
+from .output import Output, open_outputs
 from .tree import MARK, Root, kill_group, kill_trees, mark_below
 from .worker import LOST_LINK_EXIT_CODE
 from .worker import main as worker_main
@@ -36,6 +37,7 @@ class Assignment:
     ticket: int
     message: bytes
     timeout_s: float | None = None
+    label: str = ""
     deliveries: int = 0
 
 
@@ -45,6 +47,7 @@ class Lane:
 
     process: Any
     link: CallerLink
+    outputs: list[Output]
     mark: str
     prepared: bytes
     caller_pid: int = field(factory=os.getpid)
@@ -52,6 +55,8 @@ class Lane:
     start_is_known: bool = False
     pidfd: int | None = None
     assignment: Assignment | None = None
+    assignments: int = 0
+    is_spent: bool = False
     assigned_at: float = 0.0
     overdue_at: float = math.inf
     kill_at: float = 0.0
@@ -91,9 +96,20 @@ class Lane:
         if os.getpid() == self.caller_pid:
             kill_group(self.pid)
 
+    def label(self) -> str:
+        """Return whose output is coming: the running step's, or the worker's own."""
+        return f"worker {self.pid}" if self.assignment is None else self.assignment.label
+
+    def close(self) -> None:
+        """Close everything that leads to the worker."""
+        self.link.close()
+        for output in self.outputs:
+            output.close()
+        self.outputs = []
+
     def abandon(self) -> None:
         """Let go of a worker that belongs to another process: this one is a fork of its caller."""
-        self.link.close()
+        self.close()
         if self.pidfd is not None:
             os.close(self.pidfd)
             self.pidfd = None
@@ -160,11 +176,12 @@ def kill_lanes(lanes: Iterable[Lane]) -> None:
         lane.kill()
 
 
-def start_worker(prepared: bytes) -> Lane:
+def start_worker(prepared: bytes, captures_output: bool) -> Lane:
     """Start a worker process.
 
     Args:
         prepared: The message that the worker will be sent first.
+        captures_output: Whether what it prints comes to the caller.
 
     Raises:
         OSError: There are no more processes or descriptors to be had; loky may raise others.
@@ -174,19 +191,23 @@ def start_worker(prepared: bytes) -> Lane:
     if _is_exiting.is_set():
         raise RuntimeError("the interpreter is exiting")
     link, theirs = open_link()
+    outputs, their_outputs = open_outputs() if captures_output else ([], [])
+    mark = secrets.token_hex(8)
     try:
-        mark = secrets.token_hex(8)
         process = get_context("loky").Process(
-            target=worker_main, args=(theirs, mark), name="fanout-worker", env={MARK: mark_below(mark)}
+            target=worker_main, args=(theirs, their_outputs, mark), name="fanout-worker", env={MARK: mark_below(mark)}
         )
         process.start()
     except BaseException:
         link.close()
+        for output in outputs:
+            output.close()
         raise
     finally:
         if sys.platform != "win32":
-            theirs.close()  # so that the worker's death is the end of what comes
-    return Lane(process, link, mark, prepared)
+            for end in (theirs, *their_outputs):
+                end.close()  # so that the worker's death is the end of what comes
+    return Lane(process, link, outputs, mark, prepared)
 
 
 def open_pidfd(pid: int) -> int | None:

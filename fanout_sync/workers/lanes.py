@@ -9,10 +9,11 @@ import os
 import selectors
 import threading
 import time
+import traceback
 from collections import deque
 from collections.abc import Callable, Iterable
 from functools import partial
-from typing import Literal
+from typing import Any, Literal
 
 from attrs import frozen
 
@@ -21,8 +22,10 @@ from ..logs import logger_for
 from ..records import StepError
 from . import messages
 from .lane import CLOSED_DESCRIPTORS, POLL_S, Assignment, Lane, Obituary, kill_lanes, open_pidfd, start_worker
-from .link import Garbled, LinkLost
+from .link import CallerLink, Garbled, LinkLost
+from .log_records import emit_here, levels_here
 from .messages import Message, pack
+from .output import Output
 
 logger = logger_for(__name__)
 
@@ -36,6 +39,7 @@ STOP_BY_ITSELF_S = 0.25
 """So long after its deadline a step may still stop by itself, and its worker live."""
 
 _START_AGAIN_S = 0.3
+_LONGEST_WAIT_S = 3600.0
 _EXIT_PATIENCE_S = 1.0  # from a worker's closed socket to its exit; a core dump takes its time
 
 
@@ -63,15 +67,26 @@ class Lanes:
         payload: The pickled executor, sent once to each worker; empty when there is none.
         on_event: Takes each event that a worker sends, as JSON; `None` when nobody listens.
         warm: Workers of an earlier set.
+        max_tasks: How many messages a worker gets before it is replaced; `None` for any number.
+        captures_output: Whether what workers print comes to this process's streams.
     """
 
     def __init__(
-        self, bound: int, payload: bytes, on_event: Callable[[str], None] | None = None, warm: Iterable[Lane] = ()
+        self,
+        bound: int,
+        payload: bytes,
+        on_event: Callable[[str], None] | None = None,
+        warm: Iterable[Lane] = (),
+        *,
+        max_tasks: int | None = None,
+        captures_output: bool = False,
     ) -> None:
         self.answers: deque[tuple[int, Message | Lost]] = deque()
         self._bound = bound
-        self._prepare = pack((messages.PREPARE, payload, on_event is not None))
+        self._prepare = pack((messages.PREPARE, payload, on_event is not None, levels_here()))
         self._on_event = on_event
+        self._max_tasks = max_tasks or math.inf
+        self._captures_output = captures_output
         self._selector = selectors.DefaultSelector()
         self._lanes: list[Lane] = []
         self._idle: list[Lane] = []
@@ -88,9 +103,16 @@ class Lanes:
                 lane.state, lane.start_is_known, lane.prepared = "starting", False, self._prepare
             self._adopt(lane)
 
-    def start(self, ticket: int, message: bytes, timeout_s: float | None = None) -> None:
-        """Give `message` to a worker, as soon as one is free, and kill that if it is at it for too long."""
-        self._pending.append(Assignment(ticket, message, timeout_s))
+    def start(self, ticket: int, message: bytes, timeout_s: float | None = None, label: str = "") -> None:
+        """Give `message` to a worker, as soon as one is free.
+
+        Args:
+            ticket: Comes with the answer.
+            message: What it is to answer.
+            timeout_s: How many seconds it may take before it is killed.
+            label: What its output is marked with.
+        """
+        self._pending.append(Assignment(ticket, message, timeout_s, label))
         try:
             self._assign()
         except Exception as error:
@@ -102,7 +124,7 @@ class Lanes:
         if may_wait_for_more and (self._must_look or (self._pending and not self._lanes)):
             timeout = POLL_S
         if self._look_at < math.inf:
-            left = max(0.0, self._look_at - time.monotonic())
+            left = min(max(0.0, self._look_at - time.monotonic()), _LONGEST_WAIT_S)
             timeout = left if timeout is None else min(timeout, left)
         try:
             for key, mask in self._selector.select(timeout):
@@ -171,7 +193,7 @@ class Lanes:
             if not lane.await_exit(TEARDOWN_GRACE_S):
                 logger.warning("worker process %s does not end though it was killed", lane.pid)
             self._forget(lane)
-            lane.link.close()
+            lane.close()
         self._selector.close()
         with self._wake_lock:
             for fd in self._wake_fds or ():
@@ -184,14 +206,18 @@ class Lanes:
             self._give(self._idle.pop(), self._pending.popleft())
         if not self._pending:
             return
-        while self._needs_lane() and self._failed_starts < MAX_FAILED_STARTS and time.monotonic() >= self._start_at:
-            self._add_lane()
+        self._add_lanes()
         if self._failed_starts >= MAX_FAILED_STARTS and all(lane.state == "leaving" for lane in self._lanes):
             self._give_up()
 
+    def _add_lanes(self) -> None:
+        while self._needs_lane() and self._failed_starts < MAX_FAILED_STARTS and time.monotonic() >= self._start_at:
+            self._add_lane()
+
     def _needs_lane(self) -> bool:
-        starting = sum(lane.state == "starting" for lane in self._lanes)
-        return starting < len(self._pending) and len(self._lanes) < self._bound
+        coming = sum(lane.state in ("starting", "idle") for lane in self._lanes)
+        spent = sum(lane.is_spent for lane in self._lanes)
+        return coming < len(self._pending) + spent and len(self._lanes) - spent < self._bound
 
     def _give(self, lane: Lane, assignment: Assignment) -> None:
         assignment.deliveries += 1
@@ -201,6 +227,10 @@ class Lanes:
         if assignment.timeout_s is not None:
             lane.overdue_at = time.monotonic() + assignment.timeout_s + STOP_BY_ITSELF_S
             self._look_at = min(self._look_at, lane.overdue_at)
+        lane.assignments += 1
+        if lane.assignments >= self._max_tasks:
+            lane.is_spent = True
+            self._add_lanes()  # its replacement is to be there when it leaves
         self._send(lane, assignment.message)
 
     def _give_up(self) -> None:
@@ -217,14 +247,14 @@ class Lanes:
         for lane in list(self._lanes):
             lane.await_exit(_EXIT_PATIENCE_S)
             self._forget(lane)
-            lane.link.close()
+            lane.close()
             if lane.assignment is not None:
                 self.answers.append((lane.assignment.ticket, self._last_failure))
         self._give_up()
 
     def _add_lane(self) -> None:
         try:
-            lane = start_worker(self._prepare)
+            lane = start_worker(self._prepare, self._captures_output)
         except Exception as error:
             # No processes or descriptors to be had, chiefly. The workers there are do it alone; if there are none,
             # it is worth trying again, but not at once.
@@ -240,6 +270,8 @@ class Lanes:
         lane.pidfd = open_pidfd(lane.pid)
         if lane.pidfd is not None:
             self._selector.register(lane.pidfd, selectors.EVENT_READ, partial(self._on_death, lane))
+        for output in lane.outputs:
+            self._selector.register(output, selectors.EVENT_READ, partial(self._on_output, lane, output))
         self._update_must_look()
         if lane.state == "idle":
             self._idle.append(lane)
@@ -274,6 +306,16 @@ class Lanes:
         for message in received:
             self._on_message(lane, message)
 
+    def _on_output(self, lane: Lane, output: Output, mask: int) -> None:
+        if lane.state != "gone" and not output.pump(lane.label()):
+            self._selector.unregister(output)
+
+    def _on_log(self, fields: dict[str, Any]) -> None:
+        try:
+            emit_here(fields)
+        except (Exception, SystemExit):  # the program's own handlers: it costs no step anything
+            traceback.print_exc()
+
     def _on_message(self, lane: Lane, message: Message) -> None:
         kind = message[0]
         if kind == messages.EVENT:
@@ -281,8 +323,8 @@ class Lanes:
                 self._on_event(message[1])
         elif kind == messages.LEAVING:
             self._let_leave(lane, TEARDOWN_GRACE_S)
-        elif kind == messages.COMPLAINT:
-            logger.error("worker process %s: %s", lane.pid, message[1])
+        elif kind == messages.LOG:
+            self._on_log(message[1])
         elif kind == messages.READY:
             lane.start_is_known = True
             self._has_time(lane)
@@ -293,6 +335,8 @@ class Lanes:
             self._assign()
         else:
             self._failed_starts = 0
+            for output in lane.outputs:
+                output.finish(lane.label())
             lane.assignment = None
             lane.overdue_at = math.inf
             self.answers.append((message[1], message))
@@ -303,6 +347,10 @@ class Lanes:
             return
         lane.state = "idle"
         self._idle.append(lane)
+        if lane.is_spent:
+            self._dismiss(lane)
+            lane.kill_at = time.monotonic() + TEARDOWN_GRACE_S
+            self._update_must_look()
         if self._pending:
             self._assign()
 
@@ -345,8 +393,10 @@ class Lanes:
         return received
 
     def _bury(self, lane: Lane) -> None:
+        for output in lane.outputs:
+            output.finish(lane.label())
         self._forget(lane)
-        lane.link.close()
+        lane.close()
         lane.kill_followers()
         obituary = lane.obituary()
         if not lane.start_is_known:
@@ -364,8 +414,10 @@ class Lanes:
         self._lanes.remove(lane)
         if lane.state == "idle":
             self._idle.remove(lane)
-        with contextlib.suppress(KeyError):  # a lost link is unregistered already
-            self._selector.unregister(lane.link)
+        ends: list[CallerLink | Output] = [lane.link, *lane.outputs]
+        for end in ends:
+            with contextlib.suppress(KeyError):  # a lost link is unregistered already, and an output that has ended
+                self._selector.unregister(end)
         if lane.pidfd is not None:
             self._selector.unregister(lane.pidfd)
             os.close(lane.pidfd)

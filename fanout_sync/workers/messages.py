@@ -14,7 +14,7 @@ from ..steps import AgentStepSpec, StepOutcome
 from ..strict_json import Json, check_json
 
 # From the caller.
-PREPARE = "prepare"  # (PREPARE, pickled executor and retry rule, whether events are wanted)
+PREPARE = "prepare"  # (PREPARE, pickled executor and retry rule, whether events are wanted, levels of loggers)
 STEP = "step"  # (STEP, ticket, spec fields, attempt, timeout in seconds)
 CALL = "call"  # (CALL, ticket, pickled function and arguments)
 STOP = "stop"  # (STOP,)
@@ -26,7 +26,7 @@ DONE = "done"  # (DONE, ticket, report fields) after STEP
 LEAVING = "leaving"  # (LEAVING,) before its last answer
 RETURNED = "returned"  # (RETURNED, ticket, pickled result) after CALL
 RAISED = "raised"  # (RAISED, ticket, pickled exception or None, error fields) after CALL
-COMPLAINT = "complaint"  # (COMPLAINT, text) what the caller's log should know
+LOG = "log"  # (LOG, fields of a log record)
 EVENT = "event"  # (EVENT, event as JSON)
 
 Message = tuple[Any, ...]

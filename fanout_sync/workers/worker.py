@@ -3,42 +3,51 @@
 from __future__ import annotations
 
 import contextlib
+import logging
 import multiprocessing
 import os
 import pickle
 import signal
 import sys
 import threading
+from multiprocessing.connection import Connection
 from typing import TYPE_CHECKING, Any, NoReturn
 
 from ..attempt import run_attempt
 from ..current import StopSignal, running_step
 from ..executor import AgentExecutor
+from ..logs import logger_for
 from ..records import StepError
 from ..retry import RetryRule
 from . import messages
 from .link import LinkLost, WorkerLink, adopt
+from .log_records import Forwarder, adopt_levels
 from .messages import Message, error_fields, pack, pack_report, unpack_step
+from .output import redirect
 from .parent import watch_parent
 from .surroundings import Surroundings
 
 if TYPE_CHECKING:
     from ..events import Event
 
+logger = logger_for(__name__)
+
 LOST_LINK_EXIT_CODE = 82
 """How a worker leaves when it can no longer reach its caller."""
 
 
-def main(end: Any, mark: str) -> None:
+def main(end: Any, output_ends: list[Connection], mark: str) -> None:
     """Serve the caller at the other end of `end` until it says stop. The target of the loky process.
 
     Args:
         end: See `link.adopt`.
+        output_ends: See `output.redirect`; empty if the worker prints where the caller does.
         mark: By which this worker's descendants are known.
     """
     _keep_terminal_to_the_caller()
     watch_parent(mark)
-    worker = Worker(adopt(end))
+    redirect(output_ends)
+    worker = Worker(adopt(end), bool(output_ends))
     try:
         worker.serve()
     except LinkLost:
@@ -53,9 +62,11 @@ def main(end: Any, mark: str) -> None:
 class Worker:
     """One worker process's state between messages."""
 
-    def __init__(self, link: WorkerLink) -> None:
+    def __init__(self, link: WorkerLink, is_captured: bool) -> None:
         self._link = link
+        self._is_captured = is_captured
         self._pid = os.getpid()
+        logging.getLogger().addHandler(Forwarder(self._forward_log))
         self._executor: AgentExecutor | None = None
         self._rule: RetryRule | None = None
         self._stop = StopSignal()  # never set: a worker that is to stop is killed
@@ -80,8 +91,9 @@ class Worker:
                 return
 
     def _prepare(self, message: Message) -> bool:
-        _, payload, wants_events = message
+        _, payload, wants_events, levels = message
         self._tear_down()
+        adopt_levels(levels)
         self._event_tx = WorkerEventSender(self._link) if wants_events else None
         try:
             executor, self._rule = pickle.loads(payload) if payload else (None, None)
@@ -100,12 +112,14 @@ class Worker:
             return
         try:
             self._executor.teardown()
-        except BaseException as error:  # as above
-            self._link.send(pack((messages.COMPLAINT, f"teardown() raised {StepError.of(error).traceback}")))
+        except BaseException:  # as above
+            logger.exception("teardown() of %s raised", type(self._executor).__name__)
         self._executor = None
 
     def _answer(self, answer: bytes) -> bool:
         """Send an answer; return whether this worker is fit for another step."""
+        if self._is_captured:
+            _flush_output()
         is_fit = self._surroundings.can_be_restored()
         if not is_fit:
             self._link.send(pack((messages.LEAVING,)))
@@ -115,6 +129,10 @@ class Worker:
         if not is_fit:
             self._tear_down()
         return is_fit
+
+    def _forward_log(self, fields: dict[str, Any]) -> None:
+        if os.getpid() == self._pid:  # as for events
+            self._link.send(pack((messages.LOG, fields)))
 
     def _run_step(self, message: Message) -> bytes:
         step = unpack_step(message, self._stop)
@@ -189,8 +207,12 @@ def _keep_terminal_to_the_caller() -> None:
     os.close(null)
 
 
-def _leave_now(code: int) -> NoReturn:
+def _flush_output() -> None:
     for stream in (sys.stdout, sys.stderr):
         with contextlib.suppress(Exception):  # a step may have closed or replaced them
             stream.flush()
+
+
+def _leave_now(code: int) -> NoReturn:
+    _flush_output()
     os._exit(code)

@@ -1,0 +1,355 @@
+"""Steps that take too long: stopped, replaced, and told of."""
+
+from __future__ import annotations
+
+import math
+import os
+import signal
+import subprocess
+import sys
+import threading
+import time
+from collections.abc import Callable
+from concurrent.futures import ProcessPoolExecutor, ThreadPoolExecutor
+from pathlib import Path
+from typing import Any
+
+import misdeeds
+import pytest
+from conftest import HANG_BOUND_S
+from processes import eventually, is_alive, pids_in
+
+from fanout_sync import (
+    AgentExecutor,
+    AgentStepSpec,
+    EventSender,
+    FunctionExecutor,
+    OptionError,
+    ProcessBackend,
+    Retry,
+    Runner,
+    StepOutcome,
+    current_step,
+)
+from fanout_sync.testing import Ledger, LedgerExecutor, make_specs
+
+SHORT_S = 0.2
+FOREVER_S = 3600.0
+
+MakeRunner = Callable[..., Runner]
+
+# That a pool of one's own cannot be killed is warned of; here it is known.
+soft = pytest.mark.filterwarnings("ignore:the timeout is a soft one:UserWarning")
+
+
+def hang(spec: AgentStepSpec) -> Any:
+    """Hang until the process ends, or the test lets it go."""
+    misdeeds.RELEASE.wait(FOREVER_S)
+
+
+def hang_in_c(spec: AgentStepSpec) -> Any:
+    """Hang in a call that holds the interpreter, deaf to everything but SIGKILL."""
+    signal.signal(signal.SIGTERM, signal.SIG_IGN)
+    import ctypes
+
+    ctypes.PyDLL(None).sleep(int(FOREVER_S))
+
+
+def hang_with_a_family(spec: AgentStepSpec) -> Any:
+    """Start children, grandchildren, some of them in sessions of their own or orphaned, and hang."""
+    leave_pid = f"echo $$ > {spec.description}/$$.pid; exec sleep {FOREVER_S:g}"
+    subprocess.Popen(["sh", "-c", leave_pid], start_new_session=True)
+    subprocess.Popen(["sh", "-c", f"trap '' TERM; sh -c '{leave_pid}' & wait"])
+    subprocess.run(["setsid", "sh", "-c", f"sh -c '{leave_pid}' & exit"], check=True)
+    if os.fork() == 0:
+        os.setsid()
+        Path(f"{spec.description}/{os.getpid()}.pid").write_text(f"{os.getpid()}\n")
+        while True:
+            signal.pause()
+    hang(spec)
+
+
+@pytest.fixture
+def _release() -> Any:
+    misdeeds.RELEASE.clear()
+    yield
+    misdeeds.RELEASE.set()
+
+
+@pytest.mark.usefixtures("_release")
+@pytest.mark.parametrize("backend", ["thread", "process"])
+def test_a_step_that_hangs_is_stopped_and_the_others_are_not(backend: Any, ledger: Ledger) -> None:
+    """An overdue step is `timed_out`; with as many of them as places, every other step still runs, once."""
+    specs = make_specs(12)
+    slow = {"t0", "t1", "t2", "t6"}
+    executor = LedgerExecutor(ledger, dict.fromkeys(slow, hang), concurrency=3)
+    run = Runner(executor, backend=backend, timeout=SHORT_S).run(specs)
+    assert [outcome.task_id for outcome in run] == [spec.task_id for spec in specs]
+    assert {outcome.task_id for outcome in run.failed} == slow
+    assert ledger.counts() == {spec.task_id: 1 for spec in specs}
+    for outcome, record in zip(run, run.records, strict=True):
+        assert record.status == ("timed_out" if outcome.task_id in slow else "succeeded")
+        if outcome.task_id in slow:
+            assert outcome.output.startswith(f"timed out after {SHORT_S} s; ")
+            assert ("abandoned" if backend == "thread" else "killed") in outcome.output
+            assert record.error is not None
+            assert record.error.type == "TimeoutError"
+            assert record.duration_s is not None
+            assert record.duration_s >= SHORT_S
+            assert record.worker is not None
+            assert record.attempts[0].status == "timed_out"
+
+
+def test_a_call_into_c_is_stopped(ledger: Ledger) -> None:
+    """A step that holds the interpreter in C and ignores SIGTERM is killed all the same."""
+    executor = LedgerExecutor(ledger, {"t1": hang_in_c}, concurrency=2)
+    run = Runner(executor, backend="process", timeout=SHORT_S).run(make_specs(4))
+    assert [record.status for record in run.records] == ["succeeded", "timed_out", "succeeded", "succeeded"]
+
+
+@pytest.mark.parametrize("unattended", [False, True])
+def test_the_whole_tree_of_an_overdue_step_is_killed(unattended: bool, tmp_path: Path) -> None:
+    """Children, grandchildren, daemons in sessions of their own: none outlives the step that started it."""
+    specs = [AgentStepSpec("t0", "family", str(tmp_path), ""), AgentStepSpec("t1", "quick", "", "")]
+    executor = FunctionExecutor({"family": hang_with_a_family, "quick": lambda spec: "done"}, concurrency=2)
+    runner = Runner(executor, backend="process", timeout=1.5)
+    outcomes = list(runner.stream(specs) if unattended else runner.run(specs))
+    family = pids_in(tmp_path, 4)
+    assert [outcome.success for outcome in outcomes] == [False, True]
+    assert [pid for pid in family if is_alive(pid)] == []
+
+
+def test_a_crash_takes_the_followers_of_the_worker_along(tmp_path: Path) -> None:
+    """What a step left running in its worker's process group dies when the worker does."""
+
+    def leave_and_die(spec: AgentStepSpec) -> Any:
+        subprocess.Popen(["sh", "-c", f"echo $$ > {spec.description}/$$.pid; exec sleep {FOREVER_S:g}"])
+        while not list(Path(spec.description).glob("*.pid")):
+            time.sleep(0.005)  # another process is what is awaited
+        os._exit(3)
+
+    executor = FunctionExecutor({"a": leave_and_die})
+    run = Runner(executor, backend="process").run([AgentStepSpec("t", "a", str(tmp_path), "")])
+    assert (run.records[0].status, run.records[0].exit_code, run.records[0].signal) == ("crashed", 3, None)
+    (follower,) = pids_in(tmp_path, 1)
+    assert eventually(lambda: not is_alive(follower))
+
+
+def nap_a_little(spec: AgentStepSpec) -> str:
+    time.sleep(0.1)
+    return "rested"
+
+
+@soft
+def test_the_clock_starts_when_the_step_does(make_runner: MakeRunner) -> None:
+    """Waiting for a place is not running: steps that wait longer than their timeout are not overdue."""
+    napping = FunctionExecutor({"tester": nap_a_little})
+    run = make_runner(napping, max_concurrency=1, timeout=0.5).run(make_specs(10))
+    assert not run.failed
+
+
+class Limits(AgentExecutor):
+    """Takes the limit of a step from its prompt, as a Python expression."""
+
+    def execute_step(self, spec: AgentStepSpec, event_tx: EventSender | None = None) -> StepOutcome:
+        step = current_step()
+        if spec.description == "hang":
+            hang(spec)
+        left = None if step.deadline is None else step.deadline - time.monotonic()
+        return StepOutcome.completed(spec, "", {"limit": step.timeout_s, "is_in_time": left is None or left > 0})
+
+    def timeout_for(self, spec: AgentStepSpec) -> float | None:
+        limit: float | None = eval(spec.prompt, {"inf": math.inf})
+        return limit
+
+
+@soft
+@pytest.mark.usefixtures("_release")
+def test_the_executor_may_set_limits(make_runner: MakeRunner) -> None:
+    """`timeout_for` goes before the runner's `timeout`; `None` leaves it to that, infinity is no limit."""
+    specs = [
+        AgentStepSpec("own", "a", "hang", "0.2"),
+        AgentStepSpec("other", "a", "", "50"),
+        AgentStepSpec("default", "a", "", "None"),
+        AgentStepSpec("none", "a", "", "inf"),
+    ]
+    run = make_runner(Limits(), timeout=100, max_concurrency=2).run(specs)
+    misdeeds.RELEASE.set()
+    assert run.records[0].status == "timed_out"
+    assert [outcome.structured for outcome in run[1:]] == [
+        {"limit": limit, "is_in_time": True} for limit in (50.0, 100.0, None)
+    ]
+
+
+@pytest.mark.parametrize(("limit", "said"), [("1/0", "ZeroDivisionError"), ("-1", "timeout_for"), ("'1'", "str '1'")])
+def test_a_limit_that_cannot_be_meant_costs_its_own_step(limit: str, said: str) -> None:
+    """What `timeout_for` raises or gets wrong is the failure of that step, which does not run."""
+    specs = [AgentStepSpec("bad", "a", "", limit), AgentStepSpec("good", "a", "", "5")]
+    run = Runner(Limits()).run(specs)
+    assert [outcome.success for outcome in run] == [False, True]
+    assert said in run[0].output
+    assert run.records[0].started is None
+    assert run.records[0].attempts == ()
+
+
+def stop_by_itself(spec: AgentStepSpec) -> str:
+    """Wait to be cancelled, then leave a note."""
+    step = current_step()
+    assert step.cancelled.wait(FOREVER_S)
+    assert step.cancelled.is_set()
+    Path(spec.description).write_text("cleaned up")
+    return str(os.getpid())
+
+
+@pytest.mark.parametrize("backend", ["thread", "process"])
+def test_a_step_can_stop_by_itself(backend: Any, tmp_path: Path) -> None:
+    """`cancelled` is set at the deadline; a step that leaves then is timed out, but keeps its worker alive."""
+    note = tmp_path / "note"
+    executor = FunctionExecutor({"stop": stop_by_itself, "pid": lambda spec: str(os.getpid())})
+    specs = [AgentStepSpec("t0", "stop", str(note), ""), AgentStepSpec("t1", "pid", "", "")]
+    run = Runner(executor, backend=backend, max_concurrency=1, timeout=1.0).run(specs)
+    assert [record.status for record in run.records] == ["timed_out", "succeeded"]
+    assert eventually(note.exists)
+    if backend == "process":
+        assert run.records[0].worker == run.records[1].worker
+
+
+@pytest.mark.parametrize("backend", ["thread", "process"])
+def test_current_step(backend: Any) -> None:
+    """A step can ask who it is, in coroutines too; its `wait` returns false when nothing happens."""
+
+    async def who(spec: AgentStepSpec) -> Any:
+        import asyncio
+
+        step = await asyncio.to_thread(current_step)
+        return [step.spec == spec, step.index, step.attempt, step.deadline, step.cancelled.wait(0.001)]
+
+    run = Runner(FunctionExecutor({"tester": who}), backend=backend).run(make_specs(3))
+    assert [outcome.structured for outcome in run] == [[True, index, 1, None, False] for index in range(3)]
+
+
+def test_current_step_outside_of_a_step() -> None:
+    """Nobody is running a step here, before or after a run."""
+    for _ in range(2):
+        with pytest.raises(RuntimeError, match="no step is running here"):
+            current_step()
+        Runner(FunctionExecutor({"tester": lambda spec: ""})).run(make_specs(1))
+
+
+def test_timeouts_are_kept_while_the_consumer_is_away(ledger: Ledger) -> None:
+    """A hung worker is killed at its deadline also while nobody asks for the next outcome."""
+    executor = LedgerExecutor(ledger, {"t1": hang}, concurrency=2)
+    stream = Runner(executor, backend="process", timeout=0.5).stream(make_specs(3), order="completion")
+    assert next(stream).success
+    before = _workers()
+    assert before
+    assert eventually(lambda: len(before & _workers()) < len(before))
+    assert sorted(outcome.success for outcome in stream) == [False, True]
+
+
+def _workers() -> set[int]:
+    import multiprocessing
+
+    return {child.pid for child in multiprocessing.active_children() if child.pid is not None}
+
+
+def test_an_abandoned_thread_changes_nothing_when_it_ends(ledger: Ledger) -> None:
+    """What an abandoned step returns at last goes nowhere, though the step is being tried again meanwhile."""
+    gates = [threading.Event(), threading.Event()]
+    ended = threading.Event()
+
+    class Gated(AgentExecutor):
+        def execute_step(self, spec: AgentStepSpec, event_tx: EventSender | None = None) -> StepOutcome:
+            attempt = current_step().attempt
+            ledger.note(f"attempt-{attempt}")
+            if attempt == 1:
+                gates[0].wait(HANG_BOUND_S)
+                ended.set()
+            else:
+                gates[0].set()
+                assert ended.wait(HANG_BOUND_S)
+            return StepOutcome.completed(spec, f"attempt {attempt}")
+
+    run = Runner(Gated(), timeout=1.0, retry=Retry(2, wait=0, on_timeout=True)).run(make_specs(1))
+    assert run[0].output == "attempt 2"
+    assert ledger.counts() == {"attempt-1": 1, "attempt-2": 1}
+    assert [attempt.status for attempt in run.records[0].attempts] == ["timed_out", "succeeded"]
+
+
+def test_teardown_comes_after_abandoned_threads() -> None:
+    """`setup` and `teardown` run once each, also when every thread of the run was abandoned."""
+    calls = []
+
+    class Hooked(AgentExecutor):
+        def setup(self) -> None:
+            calls.append("setup")
+
+        def teardown(self) -> None:
+            calls.append("teardown")
+
+        def execute_step(self, spec: AgentStepSpec, event_tx: EventSender | None = None) -> StepOutcome:
+            assert current_step().cancelled.wait(FOREVER_S)
+            return StepOutcome.completed(spec, "")
+
+    run = Runner(Hooked(), timeout=0.1, max_concurrency=2).run(make_specs(4))
+    assert {record.status for record in run.records} == {"timed_out"}
+    assert calls == ["setup", "teardown"]
+
+
+def test_a_script_with_abandoned_threads_ends(tmp_path: Path) -> None:
+    """Threads that sleep for ever do not keep the interpreter from exiting."""
+    script = tmp_path / "script.py"
+    script.write_text(
+        "import time\n"
+        "from fanout_sync import *\n"
+        "executor = FunctionExecutor({'a': lambda spec: time.sleep(3600)})\n"
+        "specs = [AgentStepSpec(f't{n}', 'a', '', '') for n in range(8)]\n"
+        "print(Runner(executor, timeout=0.1).run(specs).summary().splitlines()[0].partition(': ')[2])\n"
+    )
+    done = subprocess.run(
+        [sys.executable, "-W", "error", script], capture_output=True, text=True, timeout=HANG_BOUND_S, check=False
+    )
+    assert (done.returncode, done.stdout, done.stderr) == (0, "8 timed_out\n", "")
+
+
+# Pools of somebody else -----------------------------------------------------------------------------------------------
+
+
+@pytest.mark.usefixtures("_release")
+@pytest.mark.parametrize("pool_type", [ThreadPoolExecutor, ProcessPoolExecutor])
+def test_a_foreign_pool_has_a_soft_timeout(pool_type: Any) -> None:
+    """An overdue step of a pool that cannot be killed is reported at its deadline, and warned of beforehand."""
+    executor = FunctionExecutor({"tester": lambda spec: misdeeds.RELEASE.wait(1.5) or "late"}, concurrency=1)
+    with pool_type(2) as pool:
+        with pytest.warns(UserWarning, match=rf"soft one.*{pool_type.__name__} cannot stop it") as warned:
+            runner = Runner(executor, backend=pool, timeout=SHORT_S)
+        run = runner.run(make_specs(2))
+        misdeeds.RELEASE.set()
+    assert len(warned) == 1
+    assert [record.status for record in run.records] == ["timed_out"] * 2
+    assert "left to itself" in run[0].output
+
+
+def test_no_warning_without_a_timeout() -> None:
+    """A pool of one's own is warned of only where it matters."""
+    with ThreadPoolExecutor(1) as pool:
+        Runner(FunctionExecutor({}), backend=pool)
+
+
+# Bad input ------------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("timeout", [0, -1, math.nan, "5", True, [1], 0.0])
+def test_a_timeout_that_cannot_be_meant_is_refused(timeout: Any) -> None:
+    """A timeout is a number of seconds greater than 0; what came is named, before anything runs."""
+    with pytest.raises(OptionError, match=r"timeout must be a number of seconds greater than 0, got "):
+        Runner(FunctionExecutor({}), timeout=timeout)
+
+
+@pytest.mark.parametrize("timeout", [1, 0.5, 1e300, math.inf, None])
+def test_a_timeout_that_can_be_meant(timeout: Any) -> None:
+    """Whole and fractional seconds, and any time, however it is said."""
+    for backend in ("thread", ProcessBackend()):
+        assert Runner(FunctionExecutor({"tester": lambda spec: ""}), backend=backend, timeout=timeout).run(
+            make_specs(2)
+        )

@@ -1,0 +1,276 @@
+"""What workers say: log records and what they print, at the caller's."""
+
+from __future__ import annotations
+
+import io
+import logging
+import os
+import subprocess
+import sys
+import time
+from collections import Counter
+from collections.abc import Iterator
+from contextlib import redirect_stderr, redirect_stdout
+from typing import Any
+
+import pytest
+
+from fanout_sync import AgentExecutor, AgentStepSpec, EventSender, FunctionExecutor, ProcessBackend, Runner, StepOutcome
+from fanout_sync.testing import make_specs
+
+
+@pytest.fixture(autouse=True)
+def _levels_as_before() -> Iterator[None]:
+    before = logging.root.manager.disable
+    yield
+    logging.disable(before)
+
+
+# Log records ----------------------------------------------------------------------------------------------------------
+
+
+def log_all(spec: AgentStepSpec) -> str:
+    logger = logging.getLogger("team.agent")
+    logger.debug("a detail of %s", spec.task_id)
+    logger.info("working on %s", spec.task_id, extra={"cost": 1.5, "secret": object()})
+    logger.warning("100%% of %(what)s", {"what": "steps"})
+    nothing: dict[str, str] = {}
+    try:
+        nothing["missing"]
+    except KeyError:
+        logging.getLogger("team").exception("failed")
+    return str(os.getpid())
+
+
+@pytest.mark.parametrize("streams", [False, True])
+def test_log_records_reach_the_caller(streams: bool, caplog: pytest.LogCaptureFixture) -> None:
+    """Same logger, level, message, time and place; the exception as text; plain extras; nothing below the level."""
+    caplog.set_level(logging.INFO)
+    runner = Runner(FunctionExecutor({"tester": log_all}), backend="process")
+    (outcome,) = list(runner.stream(make_specs(1)) if streams else runner.run(make_specs(1)))
+    records = [record for record in caplog.records if record.name.startswith("team")]
+    assert [(record.name, record.levelname, record.getMessage()) for record in records] == [
+        ("team.agent", "INFO", "working on t0"),
+        ("team.agent", "WARNING", "100% of steps"),
+        ("team", "ERROR", "failed"),
+    ]
+    assert {str(record.process) for record in records} == {outcome.output}
+    assert {record.funcName for record in records} == {"log_all"}
+    assert records[0].__dict__["cost"] == 1.5
+    assert "secret" not in records[0].__dict__
+    assert records[2].exc_info is None
+    assert records[2].exc_text is not None
+    assert "KeyError: 'missing'" in records[2].exc_text
+    assert "KeyError: 'missing'" in caplog.text
+
+
+def test_levels_are_those_of_the_caller(caplog: pytest.LogCaptureFixture) -> None:
+    """A logger's own level counts in workers, too, as it is when the run begins; so does `logging.disable`."""
+    caplog.set_level(logging.DEBUG, logger="team.agent")
+    runner = Runner(FunctionExecutor({"tester": log_all}), backend="process")
+    runner.run(make_specs(1))
+    assert [record.levelname for record in caplog.records] == ["DEBUG", "INFO", "WARNING", "ERROR"]
+    caplog.clear()
+    logging.disable(logging.WARNING)
+    runner.run(make_specs(1))
+    assert [record.levelname for record in caplog.records] == ["ERROR"]
+
+
+def test_a_handler_that_raises_costs_no_step(capsys: pytest.CaptureFixture[str]) -> None:
+    """The program's own logging may be broken; the outcomes are there all the same."""
+
+    class Broken(logging.Handler):
+        def emit(self, record: logging.LogRecord) -> None:
+            raise ValueError("a broken handler")
+
+    handler = Broken()
+    logging.getLogger("team").addHandler(handler)
+    try:
+        run = Runner(FunctionExecutor({"tester": log_all}), backend="process").run(make_specs(3))
+    finally:
+        logging.getLogger("team").removeHandler(handler)
+    assert not run.failed
+    assert "a broken handler" in capsys.readouterr().err
+
+
+def test_records_that_do_not_fit_their_message_cost_no_step() -> None:
+    """A call of `logging` with the wrong arguments is the worker's own complaint."""
+
+    def log_badly(spec: AgentStepSpec) -> str:
+        logging.getLogger("x").error("%d", "no number")
+        return "fine"
+
+    assert not Runner(FunctionExecutor({"tester": log_badly}), backend="process").run(make_specs(2)).failed
+
+
+class Hooked(AgentExecutor):
+    def setup(self) -> None:
+        logging.getLogger("hooks").warning("setting up")
+
+    def execute_step(self, spec: AgentStepSpec, event_tx: EventSender | None = None) -> StepOutcome:
+        return StepOutcome.completed(spec, "")
+
+    def teardown(self) -> None:
+        logging.getLogger("hooks").warning("tearing down")
+        raise ValueError("torn")
+
+
+def test_hooks_can_log(caplog: pytest.LogCaptureFixture) -> None:
+    """What `setup` and `teardown` say arrives as well, and what goes wrong in `teardown`."""
+    Runner(Hooked(), backend="process", max_concurrency=1).run(make_specs(1))
+    assert [record.getMessage() for record in caplog.records] == [
+        "setting up",
+        "tearing down",
+        "teardown() of Hooked raised",
+    ]
+    assert "ValueError: torn" in caplog.text
+
+
+# What they print ------------------------------------------------------------------------------------------------------
+
+
+def print_all(spec: AgentStepSpec) -> str:
+    print("größe", spec.prompt)
+    print("problem", spec.prompt, file=sys.stderr)
+    subprocess.run(["sh", "-c", "echo from a program; echo 1>&2 its error"], check=True)
+    os.write(1, b"\xff raw\n")
+    print("unfinished", end="")
+    return ""
+
+
+def captured(executor: AgentExecutor, specs: list[AgentStepSpec], **options: Any) -> tuple[list[StepOutcome], str, str]:
+    out, err = io.StringIO(), io.StringIO()
+    with redirect_stdout(out), redirect_stderr(err):
+        run = Runner(executor, backend=ProcessBackend(capture_output=True), **options).run(specs)
+    return list(run), out.getvalue(), err.getvalue()
+
+
+def test_output_comes_line_by_line_with_its_step() -> None:
+    """What steps and their programs print is at the caller's streams, each line marked with its `task_id`."""
+    outcomes, out, err = captured(FunctionExecutor({"tester": print_all}), make_specs(6), max_concurrency=2)
+    assert all(outcome.success for outcome in outcomes)
+    for number in range(6):
+        mark = f"[t{number}] "
+        assert [line.removeprefix(mark) for line in out.splitlines() if line.startswith(mark)] == [
+            f"größe {number}",
+            "from a program",
+            "\ufffd raw",
+            "unfinished",
+        ]
+        assert [line.removeprefix(mark) for line in err.splitlines() if line.startswith(mark)] == [
+            f"problem {number}",
+            "its error",
+        ]
+    assert len(out.splitlines()) == 24
+
+
+def test_output_of_a_step_that_dies_is_not_lost() -> None:
+    """What a step printed before it killed its worker is there, marked with it."""
+
+    def print_and_die(spec: AgentStepSpec) -> None:
+        print("last words", flush=True)
+        os._exit(1)
+
+    outcomes, out, _ = captured(FunctionExecutor({"tester": print_and_die}), make_specs(1))
+    assert not outcomes[0].success
+    assert out == "[t0] last words\n"
+
+
+def test_output_comes_while_the_step_runs(tmp_path: Any) -> None:
+    """A line is there as soon as it is printed, not when the step is over."""
+
+    class Watched(io.StringIO):
+        def write(self, text: str) -> int:
+            (tmp_path / "seen").touch()
+            return super().write(text)
+
+    def print_and_wait(spec: AgentStepSpec) -> str:
+        print("here I am")
+        while not (tmp_path / "seen").exists():
+            time.sleep(0.005)  # another process is what is awaited
+        return "seen"
+
+    out = Watched()
+    executor = FunctionExecutor({"tester": print_and_wait})
+    with redirect_stdout(out):
+        (outcome,) = Runner(executor, backend=ProcessBackend(capture_output=True)).stream(make_specs(1))
+    assert outcome.output == "seen"
+    assert out.getvalue() == "[t0] here I am\n"
+
+
+def test_whoever_prints_100_mb_slows_nobody_else() -> None:
+    """The others are done long before a step that floods its output, which itself arrives whole."""
+    lines = 100_000_000 // 1000
+
+    def flood(spec: AgentStepSpec) -> str:
+        for _ in range(lines):
+            print("x" * 999)
+        return ""
+
+    def say_one_line(spec: AgentStepSpec) -> str:
+        print(spec.task_id)
+        return ""
+
+    class Counting(io.StringIO):
+        def __init__(self) -> None:
+            super().__init__()
+            self.counts: Counter[str] = Counter()
+            self.flooded_before: list[int] = []
+
+        def write(self, text: str) -> int:
+            marks = Counter(line.partition(" ")[0] for line in text.splitlines())
+            if set(marks) != {"[t0]"}:
+                self.flooded_before.append(self.counts["[t0]"])
+            self.counts += marks
+            return len(text)
+
+    specs = [AgentStepSpec("t0", "flood", "", ""), *(AgentStepSpec(f"t{n}", "quick", "", "") for n in range(1, 40))]
+    out = Counting()
+    with redirect_stdout(out):
+        run = Runner(
+            FunctionExecutor({"flood": flood, "quick": say_one_line}, concurrency=2),
+            backend=ProcessBackend(capture_output=True),
+        ).run(specs)
+    assert not run.failed
+    assert out.counts == {"[t0]": lines, **{f"[t{n}]": 1 for n in range(1, 40)}}
+    assert max(out.flooded_before) < lines, "they had to wait for the flood to end"
+
+
+def test_a_line_without_end_does_not_fill_the_memory() -> None:
+    """Output without line breaks comes in pieces, each marked."""
+
+    def dribble(spec: AgentStepSpec) -> str:
+        for _ in range(20):
+            os.write(1, b"y" * 50_000)
+        return ""
+
+    _, out, _ = captured(FunctionExecutor({"tester": dribble}), make_specs(1))
+    assert out.count("y") == 1_000_000
+    assert 1 < len(out.splitlines()) < 30
+    assert all(line.startswith("[t0] y") for line in out.splitlines())
+
+
+def test_a_closed_stdout_of_the_caller_costs_no_step() -> None:
+    """Where the output cannot be written it is lost, and nothing else is."""
+    out = io.StringIO()
+    out.close()
+    with redirect_stdout(out):
+        run = Runner(FunctionExecutor({"tester": print_all}), backend=ProcessBackend(capture_output=True)).run(
+            make_specs(2)
+        )
+    assert not run.failed
+
+
+def test_a_step_may_close_its_own_stdout() -> None:
+    """Its own output ends there; the next step has a worker that can print."""
+
+    def close(spec: AgentStepSpec) -> str:
+        print("before")
+        os.close(1)
+        if spec.prompt == "0":
+            sys.stdout.close()
+        return ""
+
+    outcomes, out, _ = captured(FunctionExecutor({"tester": close}), make_specs(3), max_concurrency=1)
+    assert len(outcomes) == 3
+    assert out.startswith("[t0] before\n")
