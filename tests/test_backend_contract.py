@@ -8,7 +8,7 @@ import operator
 import os
 import threading
 from collections.abc import Callable, Iterator
-from concurrent.futures import FIRST_COMPLETED, BrokenExecutor, Executor, Future, wait
+from concurrent.futures import FIRST_COMPLETED, BrokenExecutor, Executor, Future, as_completed, wait
 from pathlib import Path
 from typing import Any
 
@@ -42,6 +42,14 @@ def _wait_for(path: str) -> str:
             return path
         poll.wait(0.01)
     raise TimeoutError(path)
+
+
+def _wait_until_running(future: Future[Any]) -> None:
+    for _ in range(HANG_BOUND_S * 100):
+        if future.running():
+            return
+        threading.Event().wait(0.01)
+    raise TimeoutError(future)
 
 
 def test_submit_returns_the_result(make_backend: MakeBackend) -> None:
@@ -121,10 +129,7 @@ def test_a_waiting_call_can_be_cancelled_and_a_running_one_not(make_backend: Mak
     gate = str(tmp_path / "gate")
     running = backend.submit(_wait_for, gate)
     waiting = backend.submit(abs, -1)
-    for _ in range(HANG_BOUND_S * 100):
-        if running.running():
-            break
-        threading.Event().wait(0.01)
+    _wait_until_running(running)
     assert waiting.cancel()
     assert not running.cancel()
     Path(gate).touch()
@@ -163,16 +168,88 @@ def test_shutdown_can_cancel_what_waits(make_backend: MakeBackend, tmp_path: Pat
     backend = make_backend(1)
     gate = str(tmp_path / "gate")
     running = backend.submit(_wait_for, gate)
-    for _ in range(HANG_BOUND_S * 100):
-        if running.running():
-            break
-        threading.Event().wait(0.01)
+    _wait_until_running(running)
     waiting = [backend.submit(abs, -1) for _ in range(5)]
     backend.shutdown(wait=False, cancel_futures=True)
     Path(gate).touch()
     backend.shutdown()
     assert running.result(0) == gate
     assert all(future.cancelled() for future in waiting)
+
+
+def test_a_second_shutdown_can_cancel_too(make_backend: MakeBackend, tmp_path: Path) -> None:
+    """`cancel_futures` holds for what still waits, even if an earlier `shutdown` was without it."""
+    backend = make_backend(1)
+    gate = str(tmp_path / "gate")
+    running = backend.submit(_wait_for, gate)
+    _wait_until_running(running)
+    waiting = [backend.submit(abs, -1) for _ in range(3)]
+    backend.shutdown(wait=False)
+    backend.shutdown(wait=False, cancel_futures=True)
+    done, _ = wait(waiting, HANG_BOUND_S)
+    assert done == set(waiting)
+    Path(gate).touch()
+    backend.shutdown()
+    assert running.result(0) == gate
+    assert all(future.cancelled() for future in waiting)
+
+
+def test_who_waits_for_a_future_hears_that_shutdown_cancelled_it(make_backend: MakeBackend, tmp_path: Path) -> None:
+    """`wait` and `as_completed` return for what `cancel_futures` cancelled, at once, while another call still runs."""
+    backend = make_backend(1)
+    gate = str(tmp_path / "gate")
+    running = backend.submit(_wait_for, gate)
+    _wait_until_running(running)
+    waiting = [backend.submit(abs, -1) for _ in range(3)]
+    backend.shutdown(wait=False, cancel_futures=True)
+    assert set(as_completed(waiting, HANG_BOUND_S)) == set(waiting)
+    assert not running.done()
+    Path(gate).touch()
+    assert running.result(HANG_BOUND_S) == gate
+
+
+def test_callbacks_of_cancelled_futures_may_use_the_backend(make_backend: MakeBackend, tmp_path: Path) -> None:
+    """A callback that submits while `shutdown` cancels its future is refused, and does not block."""
+    backend = make_backend(1)
+    gate = str(tmp_path / "gate")
+    refusals: list[BaseException] = []
+
+    def submit_again(_: Future[int]) -> None:
+        try:
+            backend.submit(abs, -1)
+        except RuntimeError as error:
+            refusals.append(error)
+
+    backend.submit(_wait_for, gate)
+    backend.submit(abs, -1).add_done_callback(submit_again)
+    backend.shutdown(wait=False, cancel_futures=True)
+    Path(gate).touch()
+    backend.shutdown()
+    assert [type(error) for error in refusals] == [RuntimeError]
+
+
+@pytest.mark.parametrize("left_by", [SystemExit, KeyboardInterrupt])
+def test_no_callback_can_end_more_than_itself(make_backend: MakeBackend, left_by: type, tmp_path: Path) -> None:
+    """A callback may even exit: its future is as it was, and so are the others and the pool."""
+
+    def leave(_: Future[Any]) -> None:
+        called.append(True)
+        raise left_by
+
+    called: list[bool] = []
+    backend = make_backend(1)
+    gate = str(tmp_path / "gate")
+    ending_well = backend.submit(_wait_for, gate)
+    ending_badly = backend.submit(math.sqrt, -1)
+    after = [backend.submit(abs, -number) for number in range(3)]
+    ending_well.add_done_callback(leave)
+    ending_badly.add_done_callback(leave)
+    Path(gate).touch()
+    assert [future.result(HANG_BOUND_S) for future in after] == [0, 1, 2]
+    assert ending_well.result(0) == gate
+    assert isinstance(ending_badly.exception(0), ValueError)
+    assert called == [True, True]
+    assert backend.submit(abs, -1).result(HANG_BOUND_S) == 1
 
 
 def test_as_a_context_manager(make_backend: MakeBackend) -> None:

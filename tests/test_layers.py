@@ -20,7 +20,7 @@ LAYERS = [
     {"channel"},
     {"executor", "records"},
     {"attempt"},
-    {"options"},
+    {"options", "futures"},
     {"workers", "executors"},
     {"backends"},
     {"run"},
