@@ -17,6 +17,8 @@ import pytest
 from conftest import HANG_BOUND_S
 
 from fanout_sync import AgentStepSpec, OptionError, ProcessBackend, ThreadBackend
+from fanout_sync.workers.calls import Calls
+from fanout_sync.workers.lanes import Lanes
 
 MakeBackend = Callable[..., Executor]
 
@@ -250,6 +252,51 @@ def test_no_callback_can_end_more_than_itself(make_backend: MakeBackend, left_by
     assert isinstance(ending_badly.exception(0), ValueError)
     assert called == [True, True]
     assert backend.submit(abs, -1).result(HANG_BOUND_S) == 1
+
+
+def test_a_call_that_is_accepted_is_done_though_shutdown_comes_at_once(monkeypatch: pytest.MonkeyPatch) -> None:
+    """There is no moment in which a `shutdown` by another thread can strand a call that `submit` has accepted."""
+    accept = Calls.submit
+    shut_down = threading.Event()
+
+    def accept_late(calls: Calls, payload: bytes) -> Future[Any]:
+        other.start()
+        shut_down.wait(0.2)  # which it cannot be yet
+        return accept(calls, payload)
+
+    monkeypatch.setattr(Calls, "submit", accept_late)
+    backend = ProcessBackend(1)
+
+    def shut() -> None:
+        backend.shutdown()
+        shut_down.set()
+
+    other = threading.Thread(target=shut)
+    assert backend.submit(abs, -1).result(HANG_BOUND_S) == 1
+    assert shut_down.wait(HANG_BOUND_S)
+
+
+def test_a_fault_of_the_pool_itself_strands_no_future(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    """If our own thread fails, every future gets a `BrokenExecutor` that says why, and `submit` raises one."""
+    backend = ProcessBackend(1)
+    running = backend.submit(_wait_for, str(tmp_path / "never there"))
+    _wait_until_running(running)
+    waiting = backend.submit(abs, -1)
+    cancelled = backend.submit(abs, -1)
+    assert cancelled.cancel()
+
+    def fail(lanes: Lanes) -> None:
+        raise SystemError("a fault of ours")
+
+    monkeypatch.setattr(Lanes, "turn", fail)
+    last = backend.submit(abs, -1)
+    for future in (running, waiting, last):
+        with pytest.raises(BrokenExecutor, match="SystemError: a fault of ours"):
+            future.result(HANG_BOUND_S)
+    assert wait([cancelled], HANG_BOUND_S).done == {cancelled}
+    with pytest.raises(BrokenExecutor, match="are gone"):
+        backend.submit(abs, -1)
+    backend.shutdown()
 
 
 def test_as_a_context_manager(make_backend: MakeBackend) -> None:

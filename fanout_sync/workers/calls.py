@@ -30,7 +30,8 @@ class Calls:
 
     def submit(self, payload: bytes) -> Future[Any]:
         future: Future[Any] = Future()
-        self._keeper.do(lambda: self._waiting.append((future, payload)))
+        if not self._keeper.do(lambda: self._waiting.append((future, payload))):
+            raise BrokenExecutor("the thread that looks after the workers has failed, and they are gone")
         return future
 
     def shutdown(self, wait: bool, cancel_futures: bool) -> None:
@@ -45,9 +46,12 @@ class Calls:
                 cancel_future(self._waiting.popleft()[0])
 
     def _break(self, error: BaseException) -> None:
+        told = BrokenExecutor(f"the thread that looks after the workers has failed: {StepError.of(error)}")
+        told.__cause__ = error
         waiting = [future for future, _ in self._waiting if future.set_running_or_notify_cancel()]
         for future in [*self._running.values(), *waiting]:
-            end_future(future, None, error)
+            end_future(future, None, told)
+        self._lanes.abort()
 
     def _settle(self) -> None:
         while self._lanes.answers:
