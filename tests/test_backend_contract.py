@@ -340,86 +340,8 @@ def test_the_number_of_workers_is_checked(size: Any) -> None:
             kind(size)
 
 
-# The crash cases in the manner of loky's own tests: {argument, run, result} × {error, exit, C exit, segfault} -------
-
-
-class AtLoad:
-    """Does something when it is unpickled."""
-
-    def __init__(self, function: Callable[..., Any], *args: Any) -> None:
-        self.function = function
-        self.args = args
-
-    def __reduce__(self) -> Any:
-        return self.function, self.args
-
-
-def _raise() -> None:
-    raise RuntimeError("at load")
-
-
-def _exit() -> None:
-    raise SystemExit("at load")
-
-
-def _segfault() -> None:
-    misdeeds.segfault(AgentStepSpec("t", "a", "", ""))
-
-
 def _identity(value: Any) -> Any:
     return value
-
-
-def _make(function: Callable[..., Any], *args: Any) -> AtLoad:
-    return AtLoad(function, *args)
-
-
-WAYS: list[tuple[str, tuple[Any, ...], type[BaseException]]] = [
-    ("error", (_raise,), RuntimeError),
-    ("exit", (_exit,), SystemExit),
-    ("C exit", (os._exit, 5), BrokenExecutor),
-    ("segfault", (_segfault,), BrokenExecutor),
-]
-
-
-@pytest.mark.parametrize(("way", "what", "expected"), WAYS, ids=[way for way, _, _ in WAYS])
-@pytest.mark.parametrize("stage", ["argument unpickle", "run", "result unpickle"])
-def test_crash_cases(stage: str, way: str, what: tuple[Any, ...], expected: type[BaseException]) -> None:
-    """One call ends badly in one of its stages; the calls around it, in the same worker, do not notice."""
-    with ProcessBackend(1) as backend:
-        before = [backend.submit(abs, -number) for number in range(3)]
-        if stage == "argument unpickle":
-            culprit = backend.submit(_identity, AtLoad(*what))
-        elif stage == "run":
-            culprit = backend.submit(*what)
-        else:
-            culprit = backend.submit(_make, *what)
-        after = [backend.submit(abs, -number) for number in range(3)]
-        assert isinstance(culprit.exception(HANG_BOUND_S), expected)
-        assert [future.result(HANG_BOUND_S) for future in before + after] == [0, 1, 2, 0, 1, 2]
-
-
-class AtDump:
-    def __init__(self, function: Callable[..., Any], *args: Any) -> None:
-        self.function = function
-        self.args = args
-
-    def __reduce__(self) -> Any:
-        return self.function(*self.args)
-
-
-def _make_undumpable(function: Callable[..., Any], *args: Any) -> AtDump:
-    return AtDump(function, *args)
-
-
-@pytest.mark.parametrize(("way", "what", "expected"), WAYS, ids=[way for way, _, _ in WAYS])
-def test_crash_cases_of_pickling_the_result(way: str, what: tuple[Any, ...], expected: type[BaseException]) -> None:
-    """A result that raises, exits or crashes while it is pickled costs its own future alone."""
-    with ProcessBackend(1) as backend:
-        culprit = backend.submit(_make_undumpable, *what)
-        after = backend.submit(abs, -1)
-        assert isinstance(culprit.exception(HANG_BOUND_S), expected)
-        assert after.result(HANG_BOUND_S) == 1
 
 
 def test_a_call_that_cannot_be_pickled_is_refused_at_once() -> None:
