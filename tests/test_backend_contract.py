@@ -8,7 +8,7 @@ import operator
 import os
 import threading
 from collections.abc import Callable, Iterator
-from concurrent.futures import FIRST_COMPLETED, BrokenExecutor, Executor, Future, wait
+from concurrent.futures import FIRST_COMPLETED, BrokenExecutor, Executor, Future, as_completed, wait
 from pathlib import Path
 from typing import Any
 
@@ -17,6 +17,8 @@ import pytest
 from conftest import HANG_BOUND_S
 
 from fanout_sync import AgentStepSpec, OptionError, ProcessBackend, ThreadBackend
+from fanout_sync.workers.calls import Calls
+from fanout_sync.workers.lanes import Lanes
 
 MakeBackend = Callable[..., Executor]
 
@@ -42,6 +44,14 @@ def _wait_for(path: str) -> str:
             return path
         poll.wait(0.01)
     raise TimeoutError(path)
+
+
+def _wait_until_running(future: Future[Any]) -> None:
+    for _ in range(HANG_BOUND_S * 100):
+        if future.running():
+            return
+        threading.Event().wait(0.01)
+    raise TimeoutError(future)
 
 
 def test_submit_returns_the_result(make_backend: MakeBackend) -> None:
@@ -121,10 +131,7 @@ def test_a_waiting_call_can_be_cancelled_and_a_running_one_not(make_backend: Mak
     gate = str(tmp_path / "gate")
     running = backend.submit(_wait_for, gate)
     waiting = backend.submit(abs, -1)
-    for _ in range(HANG_BOUND_S * 100):
-        if running.running():
-            break
-        threading.Event().wait(0.01)
+    _wait_until_running(running)
     assert waiting.cancel()
     assert not running.cancel()
     Path(gate).touch()
@@ -163,16 +170,133 @@ def test_shutdown_can_cancel_what_waits(make_backend: MakeBackend, tmp_path: Pat
     backend = make_backend(1)
     gate = str(tmp_path / "gate")
     running = backend.submit(_wait_for, gate)
-    for _ in range(HANG_BOUND_S * 100):
-        if running.running():
-            break
-        threading.Event().wait(0.01)
+    _wait_until_running(running)
     waiting = [backend.submit(abs, -1) for _ in range(5)]
     backend.shutdown(wait=False, cancel_futures=True)
     Path(gate).touch()
     backend.shutdown()
     assert running.result(0) == gate
     assert all(future.cancelled() for future in waiting)
+
+
+def test_a_second_shutdown_can_cancel_too(make_backend: MakeBackend, tmp_path: Path) -> None:
+    """`cancel_futures` holds for what still waits, even if an earlier `shutdown` was without it."""
+    backend = make_backend(1)
+    gate = str(tmp_path / "gate")
+    running = backend.submit(_wait_for, gate)
+    _wait_until_running(running)
+    waiting = [backend.submit(abs, -1) for _ in range(3)]
+    backend.shutdown(wait=False)
+    backend.shutdown(wait=False, cancel_futures=True)
+    done, _ = wait(waiting, HANG_BOUND_S)
+    assert done == set(waiting)
+    Path(gate).touch()
+    backend.shutdown()
+    assert running.result(0) == gate
+    assert all(future.cancelled() for future in waiting)
+
+
+def test_who_waits_for_a_future_hears_that_shutdown_cancelled_it(make_backend: MakeBackend, tmp_path: Path) -> None:
+    """`wait` and `as_completed` return for what `cancel_futures` cancelled, at once, while another call still runs."""
+    backend = make_backend(1)
+    gate = str(tmp_path / "gate")
+    running = backend.submit(_wait_for, gate)
+    _wait_until_running(running)
+    waiting = [backend.submit(abs, -1) for _ in range(3)]
+    backend.shutdown(wait=False, cancel_futures=True)
+    assert set(as_completed(waiting, HANG_BOUND_S)) == set(waiting)
+    assert not running.done()
+    Path(gate).touch()
+    assert running.result(HANG_BOUND_S) == gate
+
+
+def test_callbacks_of_cancelled_futures_may_use_the_backend(make_backend: MakeBackend, tmp_path: Path) -> None:
+    """A callback that submits while `shutdown` cancels its future is refused, and does not block."""
+    backend = make_backend(1)
+    gate = str(tmp_path / "gate")
+    refusals: list[BaseException] = []
+
+    def submit_again(_: Future[int]) -> None:
+        try:
+            backend.submit(abs, -1)
+        except RuntimeError as error:
+            refusals.append(error)
+
+    backend.submit(_wait_for, gate)
+    backend.submit(abs, -1).add_done_callback(submit_again)
+    backend.shutdown(wait=False, cancel_futures=True)
+    Path(gate).touch()
+    backend.shutdown()
+    assert [type(error) for error in refusals] == [RuntimeError]
+
+
+@pytest.mark.parametrize("left_by", [SystemExit, KeyboardInterrupt])
+def test_no_callback_can_end_more_than_itself(make_backend: MakeBackend, left_by: type, tmp_path: Path) -> None:
+    """A callback may even exit: its future is as it was, and so are the others and the pool."""
+
+    def leave(_: Future[Any]) -> None:
+        called.append(True)
+        raise left_by
+
+    called: list[bool] = []
+    backend = make_backend(1)
+    gate = str(tmp_path / "gate")
+    ending_well = backend.submit(_wait_for, gate)
+    ending_badly = backend.submit(math.sqrt, -1)
+    after = [backend.submit(abs, -number) for number in range(3)]
+    ending_well.add_done_callback(leave)
+    ending_badly.add_done_callback(leave)
+    Path(gate).touch()
+    assert [future.result(HANG_BOUND_S) for future in after] == [0, 1, 2]
+    assert ending_well.result(0) == gate
+    assert isinstance(ending_badly.exception(0), ValueError)
+    assert called == [True, True]
+    assert backend.submit(abs, -1).result(HANG_BOUND_S) == 1
+
+
+def test_a_call_that_is_accepted_is_done_though_shutdown_comes_at_once(monkeypatch: pytest.MonkeyPatch) -> None:
+    """There is no moment in which a `shutdown` by another thread can strand a call that `submit` has accepted."""
+    accept = Calls.submit
+    shut_down = threading.Event()
+
+    def accept_late(calls: Calls, payload: bytes) -> Future[Any]:
+        other.start()
+        shut_down.wait(0.2)  # which it cannot be yet
+        return accept(calls, payload)
+
+    monkeypatch.setattr(Calls, "submit", accept_late)
+    backend = ProcessBackend(1)
+
+    def shut() -> None:
+        backend.shutdown()
+        shut_down.set()
+
+    other = threading.Thread(target=shut)
+    assert backend.submit(abs, -1).result(HANG_BOUND_S) == 1
+    assert shut_down.wait(HANG_BOUND_S)
+
+
+def test_a_fault_of_the_pool_itself_strands_no_future(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    """If our own thread fails, every future gets a `BrokenExecutor` that says why, and `submit` raises one."""
+    backend = ProcessBackend(1)
+    running = backend.submit(_wait_for, str(tmp_path / "never there"))
+    _wait_until_running(running)
+    waiting = backend.submit(abs, -1)
+    cancelled = backend.submit(abs, -1)
+    assert cancelled.cancel()
+
+    def fail(lanes: Lanes) -> None:
+        raise SystemError("a fault of ours")
+
+    monkeypatch.setattr(Lanes, "turn", fail)
+    last = backend.submit(abs, -1)
+    for future in (running, waiting, last):
+        with pytest.raises(BrokenExecutor, match="SystemError: a fault of ours"):
+            future.result(HANG_BOUND_S)
+    assert wait([cancelled], HANG_BOUND_S).done == {cancelled}
+    with pytest.raises(BrokenExecutor, match="are gone"):
+        backend.submit(abs, -1)
+    backend.shutdown()
 
 
 def test_as_a_context_manager(make_backend: MakeBackend) -> None:
@@ -216,86 +340,8 @@ def test_the_number_of_workers_is_checked(size: Any) -> None:
             kind(size)
 
 
-# The crash cases in the manner of loky's own tests: {argument, run, result} × {error, exit, C exit, segfault} -------
-
-
-class AtLoad:
-    """Does something when it is unpickled."""
-
-    def __init__(self, function: Callable[..., Any], *args: Any) -> None:
-        self.function = function
-        self.args = args
-
-    def __reduce__(self) -> Any:
-        return self.function, self.args
-
-
-def _raise() -> None:
-    raise RuntimeError("at load")
-
-
-def _exit() -> None:
-    raise SystemExit("at load")
-
-
-def _segfault() -> None:
-    misdeeds.segfault(AgentStepSpec("t", "a", "", ""))
-
-
 def _identity(value: Any) -> Any:
     return value
-
-
-def _make(function: Callable[..., Any], *args: Any) -> AtLoad:
-    return AtLoad(function, *args)
-
-
-WAYS: list[tuple[str, tuple[Any, ...], type[BaseException]]] = [
-    ("error", (_raise,), RuntimeError),
-    ("exit", (_exit,), SystemExit),
-    ("C exit", (os._exit, 5), BrokenExecutor),
-    ("segfault", (_segfault,), BrokenExecutor),
-]
-
-
-@pytest.mark.parametrize(("way", "what", "expected"), WAYS, ids=[way for way, _, _ in WAYS])
-@pytest.mark.parametrize("stage", ["argument unpickle", "run", "result unpickle"])
-def test_crash_cases(stage: str, way: str, what: tuple[Any, ...], expected: type[BaseException]) -> None:
-    """One call ends badly in one of its stages; the calls around it, in the same worker, do not notice."""
-    with ProcessBackend(1) as backend:
-        before = [backend.submit(abs, -number) for number in range(3)]
-        if stage == "argument unpickle":
-            culprit = backend.submit(_identity, AtLoad(*what))
-        elif stage == "run":
-            culprit = backend.submit(*what)
-        else:
-            culprit = backend.submit(_make, *what)
-        after = [backend.submit(abs, -number) for number in range(3)]
-        assert isinstance(culprit.exception(HANG_BOUND_S), expected)
-        assert [future.result(HANG_BOUND_S) for future in before + after] == [0, 1, 2, 0, 1, 2]
-
-
-class AtDump:
-    def __init__(self, function: Callable[..., Any], *args: Any) -> None:
-        self.function = function
-        self.args = args
-
-    def __reduce__(self) -> Any:
-        return self.function(*self.args)
-
-
-def _make_undumpable(function: Callable[..., Any], *args: Any) -> AtDump:
-    return AtDump(function, *args)
-
-
-@pytest.mark.parametrize(("way", "what", "expected"), WAYS, ids=[way for way, _, _ in WAYS])
-def test_crash_cases_of_pickling_the_result(way: str, what: tuple[Any, ...], expected: type[BaseException]) -> None:
-    """A result that raises, exits or crashes while it is pickled costs its own future alone."""
-    with ProcessBackend(1) as backend:
-        culprit = backend.submit(_make_undumpable, *what)
-        after = backend.submit(abs, -1)
-        assert isinstance(culprit.exception(HANG_BOUND_S), expected)
-        assert after.result(HANG_BOUND_S) == 1
 
 
 def test_a_call_that_cannot_be_pickled_is_refused_at_once() -> None:

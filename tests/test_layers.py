@@ -18,7 +18,7 @@ LAYERS = [
     {"jsonl"},
     {"events"},
     {"channel"},
-    {"executor", "records", "options", "interrupts"},
+    {"executor", "records", "options", "interrupts", "futures"},
     {"current", "retry"},
     {"attempt"},
     {"workers", "executors"},

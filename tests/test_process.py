@@ -289,7 +289,7 @@ def test_a_teardown_that_raises_in_a_worker_is_logged(ledger: Ledger, caplog: py
     """What `teardown` raises in a worker process reaches the caller's log, and costs no outcome."""
     run = Runner(BadEnd(ledger), backend="process").run(make_specs(2))
     assert len(run.succeeded) == 2
-    assert "teardown() raised" in caplog.text
+    assert "teardown() of BadEnd raised" in caplog.text
     assert "SystemExit: stuck" in caplog.text
 
 

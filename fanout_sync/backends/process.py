@@ -102,6 +102,7 @@ class ProcessBackend(Backend):
 
         Raises:
             Exception: Whatever pickling the function or its arguments raises; nothing is scheduled then.
+            RuntimeError: The backend is shut down.
         """
         import cloudpickle
 
@@ -114,7 +115,8 @@ class ProcessBackend(Backend):
             if self._calls is None:
                 self._calls = Calls(self._cap or os.cpu_count() or 1, self._max_tasks)
                 weakref.finalize(self, self._calls.shutdown, False, False)
-        return self._calls.submit(payload)
+            # Before the lock is given up, or a shutdown might come between.
+            return self._calls.submit(payload)
 
     def shutdown(self, wait: bool = True, *, cancel_futures: bool = False) -> None:
         """Let go of the workers of `submit`; see `concurrent.futures.Executor.shutdown`."""

@@ -22,6 +22,7 @@ from attrs import frozen
 from ..attempt import Report, failure, run_attempt, timed_out
 from ..current import RunningStep, begin_step
 from ..executor import TEARDOWN_GRACE_S
+from ..futures import cancel_future, end_future
 from ..logs import logger_for
 from ..options import positive_int
 from ..records import StepError
@@ -279,11 +280,11 @@ class ThreadBackend(Backend):
     def shutdown(self, wait: bool = True, *, cancel_futures: bool = False) -> None:
         """Let go of the threads of `submit`; see `concurrent.futures.Executor.shutdown`."""
         with self._lock:
-            if not self._is_shut_down:
-                self._is_shut_down = True
-                if cancel_futures:
-                    _cancel_all(self._calls)
-                _dismiss(self._threads, self._calls)
+            self._is_shut_down = True
+        # Nothing is submitted from here on, and callbacks of what is cancelled may do as they like.
+        if cancel_futures:
+            _cancel_all(self._calls)
+        _dismiss(self._threads, self._calls)
         if wait:
             for thread in self._threads:
                 thread.join()
@@ -301,9 +302,9 @@ class _Call:
         try:
             result = self.context.run(self.function)
         except BaseException as error:  # a future hands on what its function raised, whatever it is
-            self.future.set_exception(error)
+            end_future(self.future, None, error)
         else:
-            self.future.set_result(result)
+            end_future(self.future, result)
 
 
 def _serve_calls(calls: SimpleQueue[_Call | None], waiting: threading.Semaphore) -> None:
@@ -315,8 +316,9 @@ def _serve_calls(calls: SimpleQueue[_Call | None], waiting: threading.Semaphore)
 
 def _cancel_all(calls: SimpleQueue[_Call | None]) -> None:
     try:
-        while (call := calls.get_nowait()) is not None:
-            call.future.cancel()
+        while True:
+            if (call := calls.get_nowait()) is not None:  # which is what an earlier shutdown put there
+                cancel_future(call.future)
     except Empty:
         return
 

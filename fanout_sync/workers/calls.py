@@ -8,6 +8,7 @@ from collections import deque
 from concurrent.futures import BrokenExecutor, Future
 from typing import Any
 
+from ..futures import cancel_future, end_future
 from ..records import StepError
 from . import messages
 from .keeper import LaneKeeper
@@ -29,7 +30,8 @@ class Calls:
 
     def submit(self, payload: bytes) -> Future[Any]:
         future: Future[Any] = Future()
-        self._keeper.do(lambda: self._waiting.append((future, payload)))
+        if not self._keeper.do(lambda: self._waiting.append((future, payload))):
+            raise BrokenExecutor("the thread that looks after the workers has failed, and they are gone")
         return future
 
     def shutdown(self, wait: bool, cancel_futures: bool) -> None:
@@ -40,19 +42,21 @@ class Calls:
     def _begin_close(self, cancel_futures: bool) -> None:
         self._is_closing = True
         if cancel_futures:
-            for future, _ in self._waiting:
-                future.cancel()
+            while self._waiting:
+                cancel_future(self._waiting.popleft()[0])
 
     def _break(self, error: BaseException) -> None:
-        for future in self._running.values():
-            future.set_exception(error)
-        for future, _ in self._waiting:
-            future.set_exception(error)
+        told = BrokenExecutor(f"the thread that looks after the workers has failed: {StepError.of(error)}")
+        told.__cause__ = error
+        waiting = [future for future, _ in self._waiting if future.set_running_or_notify_cancel()]
+        for future in [*self._running.values(), *waiting]:
+            end_future(future, None, told)
+        self._lanes.abort()
 
     def _settle(self) -> None:
         while self._lanes.answers:
             ticket, answer = self._lanes.answers.popleft()
-            _resolve(self._running.pop(ticket), answer)
+            end_future(self._running.pop(ticket), *_read(answer))
         while self._waiting and len(self._running) < self._size:
             future, payload = self._waiting.popleft()
             if future.set_running_or_notify_cancel():
@@ -75,17 +79,16 @@ class _WorkerTraceback(Exception):
         return f"\n\n{self.text}"
 
 
-def _resolve(future: Future[Any], answer: Message | Lost) -> None:
+def _read(answer: Message | Lost) -> tuple[Any, BaseException | None]:
+    """Return the call's result, and the exception that it ended with."""
     if isinstance(answer, Lost):
-        future.set_exception(BrokenExecutor(answer.error.message))
-        return
+        return None, BrokenExecutor(answer.error.message)
     try:
         if answer[0] == messages.RETURNED:
-            future.set_result(pickle.loads(answer[2]))
-        else:
-            _, _, payload, fields = answer
-            told = RuntimeError(str(StepError(*fields))) if payload is None else pickle.loads(payload)
-            told.__cause__ = _WorkerTraceback(fields[2])
-            future.set_exception(told)
+            return pickle.loads(answer[2]), None
+        _, _, payload, fields = answer
+        told = RuntimeError(str(StepError(*fields))) if payload is None else pickle.loads(payload)
+        told.__cause__ = _WorkerTraceback(fields[2])
     except BaseException as error:  # loading runs the caller's own classes, which may raise anything
-        future.set_exception(error)
+        return None, error
+    return None, told

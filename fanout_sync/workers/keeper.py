@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import threading
 from collections import deque
 from collections.abc import Callable
@@ -15,7 +16,7 @@ class LaneKeeper:
     Args:
         lanes: What to look after.
         after_turn: Called on the thread after each turn, to take the answers.
-        on_failure: Called with what ended the thread too early, so that nobody waits for it.
+        on_failure: Called with what ended the thread too early, after the last order, so that nobody waits for it.
     """
 
     def __init__(
@@ -25,18 +26,26 @@ class LaneKeeper:
         self._after_turn = after_turn
         self._on_failure = on_failure
         self._orders: deque[Callable[[], None]] = deque()
-        self._start_lock = threading.Lock()
+        self._door_lock = threading.RLock()  # a finalizer that gives an order may run in any thread, at any time
         self._thread: threading.Thread | None = None
         self._is_retiring = False
+        self._is_closed = False
 
-    def do(self, order: Callable[[], None]) -> None:
-        """Have `order` called on the keeper's thread, soon. May be called from any thread."""
-        self._orders.append(order)
-        with self._start_lock:
+    def do(self, order: Callable[[], None]) -> bool:
+        """Have `order` called on the keeper's thread, soon. May be called from any thread.
+
+        Returns:
+            Whether it will be called: not if the thread has ended.
+        """
+        with self._door_lock:
+            if self._is_closed:
+                return False
+            self._orders.append(order)
             if self._thread is None:
                 self._thread = threading.Thread(target=self._keep, name="fanout-keeper", daemon=True)
                 self._thread.start()
         self._lanes.wake()
+        return True
 
     def stop(self) -> None:
         """Return when the thread has ended; what was ordered before is done."""
@@ -57,6 +66,11 @@ class LaneKeeper:
         try:
             self._serve()
         except BaseException as error:  # a fault of ours; whoever waits has to hear of it
+            with self._door_lock:
+                self._is_closed = True
+            while self._orders:
+                with contextlib.suppress(BaseException):  # which may well come of the same fault
+                    self._orders.popleft()()
             self._on_failure(error)
 
     def _serve(self) -> None:
@@ -64,6 +78,13 @@ class LaneKeeper:
             while self._orders:
                 self._orders.popleft()()
             self._after_turn()
-            if self._is_retiring:
+            if not self._is_retiring:
+                self._lanes.turn()
+            elif self._close():
                 return
-            self._lanes.turn()
+
+    def _close(self) -> bool:
+        """Take no more orders, unless some have just come."""
+        with self._door_lock:
+            self._is_closed = not self._orders
+            return self._is_closed
