@@ -30,25 +30,25 @@ def as_markdown(all_measured: Sequence[Measured], facts: Mapping[str, str]) -> s
     rounds = len(next(iter(all_measured[0].figures.values())))
     parts = [
         f"Medians of {rounds} rounds, taken on:",
-        _table(("", ""), facts.items()),
+        table(("", ""), facts.items()),
         "## What is required, and what came of it",
-        _table(("row", OURS, "must", "aim"), (_summary(measured) for measured in all_measured if measured.verdicts)),
+        table(("row", OURS, "must", "aim"), (_summary(measured) for measured in all_measured if measured.verdicts)),
         "## All figures",
     ]
     for measured in all_measured:
         row = measured.row
-        parts += [f"### {row.title}", _table((row.unit, *_COLUMNS), _lines(measured)), *_notes(measured)]
+        parts += [f"### {row.title}", table((row.unit, *_COLUMNS), _lines(measured)), *_notes(measured)]
     return "\n\n".join(parts)
 
 
-def write_page(text: str) -> None:
-    """Put `text` between the marks of the page; what is written by hand around them stays."""
-    page = PAGE.read_text(encoding="utf-8")
+def write_page(text: str, path: Path = PAGE) -> None:
+    """Put `text` between the marks of a page; what is written by hand around them stays."""
+    page = path.read_text(encoding="utf-8")
     before, begin, rest = page.partition(BEGIN)
     _, end, after = rest.partition(END)
     if not (begin and end):
-        raise ValueError(f"{PAGE.name} must hold {BEGIN} and {END}")
-    PAGE.write_text(f"{before}{BEGIN}\n\n{text}\n\n{END}{after}", encoding="utf-8")
+        raise ValueError(f"{path.name} must hold {BEGIN} and {END}")
+    path.write_text(f"{before}{BEGIN}\n\n{text}\n\n{END}{after}", encoding="utf-8")
 
 
 def _lines(measured: Measured) -> Iterable[tuple[str, str, str, str]]:
@@ -82,6 +82,7 @@ def _figure(value: float) -> str:
     return f"{value:,.0f}" if value >= 100 else f"{value:.3g}"
 
 
-def _table(head: Sequence[str], lines: Iterable[Sequence[str]]) -> str:
+def table(head: Sequence[str], lines: Iterable[Sequence[str]]) -> str:
+    """Return a table in Markdown."""
     rows = [head, ["---"] * len(head), *lines]
     return "\n".join(f"| {' | '.join(cells)} |" for cells in rows)

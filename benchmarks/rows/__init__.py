@@ -11,6 +11,8 @@ ROWS: dict[str, Callable[[Sizes], Row]] = {
     "thread-noop": threads.noop,
     "thread-sleep": threads.naps,
     "process-noop": processes.noop,
+    "thread-guarded": threads.guarded,
+    "process-guarded": processes.guarded,
     "process-main": fresh.from_main,
     "cold-start": fresh.cold_start,
     "cold-start-import": fresh.cold_start_with_import,

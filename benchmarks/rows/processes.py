@@ -11,7 +11,7 @@ from ..executors import specs_for
 from ..functions import answer
 from ..measure import time_warm
 from ..row import IDEAL, OURS, Contestant, Limit, Row, Sizes
-from .threads import NAP_S, RUN_IN, WARM_UP, extra_contestants
+from .threads import NAP_S, RUN_IN, WARM_UP, extra_contestants, guarded_row
 
 WORKERS = 2
 
@@ -33,6 +33,12 @@ def noop(sizes: Sizes) -> Row:
         ),
         (Limit("must", 0.8, ("pebble", "ProcessPoolExecutor.map")), Limit("aim", 1.0, ("Pool.imap",))),
     )
+
+
+def guarded(sizes: Sizes) -> Row:
+    """What it costs a step that does nothing to have a timeout and a retry."""
+    title = f"{sizes.process_steps:,} no-op steps, 2 warm processes"
+    return guarded_row(title, WORKERS, sizes.process_steps, backend="process")
 
 
 def uneven(sizes: Sizes) -> Row:

@@ -53,6 +53,27 @@ def extras(sizes: Sizes) -> Row:
     )
 
 
+def guarded(sizes: Sizes) -> Row:
+    """What it costs a step that does nothing to have a timeout and a retry."""
+    return guarded_row(f"{sizes.thread_steps:,} no-op steps, thread, limit 8", 8, sizes.thread_steps)
+
+
+def guarded_row(title: str, workers: int, count: int, **options: Any) -> Row:
+    """Return a row that compares steps with a timeout and a retry to the same ones without."""
+    specs, warm_up = specs_for(["hello"] * count), specs_for([*WARM_UP, *RUN_IN])
+
+    def contestant(name: str, **guards: Any) -> Contestant:
+        open_pool = partial(pools.fanout_sync, answer, workers, **options, **guards)
+        return Contestant(name, lambda: 1e6 / count * time_warm(open_pool, warm_up, specs))
+
+    return Row(
+        f"{title}, with a timeout and a retry",
+        "µs a step",
+        (contestant(OURS, timeout=60, retry=3), contestant("without")),
+        (Limit("must", 1.15, ("without",)),),
+    )
+
+
 def extra_contestants(workers: int, count: int, **options: Any) -> tuple[Contestant, ...]:
     """Return fanout_sync as it is, with a generator as its input, with events, and with somebody who listens."""
     specs, warm_up = specs_for(["hello"] * count), specs_for(WARM_UP)

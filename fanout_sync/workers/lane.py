@@ -20,7 +20,8 @@ from attrs import define, field, frozen
 
 from .link import CallerLink, open_link
 from .output import Output, open_outputs
-from .tree import MARK, Root, kill_group, kill_trees, mark_below
+from .tree import MARK, kill_group, kill_trees, mark_below
+from .warden import Warden, let_go, take_charge
 from .worker import LOST_LINK_EXIT_CODE
 from .worker import main as worker_main
 
@@ -48,6 +49,7 @@ class Lane:
     process: Any
     link: CallerLink
     outputs: list[Output]
+    warden: Warden
     mark: str
     prepared: bytes
     caller_pid: int = field(factory=os.getpid)
@@ -106,6 +108,7 @@ class Lane:
         for output in self.outputs:
             output.close()
         self.outputs = []
+        let_go(self.warden)
 
     def abandon(self) -> None:
         """Let go of a worker that belongs to another process: this one is a fork of its caller."""
@@ -171,7 +174,8 @@ def kill_lanes(lanes: Iterable[Lane]) -> None:
     """Kill workers and all that their steps started."""
     ours = [lane for lane in lanes if lane.caller_pid == os.getpid()]
     if any(lane.start_is_known for lane in ours):  # the others have hardly had the time to start anything
-        kill_trees([Root(lane.pid, lane.mark) for lane in ours if not lane.is_dead()])
+        alive = [lane for lane in ours if not lane.is_dead()]
+        kill_trees([lane.pid for lane in alive], [lane.mark for lane in alive])
     for lane in ours:
         lane.kill()
 
@@ -192,13 +196,15 @@ def start_worker(prepared: bytes, captures_output: bool) -> Lane:
         raise RuntimeError("the interpreter is exiting")
     link, theirs = open_link()
     outputs, their_outputs = open_outputs() if captures_output else ([], [])
-    mark = secrets.token_hex(8)
+    warden = take_charge()
+    mark = f"{warden.mark}/{secrets.token_hex(8)}"
     try:
         process = get_context("loky").Process(
             target=worker_main, args=(theirs, their_outputs, mark), name="fanout-worker", env={MARK: mark_below(mark)}
         )
         process.start()
     except BaseException:
+        let_go(warden)
         link.close()
         for output in outputs:
             output.close()
@@ -207,7 +213,7 @@ def start_worker(prepared: bytes, captures_output: bool) -> Lane:
         if sys.platform != "win32":
             for end in (theirs, *their_outputs):
                 end.close()  # so that the worker's death is the end of what comes
-    return Lane(process, link, outputs, mark, prepared)
+    return Lane(process, link, outputs, warden, mark, prepared)
 
 
 def open_pidfd(pid: int) -> int | None:

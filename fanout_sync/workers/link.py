@@ -49,7 +49,8 @@ class CallerLink:
         self._unsent: deque[memoryview] = deque()
         self._scratch = bytearray(_CHUNK)
         self._received = bytearray()
-        self._lost: LinkLost | None = None
+        self._is_lost = False
+        self._is_unread = False
 
     def fileno(self) -> int:
         return self._end.fileno()
@@ -102,7 +103,7 @@ class CallerLink:
         """
         messages: list[Message] = []
         for _ in range(sys.maxsize if everything else _FAIR_SHARE):
-            if self._lost:
+            if self._is_lost:
                 break
             try:
                 size = self._end.recv_into(self._scratch)
@@ -110,16 +111,16 @@ class CallerLink:
                 break
             except OSError as error:
                 # Linux says "reset" when the worker's end was closed with something unread in it.
-                self._lost = LinkLost(unread=isinstance(error, ConnectionResetError))
+                self._is_lost, self._is_unread = True, isinstance(error, ConnectionResetError)
                 break
             if size == 0:
-                self._lost = LinkLost(unread=bool(self._unsent))
+                self._is_lost, self._is_unread = True, bool(self._unsent)
                 break
             self._take(memoryview(self._scratch)[:size], messages)
             if size < _CHUNK and not everything:
                 break
-        if self._lost and not messages:
-            raise self._lost
+        if self._is_lost and not messages:
+            raise LinkLost(self._is_unread)
         return messages
 
     def _take(self, data: memoryview, messages: list[Message]) -> None:

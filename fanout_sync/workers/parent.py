@@ -7,7 +7,7 @@ import select
 import threading
 import time
 
-from .tree import Root, kill_trees
+from .tree import kill_trees
 
 ORPHANED_EXIT_CODE = 83
 """How a worker leaves whose caller is gone; nobody is there to see it."""
@@ -39,5 +39,5 @@ def _watch(parent: int, mark: str) -> None:
             time.sleep(_LOOK_EVERY_S)
         elif any(event & select.POLLNVAL for _, event in poll.poll(_LOOK_EVERY_S * 1000)):
             poll = None
-    kill_trees([Root(os.getpid(), mark)], spare=os.getpid())
+    kill_trees([os.getpid()], [mark], spare=os.getpid())
     os._exit(ORPHANED_EXIT_CODE)

@@ -1,15 +1,20 @@
-"""Killing a worker with all that its steps started, wherever that has got to."""
+"""Killing workers with all that their steps started, wherever that has got to.
+
+Imports next to nothing, and nothing of this package: it is also what a warden runs (see `warden.py`), which has to be
+there in no time.
+"""
 
 from __future__ import annotations
 
 import contextlib
 import os
+import select
 import signal
 import sys
-from collections.abc import Iterable, Iterator
-from pathlib import Path
 
-from attrs import frozen
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from collections.abc import Iterable, Iterator
 
 MARK = "FANOUT_SYNC_WORKERS"
 """The environment variable by which the descendants of a worker are known: a path of marks, the outermost first.
@@ -17,33 +22,11 @@ MARK = "FANOUT_SYNC_WORKERS"
 It finds what left the worker's process group and outlived its own parent, as daemons do."""
 
 _MAX_ROUNDS = 20  # each finds only what was started during the one before
-
-_PROC = Path("/proc")
-
-
-@frozen
-class Root:
-    """A process that is to go with all its descendants.
-
-    Attributes:
-        pid: Its number; it leads a process group of its own.
-        mark: What its environment says, and that of its descendants.
-    """
-
-    pid: int
-    mark: str
-
-
-@frozen
-class _Process:
-    pid: int
-    parent: int
-    group: int
-    born: str
+_LOOK_EVERY_S = 0.5
 
 
 def mark_below(mark: str) -> str:
-    """Return the value of `MARK` for a worker of this process."""
+    """Return the value of `MARK` for a worker that this process starts."""
     return f"{os.environ.get(MARK, '')}/{mark}/"
 
 
@@ -54,77 +37,97 @@ def kill_group(pid: int) -> None:
             os.killpg(pid, signal.SIGKILL)
 
 
-def kill_trees(roots: Iterable[Root], spare: int | None = None) -> None:
+def kill_trees(pids: Iterable[int], marks: Iterable[str], spare: int | None = None) -> None:
     """Kill processes and everything that they started, children of children included.
 
-    Where there is no /proc, only what is still in the process group of a root is found.
+    Where there is no /proc, only what is still in the process group of one of them is found.
 
     Args:
-        roots: Which.
+        pids: Which; each leads a process group of its own.
+        marks: What is in the environment of their descendants.
         spare: A process that is not to be killed, itself: the one that asks.
     """
-    doomed = {root.pid for root in roots}
-    marks = [f"/{root.mark}/".encode() for root in roots]
-    if spare is None:
-        for pid in doomed:
-            # So that it starts nothing more while its descendants are looked for.
-            _signal(pid, signal.SIGSTOP)
-    seen: set[tuple[int, str]] = set()
+    roots = set(pids)
+    for pid in roots - {spare}:
+        _signal(pid, signal.SIGSTOP)  # so that it starts nothing more while its descendants are looked for
+    doomed = set(roots)
+    encoded = [f"/{mark}/".encode() for mark in marks]
+    seen: set[tuple[int, bytes]] = set()
     for _ in range(_MAX_ROUNDS):
-        found = [process for process in _descendants(doomed, marks) if (process.pid, process.born) not in seen]
+        found = [process for process in _descendants(doomed, encoded) if process not in seen]
         for process in found:
-            seen.add((process.pid, process.born))
-            doomed.add(process.pid)
-            if process.pid != spare:
-                _signal(process.pid, signal.SIGKILL)
+            seen.add(process)
+            doomed.add(process[0])
+            if process[0] != spare:
+                _signal(process[0], signal.SIGKILL)
         if not found:
             break
-    if spare is None:
-        for root in roots:
-            kill_group(root.pid)
+    for pid in roots - {spare}:
+        kill_group(pid)
 
 
-def _descendants(doomed: set[int], marks: list[bytes]) -> Iterator[_Process]:
+def _descendants(doomed: set[int], marks: list[bytes]) -> Iterator[tuple[int, bytes]]:
+    """Yield number and time of birth of the doomed, and of all who descend from them."""
     processes = list(_all_processes())
     family = set(doomed)
-    grown = True
-    while grown:
-        kin = {process.pid for process in processes if process.parent in family or process.group in family}
-        grown = not kin <= family
+    is_growing = True
+    while is_growing:
+        kin = {pid for pid, parent, group, _ in processes if parent in family or group in family}
+        is_growing = not kin <= family
         family |= kin
-    for process in processes:
-        if process.pid in family or _is_marked(process.pid, marks):
-            yield process
+    for pid, _, _, born in processes:
+        if pid in family or _is_marked(pid, marks):
+            yield pid, born
 
 
-def _all_processes() -> Iterator[_Process]:
+def _all_processes() -> Iterator[tuple[int, int, int, bytes]]:
+    """Yield number, parent, process group and time of birth of all that live."""
     if not sys.platform.startswith("linux"):
         return
-    with os.scandir(_PROC) as entries:
-        names = [entry.name for entry in entries if entry.name.isdecimal()]
-    for name in names:
-        try:
-            text = (_PROC / name / "stat").read_bytes()
-        except OSError:  # gone by now
-            continue
-        # After the name, which is in parentheses and may hold anything: state, parent, group, … and the birth.
-        state, parent, group, *rest = text[text.rindex(b")") + 2 :].split()
-        if state not in (b"Z", b"X"):
-            yield _Process(int(name), int(parent), int(group), rest[16].decode())
+    for name in os.listdir("/proc"):  # noqa: PTH208 - see above for why there is no pathlib
+        text = _read(f"/proc/{name}/stat") if name.isdecimal() else b""
+        if text:
+            # After the name, which is in parentheses and may hold anything: state, parent, group, … and the birth.
+            state, parent, group, *rest = text[text.rindex(b")") + 2 :].split()
+            if state not in (b"Z", b"X"):
+                yield int(name), int(parent), int(group), rest[16]
 
 
 def _is_marked(pid: int, marks: list[bytes]) -> bool:
-    try:
-        environment = (_PROC / str(pid) / "environ").read_bytes()
-    except OSError:  # gone by now, or somebody else's
-        return False
+    environment = _read(f"/proc/{pid}/environ")
     start = environment.find(MARK.encode() + b"=")
     if start < 0:
         return False
-    value = environment[start : environment.find(b"\0", start) + 1 or None]
+    value = environment[start:].partition(b"\0")[0]
     return any(mark in value for mark in marks)
+
+
+def _read(path: str) -> bytes:
+    try:
+        with open(path, "rb") as file:  # noqa: PTH123 - as above
+            return file.read()
+    except OSError:  # gone by now, or somebody else's
+        return b""
 
 
 def _signal(pid: int, number: int) -> None:
     with contextlib.suppress(ProcessLookupError, PermissionError):
         os.kill(pid, number)
+
+
+def _guard(caller: int, mark: str) -> None:
+    """Wait for the end of the caller, then kill what bears the mark."""
+    try:
+        pidfd = os.pidfd_open(caller)
+    except OSError:  # gone already, or a system that has no such thing
+        pidfd = -1
+    poll = select.poll()
+    if pidfd >= 0:
+        poll.register(pidfd, select.POLLIN)
+    while os.getppid() == caller:
+        poll.poll(1000 * (_LOOK_EVERY_S if pidfd < 0 else 3600))
+    kill_trees([], [mark])
+
+
+if __name__ == "__main__":
+    _guard(int(sys.argv[1]), sys.argv[2])

@@ -1,0 +1,87 @@
+"""A small process beside the caller that outlives it for a moment, to take its workers along.
+
+A worker that sees its caller gone leaves by itself, and takes along what its steps started (see `parent.py`); but not
+while a step is in a call to C that holds the interpreter.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import secrets
+import signal
+import sys
+import threading
+
+from attrs import define
+
+from ..logs import logger_for
+from . import tree
+
+logger = logger_for(__name__)
+
+_IS_SUPPORTED = sys.platform.startswith("linux") and hasattr(os, "posix_spawn")
+
+
+@define
+class Warden:
+    """The warden of this process, there as long as it has workers.
+
+    Attributes:
+        mark: What all workers of this process bear.
+    """
+
+    mark: str
+    _caller: int
+    _charges: int = 0
+    _pid: int | None = None
+
+    def take_charge(self) -> None:
+        """Look after one worker more."""
+        self._charges += 1
+        if self._pid is None and _IS_SUPPORTED and sys.executable:
+            try:
+                self._pid = _spawn(self.mark)
+            except OSError as error:  # no more processes to be had; workers still look after themselves
+                logger.warning("there is nobody to kill the workers should this process be killed: %s", error)
+
+    def let_go(self) -> None:
+        """Look after one worker less."""
+        self._charges -= 1
+        if self._charges == 0 and self._pid is not None and os.getpid() == self._caller:
+            pid, self._pid = self._pid, None
+            with contextlib.suppress(ProcessLookupError, ChildProcessError):  # somebody else has collected it
+                os.kill(pid, signal.SIGKILL)
+                os.waitpid(pid, 0)
+
+
+def take_charge() -> Warden:
+    """Have the warden of this process look after one worker more; returns it."""
+    global _warden
+    with _lock:
+        if _warden is None or _warden._caller != os.getpid():  # a fork has no part in its parent's
+            _warden = Warden(secrets.token_hex(8), os.getpid())
+        _warden.take_charge()
+        return _warden
+
+
+def let_go(warden: Warden) -> None:
+    """Have it look after one worker less."""
+    with _lock:
+        warden.let_go()
+
+
+_warden: Warden | None = None
+_lock = threading.Lock()
+
+
+def _spawn(mark: str) -> int:
+    quiet = [(os.POSIX_SPAWN_OPEN, number, os.devnull, os.O_RDWR, 0) for number in range(3)]
+    # A session of its own: no Ctrl-C is meant for it.
+    return os.posix_spawn(
+        sys.executable,
+        [sys.executable, "-I", "-S", tree.__file__, str(os.getpid()), mark],
+        os.environ,
+        file_actions=quiet,
+        setsid=True,
+    )

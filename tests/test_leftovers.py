@@ -1,0 +1,125 @@
+"""Nothing is left behind: when the caller is killed, when workers are killed at random, when a run is over."""
+
+from __future__ import annotations
+
+import multiprocessing
+import os
+import random
+import signal
+import subprocess
+import sys
+import threading
+import time
+from pathlib import Path
+from typing import Any
+
+import pytest
+from conftest import HANG_BOUND_S
+from processes import eventually, is_alive, pids_in
+
+from fanout_sync import AgentStepSpec, FunctionExecutor, Retry, Runner, StepOutcome
+from fanout_sync.testing import Ledger, LedgerExecutor, make_specs
+
+SCRIPT = """
+import os, subprocess, sys, time
+from fanout_sync import AgentStepSpec, FunctionExecutor, Retry, Runner, StepOutcome
+
+def family(spec):
+    mark = f"echo $$ > {spec.prompt}/$$.pid; exec sleep 3600"
+    subprocess.Popen(["sh", "-c", mark])
+    subprocess.Popen(["sh", "-c", mark], start_new_session=True)
+    subprocess.run(["setsid", "sh", "-c", f"sh -c '{mark}' & exit"], check=True)
+    with open(f"{spec.prompt}/{os.getpid()}.pid", "w") as file:
+        print(os.getpid(), file=file)
+    HANG
+
+def specs():
+    for number in range(3):
+        yield AgentStepSpec(f"t{number}", "family", "", sys.argv[1])
+    time.sleep(HOLD_S)
+
+executor = FunctionExecutor({"family": family}, concurrency=3)
+Runner(executor, backend="process").run(specs())
+"""
+
+HANGS = {
+    "in Python": "time.sleep(3600)",
+    "in C, holding the interpreter": "import ctypes; ctypes.PyDLL(None).sleep(3600)",
+}
+
+
+@pytest.mark.parametrize("hang", HANGS)
+@pytest.mark.parametrize("hold_s", [0, 3600], ids=["caller waits", "caller reads its input"])
+def test_when_the_caller_is_killed_everything_goes_with_it(hang: str, hold_s: int, tmp_path: Path) -> None:
+    """After SIGKILL to the caller no worker and nothing that a step had started is left, in the middle of steps."""
+    script = tmp_path / "script.py"
+    script.write_text(SCRIPT.replace("HANG", HANGS[hang]).replace("HOLD_S", str(hold_s)))
+    with subprocess.Popen([sys.executable, "-W", "error", script, tmp_path], stderr=subprocess.PIPE) as caller:
+        pids = pids_in(tmp_path, 12)
+        caller.kill()
+        _, errors = caller.communicate(timeout=HANG_BOUND_S)
+    assert eventually(lambda: not any(map(is_alive, pids))), [pid for pid in pids if is_alive(pid)]
+    assert errors == b""
+
+
+@pytest.mark.parametrize("backend", ["thread", "process"])
+def test_a_process_that_goes_on_holds_nothing_more(backend: Any) -> None:
+    """Many runs with faults leave no thread, descriptor or child behind."""
+    executor = FunctionExecutor({"tester": lambda spec: 1 / (int(spec.prompt) % 3)}, concurrency=3)
+
+    def held_after(count: int) -> tuple[int, ...]:
+        for _ in range(count):
+            runner = Runner(executor, backend=backend, timeout=30, retry=Retry(2, wait=0))
+            assert len(runner.run(make_specs(3))) == len(list(runner.stream(make_specs(3)))) == 3
+        descriptors = sum(1 for _ in Path("/proc/self/fd").iterdir())
+        return descriptors, threading.active_count(), len(multiprocessing.active_children())
+
+    before = held_after(2)
+    assert all(now <= then for now, then in zip(held_after(20), before, strict=True))
+
+
+# Random deaths --------------------------------------------------------------------------------------------------------
+
+STEPS, WORKERS, KILLS = 2000, 4, 20
+
+
+def answer_at_length(spec: AgentStepSpec) -> Any:
+    """Answer; now and then with so much that a death may come in the middle of it."""
+    time.sleep(0.001)
+    return StepOutcome.completed(spec, spec.prompt * (200_000 if int(spec.prompt) % 10 == 0 else 1))
+
+
+@pytest.mark.parametrize("streams", [False, True])
+def test_chaos(streams: bool, ledger: Ledger) -> None:
+    """2 000 steps while workers are killed at random: one outcome each, and what did not crash ran exactly once."""
+    chance = random.Random(20)
+    is_over = threading.Event()
+    killed: list[int] = []
+
+    def kill_at_random() -> None:
+        while len(killed) < KILLS and not is_over.wait(chance.uniform(0.02, 0.15)):
+            children = [child.pid for child in multiprocessing.active_children() if child.name == "fanout-worker"]
+            if children and (pid := chance.choice(children)) is not None:
+                os.kill(pid, signal.SIGKILL)
+                killed.append(pid)
+
+    killer = threading.Thread(target=kill_at_random)
+    specs = make_specs(STEPS)
+    misdeeds = dict.fromkeys((spec.task_id for spec in specs), answer_at_length)
+    runner = Runner(LedgerExecutor(ledger, misdeeds, concurrency=WORKERS), backend="process")
+    killer.start()
+    try:
+        outcomes = list(runner.stream(specs) if streams else runner.run(specs))
+    finally:
+        is_over.set()
+        killer.join()
+    assert len(killed) == KILLS
+    assert [outcome.task_id for outcome in outcomes] == [spec.task_id for spec in specs]
+    counts = ledger.counts()
+    for outcome in outcomes:
+        if outcome.success:
+            assert counts[outcome.task_id] == 1
+        else:
+            assert "was killed by SIGKILL" in outcome.output
+            assert counts[outcome.task_id] <= 1
+    assert len([outcome for outcome in outcomes if not outcome.success]) <= KILLS
