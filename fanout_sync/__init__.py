@@ -39,10 +39,11 @@ if TYPE_CHECKING:
     from .executor import DEFAULT_MAX_PARALLEL_TASKS, AgentExecutor, EventSender
     from .executors import FunctionExecutor
     from .jsonl import read_specs, write_outcomes
-    from .records import AttemptRecord, Status, StepError, StepRecord
+    from .records import AttemptRecord, StepRecord
     from .retry import Retry, RetryAfter
     from .run import Run
     from .runner import Runner, execute_steps_parallel
+    from .status import Status, StepError
     from .steps import AgentStepSpec, StepOutcome
 
 __all__ = [
@@ -102,10 +103,11 @@ _NAMES_BY_MODULE = {
     "executor": "DEFAULT_MAX_PARALLEL_TASKS AgentExecutor EventSender",
     "executors": "FunctionExecutor",
     "jsonl": "read_specs write_outcomes",
-    "records": "AttemptRecord Status StepError StepRecord",
+    "records": "AttemptRecord StepRecord",
     "retry": "Retry RetryAfter",
     "run": "Run",
     "runner": "Runner execute_steps_parallel",
+    "status": "Status StepError",
     "steps": "AgentStepSpec StepOutcome",
 }
 _MODULE_OF = {name: module for module, names in _NAMES_BY_MODULE.items() for name in names.split()}

@@ -4,18 +4,21 @@ from __future__ import annotations
 
 import os
 from time import monotonic, perf_counter, time
-from typing import Any, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 from attrs import evolve
 
 from .current import RunningStep, running_step
 from .errors import WireError
 from .executor import AgentExecutor, EventSender
-from .records import AttemptRecord, Status, StepError
-from .retry import RetryRule, told_of_strategy
+from .status import Status, StepError
 from .steps import AgentStepSpec, StepOutcome
 from .strict_json import check_json, check_text
 from .wording import describe, printable
+
+if TYPE_CHECKING:
+    from .records import AttemptRecord
+    from .retry import RetryRule
 
 
 class Report(NamedTuple):
@@ -109,6 +112,8 @@ def _ask(
     try:
         return rule.wait_after(spec, attempt, outcome, raised), error
     except BaseException as second:  # the caller's own strategies: what they raise costs the other attempts alone
+        from .retry import told_of_strategy
+
         return None, None if error is None else evolve(error, message=f"{error.message}{told_of_strategy(second)}")
 
 

@@ -8,7 +8,7 @@ from collections import deque
 from collections.abc import Callable, Iterator, Sequence
 from functools import partial
 from time import monotonic
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from attrs import define, evolve, field, frozen
 
@@ -17,10 +17,13 @@ from .attempt import Report, failure
 from .backends.backend import Session
 from .interrupts import Guard
 from .options import positive_seconds
-from .records import AttemptRecord, StepError
-from .retry import RetryPolicy, told_of_strategy
+from .records import AttemptRecord
+from .status import StepError
 from .steps import AgentStepSpec
 from .wording import describe
+
+if TYPE_CHECKING:
+    from .retry import RetryPolicy
 
 SLOW_INPUT_S = 0.02
 """After so long, outcomes that are there do not wait any more for the input to fill the window."""
@@ -35,7 +38,7 @@ _LONGEST_WAIT_S = 3600.0
 _END: Any = object()
 
 
-@frozen
+@frozen(eq=False)
 class Policies:
     """What a runner decides about its steps.
 
@@ -62,7 +65,7 @@ class Policies:
         return None if seconds == math.inf else seconds
 
 
-@define
+@define(eq=False)
 class _History:
     """The attempts at a step that failed so far."""
 
@@ -290,6 +293,8 @@ class Dispatch:
             if wait_s is None or policy.is_over(spec, number, began, idle_s, wait_s, reason):
                 return None
         except Exception as error:  # the caller's own strategies: what they raise costs the other attempts alone
+            from .retry import told_of_strategy
+
             told_of_strategy(error)
             return None
         return wait_s

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterable, Mapping
-from numbers import Real
 from typing import Any
 
 from .errors import OptionError, UnknownOption
@@ -84,4 +83,8 @@ def refuse_unknown(where: str, options: Mapping[str, Any], allowed: Iterable[str
 
 
 def _is_number(value: Any) -> bool:
-    return isinstance(value, Real) and not isinstance(value, bool)
+    if isinstance(value, (int, float)):
+        return not isinstance(value, bool)
+    from numbers import Real  # those of numpy, chiefly
+
+    return isinstance(value, Real)

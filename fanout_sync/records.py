@@ -2,49 +2,11 @@
 
 from __future__ import annotations
 
-import traceback
 from datetime import datetime
-from typing import Literal
 
 from attrs import frozen
 
-from .wording import printable
-
-Status = Literal["succeeded", "failed", "raised", "crashed", "timed_out", "cancelled", "invalid"]
-"""How a step ended.
-
-- `succeeded`, `failed`: the executor returned an outcome that says so.
-- `raised`: the step, or the `setup` before it, raised.
-- `crashed`: its worker process died.
-- `timed_out`: it took longer than its timeout.
-- `cancelled`: the run was interrupted, or a foreign pool gave it up, before it was done.
-- `invalid`: it returned no `StepOutcome`, or one that the wire cannot carry.
-"""
-
-
-@frozen
-class StepError:
-    """Why a step failed, as text: no exception object ever leaves its worker.
-
-    Attributes:
-        type: The exception's qualified name, such as `"ValueError"` or `"json.decoder.JSONDecodeError"`; for a dead
-            worker `"WorkerDied"`, for a useless return value `"InvalidOutcome"`, for a timeout `"TimeoutError"`, for a
-            cancelled step `"CancelledError"`.
-        message: Its message.
-        traceback: The formatted traceback, where there is one.
-    """
-
-    type: str
-    message: str
-    traceback: str | None = None
-
-    @classmethod
-    def of(cls, error: BaseException) -> StepError:
-        """Describe any exception, also one whose own methods raise."""
-        return cls(_type_name(error), _message(error), _traceback(error))
-
-    def __str__(self) -> str:
-        return f"{self.type}: {self.message}" if self.message else self.type
+from .status import Status, StepError
 
 
 @frozen
@@ -93,25 +55,3 @@ class StepRecord:
     worker: str | int | None
     exit_code: int | None = None
     signal: str | None = None
-
-
-def _type_name(error: BaseException) -> str:
-    kind = type(error)
-    return (
-        kind.__qualname__ if kind.__module__ in ("builtins", "__main__") else f"{kind.__module__}.{kind.__qualname__}"
-    )
-
-
-def _message(error: BaseException) -> str:
-    # The exception is the step's: its __str__ may raise anything, SystemExit included.
-    try:
-        return printable(str(error))
-    except BaseException as second:
-        return f"<str() of it raised {type(second).__name__}>"
-
-
-def _traceback(error: BaseException) -> str | None:
-    try:
-        return printable("".join(traceback.format_exception(type(error), error, error.__traceback__)))
-    except BaseException as second:
-        return f"<formatting it raised {type(second).__name__}>"

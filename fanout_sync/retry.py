@@ -11,7 +11,7 @@ from attrs import field, frozen
 from .errors import OptionError
 from .logs import logger_for
 from .options import flag, not_negative, positive_int
-from .records import Status, StepError
+from .status import Status, StepError
 from .steps import AgentStepSpec, StepOutcome
 from .wording import describe
 
@@ -163,13 +163,11 @@ class RetryPolicy:
 
 
 def retry_policy(value: Any) -> RetryPolicy | None:
-    """Return the policy for what `Runner(retry=…)` was given; `None` if steps are tried once.
+    """Return the policy for what `Runner(retry=…)` was given; `None` if steps are tried once all the same.
 
     Raises:
         OptionError: It is no int of at least 1, no `Retry` and no tenacity `Retrying`.
     """
-    if value is None:
-        return None
     if isinstance(value, int):
         value = Retry(positive_int("retry", value))
     if isinstance(value, Retry):

@@ -21,13 +21,14 @@ from .errors import FanoutInterrupted, InputError, OptionError
 from .executor import AgentExecutor, EventSender
 from .interrupts import Guard
 from .options import one_of, positive_int, positive_seconds, refuse_unknown
-from .retry import Retry, retry_policy
 from .run import Run
 from .steps import AgentStepSpec, StepOutcome
 from .wording import describe, did_you_mean
 
 if TYPE_CHECKING:
     from tenacity import BaseRetrying
+
+    from .retry import Retry, RetryPolicy
 
 MAX_UNREAD = 256
 """How many outcomes `stream(order="input")` holds back behind a slow step before it stops feeding."""
@@ -79,7 +80,7 @@ class Runner:
         self._executor = _an_executor(executor)
         self._backend = _a_backend(backend)
         self._max_concurrency = None if max_concurrency is None else positive_int("max_concurrency", max_concurrency)
-        self._policies = Policies(_a_timeout(timeout), _timeout_for(self._executor), retry_policy(retry))
+        self._policies = Policies(_a_timeout(timeout), _timeout_for(self._executor), _a_retry(retry))
         self._event_tx = _an_event_sender(event_tx)
         self._raises_interrupts = one_of("on_interrupt", on_interrupt, ("raise", "return")) == "raise"
         if not isinstance(self._backend, Backend) and (timeout is not None or self._policies.timeout_for is not None):
@@ -329,6 +330,14 @@ def _a_backend(value: Any) -> Executor:
 def _a_timeout(value: Any) -> float | None:
     seconds = None if value is None else positive_seconds("timeout", value)
     return None if seconds == math.inf else seconds
+
+
+def _a_retry(value: Any) -> RetryPolicy | None:
+    if value is None:
+        return None
+    from .retry import retry_policy  # few need it, and importing it is dear
+
+    return retry_policy(value)
 
 
 def _timeout_for(executor: AgentExecutor) -> Callable[[AgentStepSpec], float | None] | None:

@@ -20,7 +20,7 @@ from typing import Any
 from .errors import OptionError
 from .executor import AgentExecutor
 from .executors import FunctionExecutor
-from .records import StepError
+from .status import StepError
 from .wording import describe, did_you_mean
 
 _FORMS = "package.module:name or path/file.py:name"

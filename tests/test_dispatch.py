@@ -112,7 +112,7 @@ def dispatch_of(
     specs: Any, bound: int, script: dict[int, list[str]], retry: Any, seed: int, lookahead: int = 0
 ) -> tuple[Dispatch, ScriptedSession]:
     clock = FakeClock()
-    policy = retry_policy(retry)
+    policy = None if retry is None else retry_policy(retry)
     session = ScriptedSession(clock, random.Random(seed), script, policy)
     return Dispatch(specs, session, bound, lookahead, Policies(retry=policy), clock=clock), session
 

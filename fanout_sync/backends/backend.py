@@ -5,14 +5,17 @@ from __future__ import annotations
 import abc
 from collections.abc import Iterable
 from concurrent.futures import Executor
+from typing import TYPE_CHECKING
 
 from attrs import field, frozen
 
 from ..attempt import Report
 from ..current import StopSignal
 from ..executor import AgentExecutor, EventSender
-from ..retry import RetryRule
 from ..steps import AgentStepSpec
+
+if TYPE_CHECKING:
+    from ..retry import RetryRule
 
 SIGNALS_S = 0.5
 """No wait is longer than this: Python looks for signals when a wait ends, and misses one that comes just before it."""
@@ -70,7 +73,7 @@ class Session(abc.ABC):
         """End now: drop what has not begun, kill or abandon what runs."""
 
 
-@frozen
+@frozen(eq=False)
 class RunContext:
     """What a backend has to know of a run.
 

@@ -12,18 +12,20 @@ from concurrent.futures import BrokenExecutor, CancelledError, Executor, Future
 from functools import cached_property
 from queue import Empty, SimpleQueue
 from time import monotonic, time
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from ..attempt import Report, failure, run_attempt
 from ..current import StopSignal, begin_step
 from ..events import Event
 from ..executor import AgentExecutor, EventSender
-from ..records import StepError
-from ..retry import RetryRule
+from ..status import StepError
 from ..steps import AgentStepSpec
 from .backend import SIGNALS_S, RunContext, Session
 from .forwarding import EventForwarder
 from .hooks import Hooks
+
+if TYPE_CHECKING:
+    from ..retry import RetryRule
 
 POLL_S = 0.05
 """How often to ask a pool whether a step has begun that has a timeout."""

@@ -7,7 +7,7 @@ import threading
 
 from ..executor import AgentExecutor
 from ..logs import logger_for
-from ..records import StepError
+from ..status import StepError
 
 logger = logger_for(__name__)
 

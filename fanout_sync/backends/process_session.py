@@ -9,7 +9,7 @@ from time import monotonic
 
 from ..attempt import Report, failure
 from ..errors import WireError
-from ..records import StepError
+from ..status import StepError
 from ..steps import AgentStepSpec
 from ..workers.keeper import LaneKeeper
 from ..workers.lanes import Lanes, Lost

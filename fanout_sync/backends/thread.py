@@ -25,7 +25,7 @@ from ..executor import TEARDOWN_GRACE_S
 from ..futures import cancel_future, end_future
 from ..logs import logger_for
 from ..options import positive_int
-from ..records import StepError
+from ..status import StepError
 from ..steps import AgentStepSpec
 from .backend import SIGNALS_S, Backend, RunContext, Session
 from .hooks import Hooks

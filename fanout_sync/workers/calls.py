@@ -9,7 +9,7 @@ from concurrent.futures import BrokenExecutor, Future
 from typing import Any
 
 from ..futures import cancel_future, end_future
-from ..records import StepError
+from ..status import StepError
 from . import messages
 from .keeper import LaneKeeper
 from .lanes import Lanes, Lost

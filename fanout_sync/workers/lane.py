@@ -6,7 +6,6 @@ import atexit
 import contextlib
 import math
 import os
-import secrets
 import select
 import signal
 import sys
@@ -161,7 +160,7 @@ class Lane:
         return f"worker process {self.pid} was killed by {signal_name}{hint}"
 
 
-@frozen
+@frozen(eq=False)
 class Obituary:
     """How a worker ended, in words and in numbers."""
 
@@ -197,7 +196,7 @@ def start_worker(prepared: bytes, captures_output: bool) -> Lane:
     link, theirs = open_link()
     outputs, their_outputs = open_outputs() if captures_output else ([], [])
     warden = take_charge()
-    mark = f"{warden.mark}/{secrets.token_hex(8)}"
+    mark = f"{warden.mark}/{os.urandom(8).hex()}"
     try:
         process = get_context("loky").Process(
             target=worker_main, args=(theirs, their_outputs, mark), name="fanout-worker", env={MARK: mark_below(mark)}

@@ -19,7 +19,7 @@ from attrs import frozen
 
 from ..executor import TEARDOWN_GRACE_S
 from ..logs import logger_for
-from ..records import StepError
+from ..status import StepError
 from . import messages
 from .lane import CLOSED_DESCRIPTORS, POLL_S, Assignment, Lane, Obituary, kill_lanes, open_pidfd, start_worker
 from .link import CallerLink, Garbled, LinkLost

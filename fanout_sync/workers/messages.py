@@ -9,7 +9,7 @@ from typing import Any
 
 from ..attempt import Report, failure
 from ..current import RunningStep, StopSignal, begin_step
-from ..records import StepError
+from ..status import StepError
 from ..steps import AgentStepSpec, StepOutcome
 from ..strict_json import Json, check_json
 

@@ -4,15 +4,17 @@ from __future__ import annotations
 
 import types
 from collections.abc import Iterator, Mapping
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import cloudpickle
 
 from ..errors import ExecutorNotPicklable
 from ..executor import AgentExecutor
-from ..records import StepError
-from ..retry import RetryRule
+from ..status import StepError
 from ..wording import describe
+
+if TYPE_CHECKING:
+    from ..retry import RetryRule
 
 _DEEPEST_PATH = 12
 

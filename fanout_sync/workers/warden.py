@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import contextlib
 import os
-import secrets
 import signal
 import sys
 import threading
@@ -60,7 +59,7 @@ def take_charge() -> Warden:
     global _warden
     with _lock:
         if _warden is None or _warden._caller != os.getpid():  # a fork has no part in its parent's
-            _warden = Warden(secrets.token_hex(8), os.getpid())
+            _warden = Warden(os.urandom(8).hex(), os.getpid())
         _warden.take_charge()
         return _warden
 

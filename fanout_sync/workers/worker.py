@@ -17,8 +17,7 @@ from ..attempt import run_attempt
 from ..current import StopSignal, running_step
 from ..executor import AgentExecutor
 from ..logs import logger_for
-from ..records import StepError
-from ..retry import RetryRule
+from ..status import StepError
 from . import messages
 from .link import LinkLost, WorkerLink, adopt
 from .log_records import Forwarder, adopt_levels
@@ -29,6 +28,7 @@ from .surroundings import Surroundings
 
 if TYPE_CHECKING:
     from ..events import Event
+    from ..retry import RetryRule
 
 logger = logger_for(__name__)
 
