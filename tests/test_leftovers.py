@@ -9,7 +9,6 @@ import signal
 import subprocess
 import sys
 import threading
-import time
 from pathlib import Path
 from typing import Any
 
@@ -85,7 +84,6 @@ STEPS, WORKERS, KILLS = 2000, 4, 20
 
 def answer_at_length(spec: AgentStepSpec) -> Any:
     """Answer; now and then with so much that a death may come in the middle of it."""
-    time.sleep(0.001)
     return StepOutcome.completed(spec, spec.prompt * (200_000 if int(spec.prompt) % 10 == 0 else 1))
 
 
@@ -97,7 +95,9 @@ def test_chaos(streams: bool, ledger: Ledger) -> None:
     killed: list[int] = []
 
     def kill_at_random() -> None:
-        while len(killed) < KILLS and not is_over.wait(chance.uniform(0.02, 0.15)):
+        for begun in sorted(chance.sample(range(50, STEPS - 100), KILLS)):
+            while sum(ledger.counts().values()) < begun and not is_over.wait(chance.uniform(0, 0.005)):
+                continue
             children = [child.pid for child in multiprocessing.active_children() if child.name == "fanout-worker"]
             if children and (pid := chance.choice(children)) is not None:
                 os.kill(pid, signal.SIGKILL)
