@@ -5,13 +5,14 @@ from __future__ import annotations
 import signal
 import threading
 from collections.abc import Callable
+from functools import partial
 from types import FrameType, TracebackType
 from typing import Any
 
 _SIGNALS = (signal.SIGINT, signal.SIGTERM)
 
 _guards: list[Guard] = []
-_replaced: dict[int, Callable[[int, FrameType | None], Any]] = {}
+_ours: dict[int, partial[None]] = {}
 
 
 class Guard:
@@ -51,27 +52,29 @@ class Guard:
 def _install() -> None:
     for number in _SIGNALS:
         handler = signal.getsignal(number)
-        if callable(handler) and handler is not _handle:
+        if callable(handler) and handler is not _ours.get(number):
+            ours = partial(_handle, handler)
             try:
-                signal.signal(number, _handle)
+                signal.signal(number, ours)
             except ValueError:  # a subinterpreter
                 return
-            _replaced[number] = handler
+            _ours[number] = ours
 
 
 def _put_back() -> None:
-    for number, handler in list(_replaced.items()):
-        if signal.getsignal(number) is _handle:
+    for number, ours in list(_ours.items()):
+        if signal.getsignal(number) is ours:
             try:
-                signal.signal(number, handler)
+                signal.signal(number, ours.args[0])
             except ValueError:  # a stream that another thread collects; ours hands everything on until the next run
                 return
-        del _replaced[number]
+        del _ours[number]
 
 
-def _handle(number: int, frame: FrameType | None) -> None:
+def _handle(handler: Callable[[int, FrameType | None], Any], number: int, frame: FrameType | None) -> None:
+    # It knows whom it stands in for: who replaces it during a run may call it, or put it back, long after that.
     try:
-        _replaced[number](number, frame)
+        handler(number, frame)
     except KeyboardInterrupt:
         guard = next((guard for guard in reversed(_guards) if guard.is_inside), None)
         if guard is None:
