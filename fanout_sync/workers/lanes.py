@@ -17,6 +17,7 @@ from typing import Literal
 from attrs import frozen
 
 from ..executor import TEARDOWN_GRACE_S
+from ..interrupts import Guard
 from ..logs import logger_for
 from ..records import StepError
 from . import messages
@@ -131,12 +132,14 @@ class Lanes:
         return reader, writer
 
     @classmethod
-    def end(cls, warm: list[Lane], is_urgent: bool) -> None:
-        """End the workers that an earlier set gave up: after `teardown`, or at once."""
+    def end(cls, warm: list[Lane], is_urgent: bool, guard: Guard | None = None) -> None:
+        """End the workers that an earlier set gave up: after `teardown`, or at once, as on an interrupt."""
         lanes = cls(1, b"")
         for lane in warm:
             lanes._adopt(lane)
-        lanes.close(lambda: is_urgent)
+        if guard is not None:
+            guard.on_interrupt = lanes.wake
+        lanes.close(lambda: is_urgent or (guard is not None and guard.is_interrupted))
 
     def release(self) -> list[Lane]:
         """Give up the idle workers, alive, to be the `warm` ones of another set; `close` ends the rest."""
