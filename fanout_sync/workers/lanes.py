@@ -177,9 +177,10 @@ class Lanes:
             lane.link.close()
         self._selector.close()
         with self._wake_lock:
-            for fd in self._wake_fds or ():
+            # Not even a signal handler of this very thread may find them closed.
+            fds, self._wake_fds = self._wake_fds, None
+            for fd in fds or ():
                 os.close(fd)
-            self._wake_fds = None
         multiprocessing.active_children()  # makes it let go of those that ended
 
     def _assign(self) -> None:
