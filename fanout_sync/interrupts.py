@@ -2,16 +2,22 @@
 
 from __future__ import annotations
 
+import atexit
+import contextlib
 import signal
+import sys
 import threading
 from collections.abc import Callable
+from functools import partial
 from types import FrameType, TracebackType
 from typing import Any
+
+from .errors import FanoutInterrupted
 
 _SIGNALS = (signal.SIGINT, signal.SIGTERM)
 
 _guards: list[Guard] = []
-_replaced: dict[int, Callable[[int, FrameType | None], Any]] = {}
+_ours: dict[int, partial[None]] = {}
 
 
 class Guard:
@@ -51,27 +57,30 @@ class Guard:
 def _install() -> None:
     for number in _SIGNALS:
         handler = signal.getsignal(number)
-        if callable(handler) and handler is not _handle:
+        if callable(handler) and handler is not _ours.get(number):
+            ours = partial(_handle, handler)
             try:
-                signal.signal(number, _handle)
+                signal.signal(number, ours)
             except ValueError:  # a subinterpreter
                 return
-            _replaced[number] = handler
+            _ours[number] = ours
 
 
 def _put_back() -> None:
-    for number, handler in list(_replaced.items()):
-        if signal.getsignal(number) is _handle:
+    for number, ours in list(_ours.items()):
+        is_in_place = signal.getsignal(number) is ours
+        if is_in_place:
             try:
-                signal.signal(number, handler)
+                signal.signal(number, ours.args[0])
             except ValueError:  # a stream that another thread collects; ours hands everything on until the next run
                 return
-        del _replaced[number]
+        del _ours[number]
 
 
-def _handle(number: int, frame: FrameType | None) -> None:
+def _handle(handler: Callable[[int, FrameType | None], Any], number: int, frame: FrameType | None) -> None:
+    # It knows whom it stands in for: who replaces it during a run may call it, or put it back, long after that.
     try:
-        _replaced[number](number, frame)
+        handler(number, frame)
     except KeyboardInterrupt:
         guard = next((guard for guard in reversed(_guards) if guard.is_inside), None)
         if guard is None:
@@ -79,3 +88,21 @@ def _handle(number: int, frame: FrameType | None) -> None:
         guard.is_interrupted = True
         if guard.on_interrupt is not None:
             guard.on_interrupt()
+
+
+def end_as_if_killed() -> None:
+    """Have the program die of SIGINT, after all else of its end, if it ends with a `FanoutInterrupted`.
+
+    Python does so for a plain `KeyboardInterrupt` that nobody catches, and not for its subclasses: those are an exit
+    status of 1. A shell goes by it: it ends a loop or a script only if what it ran in it died of the signal.
+    """
+    atexit.unregister(_pass_for_plain)
+    atexit.register(_pass_for_plain)
+
+
+def _pass_for_plain() -> None:
+    # Set when Python shows an exception that nobody caught. An interactive prompt goes on after that.
+    if isinstance(getattr(sys, "last_value", None), FanoutInterrupted) and not hasattr(sys, "ps1"):
+        with contextlib.suppress(KeyboardInterrupt):
+            # Python notes when source text ends like this, be it the script or the argument of exec, and dies of it.
+            exec("raise KeyboardInterrupt")

@@ -19,7 +19,7 @@ from .current import CurrentStep, StopSignal, current_step, running_step
 from .dispatch import Dispatch, Policies
 from .errors import FanoutInterrupted, InputError, OptionError
 from .executor import AgentExecutor, EventSender
-from .interrupts import Guard
+from .interrupts import Guard, end_as_if_killed
 from .options import one_of, positive_int, positive_seconds, refuse_unknown
 from .run import Run
 from .steps import AgentStepSpec, StepOutcome
@@ -120,6 +120,7 @@ class Runner:
         run = Run([reports[ticket] for ticket in sorted(reports)], time.monotonic() - began)
         if dispatch.is_interrupted:
             if self._raises_interrupts:
+                end_as_if_killed()
                 raise FanoutInterrupted(run)
             return run
         if dispatch.input_error is not None:
@@ -170,6 +171,7 @@ class Runner:
                 if not self._raises_interrupts:
                     yield from _handed_out(dispatch, (unread[ticket] for ticket in sorted(unread)))
         if dispatch.is_interrupted and self._raises_interrupts:
+            end_as_if_killed()
             raise FanoutInterrupted(Run([unread[ticket] for ticket in sorted(unread)], time.monotonic() - began))
         if dispatch.input_error is not None and not dispatch.is_interrupted:
             raise InputError(dispatch.input_error_reason, Run([], 0.0)) from dispatch.input_error

@@ -9,6 +9,7 @@ from collections.abc import Callable
 from concurrent.futures import Future
 from typing import TYPE_CHECKING, ParamSpec, TypeVar
 
+from ..interrupts import Guard
 from ..options import flag, positive_int
 from .backend import Backend, RunContext, Session
 
@@ -89,7 +90,10 @@ class ProcessBackend(Backend):
             self._keepers -= 1
             if self._keepers:
                 return
-        _end(self._take_warm(), is_urgent)
+        with Guard() as guard:
+            _end(self._take_warm(), is_urgent, guard)
+        if guard.is_interrupted and not is_urgent:
+            raise KeyboardInterrupt
 
     def _retire(self, lanes: Lanes, is_urgent: Callable[[], bool]) -> None:
         """End the workers of a run that is over, or keep them for the next one."""
@@ -143,8 +147,8 @@ class ProcessBackend(Backend):
         _end(lanes)
 
 
-def _end(lanes: list[Lane], is_urgent: bool = False) -> None:
+def _end(lanes: list[Lane], is_urgent: bool = False, guard: Guard | None = None) -> None:
     if lanes:
         from ..workers.lanes import Lanes
 
-        Lanes.end(lanes, is_urgent)
+        Lanes.end(lanes, is_urgent, guard)

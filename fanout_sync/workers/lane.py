@@ -12,7 +12,7 @@ import sys
 import threading
 import time
 import weakref
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 from typing import Any, Literal
 
 from attrs import define, field, frozen
@@ -201,7 +201,8 @@ def start_worker(prepared: bytes, captures_output: bool) -> Lane:
         process = get_context("loky").Process(
             target=worker_main, args=(theirs, their_outputs, mark), name="fanout-worker", env={MARK: mark_below(mark)}
         )
-        process.start()
+        with _not_for_interrupts():
+            process.start()
     except BaseException:
         let_go(warden)
         link.close()
@@ -213,6 +214,30 @@ def start_worker(prepared: bytes, captures_output: bool) -> Lane:
             for end in (theirs, *their_outputs):
                 end.close()  # so that the worker's death is the end of what comes
     return Lane(process, link, outputs, warden, mark, prepared)
+
+
+@contextlib.contextmanager
+def _not_for_interrupts() -> Iterator[None]:
+    """Have a process start with SIGINT blocked, until it has a process group of its own and a handler.
+
+    Ctrl-C would reach it in the middle of its start, as it reaches all that the terminal has in the foreground, and
+    it would die with a traceback.
+    """
+    if sys.platform == "win32":
+        yield
+        return
+    from multiprocessing import resource_tracker as multiprocessing_tracker
+
+    from loky.backend import resource_tracker as loky_tracker
+
+    # Started by then: whoever starts one unblocks the signal.
+    loky_tracker.getfd()
+    multiprocessing_tracker.getfd()
+    before = signal.pthread_sigmask(signal.SIG_BLOCK, (signal.SIGINT,))
+    try:
+        yield
+    finally:
+        signal.pthread_sigmask(signal.SIG_SETMASK, before)
 
 
 def open_pidfd(pid: int) -> int | None:

@@ -18,6 +18,7 @@ from typing import Any, Literal
 from attrs import frozen
 
 from ..executor import TEARDOWN_GRACE_S
+from ..interrupts import Guard
 from ..logs import logger_for
 from ..status import StepError
 from . import messages
@@ -153,12 +154,14 @@ class Lanes:
         return reader, writer
 
     @classmethod
-    def end(cls, warm: list[Lane], is_urgent: bool) -> None:
-        """End the workers that an earlier set gave up: after `teardown`, or at once."""
+    def end(cls, warm: list[Lane], is_urgent: bool, guard: Guard | None = None) -> None:
+        """End the workers that an earlier set gave up: after `teardown`, or at once, as on an interrupt."""
         lanes = cls(1, b"")
         for lane in warm:
             lanes._adopt(lane)
-        lanes.close(lambda: is_urgent)
+        if guard is not None:
+            guard.on_interrupt = lanes.wake
+        lanes.close(lambda: is_urgent or (guard is not None and guard.is_interrupted))
 
     def release(self) -> list[Lane]:
         """Give up the idle workers, alive, to be the `warm` ones of another set; `close` ends the rest."""
@@ -196,9 +199,10 @@ class Lanes:
             lane.close()
         self._selector.close()
         with self._wake_lock:
-            for fd in self._wake_fds or ():
+            # Not even a signal handler of this very thread may find them closed.
+            fds, self._wake_fds = self._wake_fds, None
+            for fd in fds or ():
                 os.close(fd)
-            self._wake_fds = None
         multiprocessing.active_children()  # makes it let go of those that ended
 
     def _assign(self) -> None:

@@ -202,6 +202,8 @@ def _keep_terminal_to_the_caller() -> None:
         os.setpgid(0, 0)
     # A handler rather than SIG_IGN: what a step starts with exec gets the default back.
     signal.signal(signal.SIGINT, lambda signum, frame: None)
+    if hasattr(signal, "pthread_sigmask"):
+        signal.pthread_sigmask(signal.SIG_UNBLOCK, (signal.SIGINT,))  # see `lane.start_worker`
     null = os.open(os.devnull, os.O_RDONLY)
     os.dup2(null, 0)
     os.close(null)
