@@ -49,9 +49,9 @@ class Guard:
         self, kind: type[BaseException] | None, error: BaseException | None, where: TracebackType | None
     ) -> None:
         if self in _guards:
+            if _guards == [self]:
+                _put_back()  # and only then gone itself: until that is done, one more interrupt does no harm
             _guards.remove(self)
-            if not _guards:
-                _put_back()
 
 
 def _install() -> None:

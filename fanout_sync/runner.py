@@ -115,15 +115,12 @@ class Runner:
             except KeyboardInterrupt:  # one that was raised rather than noted, by whatever means
                 dispatch.interrupt()
             if dispatch.is_interrupted:
-                for report in dispatch.wind_down():
-                    reports[report.ticket] = report
-        run = Run([reports[ticket] for ticket in sorted(reports)], time.monotonic() - began)
-        if dispatch.is_interrupted:
-            if self._raises_interrupts:
-                end_as_if_killed()
-                raise FanoutInterrupted(run)
-            return run
-        if dispatch.input_error is not None:
+                reports.update((report.ticket, report) for report in dispatch.wind_down())
+                self._raise_interrupt(reports, began)
+        if dispatch.is_interrupted:  # at the very end, perhaps
+            self._raise_interrupt(reports, began)
+        run = _run_of(reports, began)
+        if dispatch.input_error is not None and not dispatch.is_interrupted:
             raise InputError(dispatch.input_error_reason, run) from dispatch.input_error
         return run
 
@@ -168,13 +165,21 @@ class Runner:
             yield from _handed_out(dispatch, reports)
             if dispatch.is_interrupted:
                 unread.update((report.ticket, report) for report in dispatch.wind_down())
-                if not self._raises_interrupts:
-                    yield from _handed_out(dispatch, (unread[ticket] for ticket in sorted(unread)))
-        if dispatch.is_interrupted and self._raises_interrupts:
-            end_as_if_killed()
-            raise FanoutInterrupted(Run([unread[ticket] for ticket in sorted(unread)], time.monotonic() - began))
+                self._raise_interrupt(unread, began)
+                yield from _handed_out(dispatch, [unread.pop(ticket) for ticket in sorted(unread)])
+        if dispatch.is_interrupted:
+            self._raise_interrupt(unread, began)
         if dispatch.input_error is not None and not dispatch.is_interrupted:
             raise InputError(dispatch.input_error_reason, Run([], 0.0)) from dispatch.input_error
+
+    def _raise_interrupt(self, reports: dict[int, Report], began: float) -> None:
+        """Raise what an interrupted run ends with, unless it is to return.
+
+        It is raised while interrupts are still taken note of: one more must not put itself in its place.
+        """
+        if self._raises_interrupts:
+            end_as_if_killed()
+            raise FanoutInterrupted(_run_of(reports, began))
 
     def _dispatching(self, specs: Iterable[AgentStepSpec], *, unattended: bool) -> AbstractContextManager[Dispatch]:
         """Check the arguments of a call now; what is returned opens and ends the backend's session around it."""
@@ -276,6 +281,10 @@ def _interrupting(dispatch: Dispatch, guard: Guard, outer: CurrentStep | None) -
         yield
     finally:
         outer.stop.unlisten(dispatch.interrupt)
+
+
+def _run_of(reports: dict[int, Report], began: float) -> Run:
+    return Run([reports[ticket] for ticket in sorted(reports)], time.monotonic() - began)
 
 
 def _handed_out(dispatch: Dispatch, reports: Iterable[Report]) -> Iterator[StepOutcome]:

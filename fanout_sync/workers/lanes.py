@@ -175,11 +175,11 @@ class Lanes:
         """End every worker: idle ones after `teardown`, all others at once. Returns when none is left.
 
         Args:
-            is_urgent: Asked after each turn whether to kill those, too.
+            is_urgent: Asked now and after each turn whether to kill those, too.
         """
         self._pending.clear()
         kill_lanes([lane for lane in self._lanes if lane.state != "idle"])
-        for lane in list(self._idle):
+        for lane in [] if is_urgent() else list(self._idle):
             self._dismiss(lane)
         deadline = time.monotonic() + TEARDOWN_GRACE_S
         while self._lanes and (left := deadline - time.monotonic()) > 0 and not is_urgent():
