@@ -6,20 +6,27 @@ from collections.abc import Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
 from typing import Any
 
+import tenacity
+
 from fanout_sync import (
     AgentExecutor,
     AgentStepSpec,
+    AttemptRecord,
     EventChannel,
     EventSender,
+    FanoutInterrupted,
     FunctionExecutor,
     Lagged,
     ProcessBackend,
+    Retry,
+    RetryAfter,
     Run,
     Runner,
     StepOutcome,
     StepRecord,
     TextDelta,
     ThreadBackend,
+    current_step,
     execute_steps_parallel,
     read_specs,
     write_outcomes,
@@ -27,7 +34,12 @@ from fanout_sync import (
 
 
 class Agent(AgentExecutor):
+    def timeout_for(self, spec: AgentStepSpec) -> float | None:
+        return None if spec.max_steps is None else 2.0 * spec.max_steps
+
     def execute_step(self, spec: AgentStepSpec, event_tx: EventSender | None = None) -> StepOutcome:
+        if current_step().cancelled.wait(0.1) or current_step().deadline is None:
+            raise RetryAfter(3)
         if event_tx is not None:
             event_tx.send(TextDelta(spec.task_id, "…"))
         return StepOutcome.completed(spec, spec.prompt, {"any": ["json"]})
@@ -53,6 +65,21 @@ executor = FunctionExecutor({"shout": lambda spec: spec.prompt.upper()}, concurr
 async def plan(spec: AgentStepSpec, event_tx: Any) -> str:
     return spec.prompt
 
+
+careful: Runner = Runner(
+    Agent(),
+    backend=ProcessBackend(max_tasks_per_child=100, capture_output=True),
+    timeout=5,
+    retry=Retry(attempts=3, wait=tenacity.wait_fixed(2), retry_on=(OSError, ValueError), on_crash=True),
+    on_interrupt="return",
+)
+also: Runner = Runner(Agent(), timeout=0.5, retry=tenacity.Retrying(stop=tenacity.stop_after_attempt(3)))
+again_and_again: list[StepOutcome] = execute_steps_parallel(Agent(), [spec], retry=3, timeout=1.5)
+attempts: tuple[AttemptRecord, ...] = run.records[0].attempts
+try:
+    run = careful.run([spec])
+except FanoutInterrupted as interrupted:
+    run = interrupted.run
 
 for item in EventChannel().subscribe():
     if isinstance(item, Lagged):
