@@ -108,6 +108,7 @@ def current_step() -> CurrentStep:
     return CurrentStep(*step)
 
 
-def begin_step(spec: AgentStepSpec, index: int, attempt: int, timeout_s: float | None, stop: StopSignal) -> RunningStep:
-    """Return a step whose time begins now."""
+def begun(step: RunningStep) -> RunningStep:
+    """Return `step` with its deadline, if its time begins now."""
+    spec, index, attempt, timeout_s, _, stop = step
     return spec, index, attempt, timeout_s, None if timeout_s is None else monotonic() + timeout_s, stop

@@ -5,8 +5,7 @@ from __future__ import annotations
 import heapq
 import math
 from collections import deque
-from collections.abc import Callable, Iterator, Sequence
-from functools import partial
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from time import monotonic
 from typing import TYPE_CHECKING, Any
 
@@ -35,7 +34,6 @@ STOP_GRACE_S = 1.0
 """How long an interrupted run waits for steps on threads to stop by themselves."""
 
 _LONGEST_WAIT_S = 3600.0
-_END: Any = object()
 
 
 @frozen(eq=False)
@@ -116,7 +114,7 @@ class Dispatch:
         self._announcer = announcer
         self.guard = guard or Guard()
         self._expires_at = expires_at
-        self._is_timed = self._policies.retry is not None or expires_at < math.inf
+        self._is_timed = self._asks_timeouts or expires_at < math.inf
         self._clock = clock
         self._lookahead = lookahead
         self.window = bound + lookahead
@@ -137,19 +135,19 @@ class Dispatch:
 
     def reports(self) -> Iterator[Report]:
         """Yield one report for each spec, in the order in which the steps end; the input is read in between."""
-        may_retry = self._policies.retry is not None
+        may_retry, flying, wait = self._policies.retry is not None, self._flying, self._session.wait
+        feed = self._feed if self._is_lazy else self._feed_at_hand
         refill_below = max(1, self._lookahead // 2)
-        flying, wait = self._flying, self._wait if self._is_timed or self._asks_timeouts else self._session.wait
         while not self.is_interrupted:
             if self._waiting:
                 self._try_again_what_is_due()
             report = None
             if self._has_more and len(flying) <= self.window - refill_below and len(self._waiting) < MAX_WAITING:
-                report = self._feed()
+                report = feed()
             if report is None:
                 if not flying and not self._waiting:
                     return
-                if (report := wait()) is None:
+                if (report := self._wait() if self._waiting or self._is_timed else wait()) is None:
                     continue
             spec = flying.pop(report.ticket)
             if may_retry and (report := self._unless_tried_again(report, spec)) is None:
@@ -186,15 +184,23 @@ class Dispatch:
 
     # Feeding ----------------------------------------------------------------------------------------------------------
 
+    def _feed_at_hand(self) -> Report | None:
+        """Hand over specs of a list until the window is full; see `_feed`."""
+        room = self.window - len(self._flying)
+        specs = self._at_hand[self._fed : self._fed + room]
+        self._has_more = len(specs) == room
+        return self._hand_over(specs)
+
     def _feed(self) -> Report | None:
-        """Hand over specs until the window is full; if the input is slow, return a report that is there already."""
+        """Hand over specs until the window is full; if that takes time, return a report that is there already."""
+        return self._hand_over(self._read())
+
+    def _hand_over(self, specs: Iterable[Any]) -> Report | None:
         began = monotonic()
         start, announcer, flying = self._session.start, self._announcer, self._flying
-        timeout_s = self._policies.timeout_s
-        next_spec = self._next_spec if self._is_lazy else partial(next, self._specs, _END)
-        while len(flying) < self.window and not self.is_interrupted:
-            spec = next_spec()
-            if type(spec) is not AgentStepSpec and (spec := self._checked(spec)) is None:
+        timeout_s, may_take_long = self._policies.timeout_s, not self._lookahead
+        for spec in specs:
+            if type(spec) is not AgentStepSpec and not self._is_spec(spec):
                 self._has_more = False
                 break
             ticket = self._fed
@@ -206,7 +212,8 @@ class Dispatch:
             else:
                 flying[ticket] = spec
                 start(ticket, spec, 1, timeout_s)
-            if monotonic() - began > SLOW_INPUT_S and (report := self._session.poll()) is not None:
+            if may_take_long and monotonic() - began > SLOW_INPUT_S and (report := self._session.poll()) is not None:
+                self._has_more = True
                 return report
         return None
 
@@ -219,32 +226,37 @@ class Dispatch:
         else:
             self._session.start(ticket, spec, attempt, timeout_s)
 
-    def _next_spec(self) -> Any:
-        """Return what the caller's iterator gives next; `_END` if it gives no more."""
-        self.guard.is_inside = False
-        try:
-            return next(self._specs, _END)
-        except KeyboardInterrupt:
-            self.interrupt()
-        except (Exception, SystemExit) as error:  # the caller's generator; what is running is finished first
-            self.input_error = error
-            self.input_error_reason = f"the input raised after {self._fed} specs: {StepError.of(error)}"
-        finally:
-            self.guard.is_inside = True
-        return _END
+    def _read(self) -> Iterator[Any]:
+        """Yield what the caller's iterator gives, as long as there is room."""
+        while len(self._flying) < self.window and not self.is_interrupted:
+            self.guard.is_inside = False
+            try:
+                spec = next(self._specs)
+            except StopIteration:
+                self._has_more = False
+                return
+            except KeyboardInterrupt:
+                self.interrupt()
+                return
+            except (Exception, SystemExit) as error:  # the caller's generator; what is running is finished first
+                self.input_error = error
+                self.input_error_reason = f"the input raised after {self._fed} specs: {StepError.of(error)}"
+                self._has_more = False
+                return
+            finally:
+                self.guard.is_inside = True
+            yield spec
 
-    def _checked(self, spec: Any) -> AgentStepSpec | None:
-        """Return what came if it is a spec; `None`, and the reason set, if it is not."""
-        if spec is _END:
-            return None
+    def _is_spec(self, spec: Any) -> bool:
+        """Return whether what came is a spec; if not, it is the end of the input, and the reason is set."""
         if isinstance(spec, AgentStepSpec):
-            return spec
+            return True
         self.input_error = TypeError(f"expected an AgentStepSpec, got {describe(spec)}")
         self.input_error_reason = (
             f"specs[{self._fed}] is {describe(spec)}, expected an AgentStepSpec "
             "(AgentStepSpec.from_dict makes one from a mapping)"
         )
-        return None
+        return False
 
     # Trying again -----------------------------------------------------------------------------------------------------
 
@@ -265,7 +277,9 @@ class Dispatch:
 
     def _unless_tried_again(self, report: Report, spec: AgentStepSpec) -> Report | None:
         """Return the report if it is the step's last one."""
-        wait_s = None if report.status == "succeeded" and report.retry_in is None else self._wait_after(report, spec)
+        if report.status == "succeeded" and report.retry_in is None:
+            return self._with_history(report) if self._histories else report
+        wait_s = self._wait_after(report, spec)
         if wait_s is None:
             return self._with_history(report)
         history = self._histories.setdefault(report.ticket, _History(self._clock() - (report.duration_s or 0.0)))

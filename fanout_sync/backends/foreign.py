@@ -15,7 +15,7 @@ from time import monotonic, time
 from typing import TYPE_CHECKING, Any
 
 from ..attempt import Report, failure, run_attempt
-from ..current import StopSignal, begin_step
+from ..current import StopSignal, begun
 from ..events import Event
 from ..executor import AgentExecutor, EventSender
 from ..status import StepError
@@ -186,7 +186,7 @@ class _Home:
             setup_error = self.hooks.set_up()
             if setup_error is not None:
                 return failure(ticket, spec, "raised", setup_error)
-            step = begin_step(spec, ticket, attempt, timeout_s, self.stop)
+            step = begun((spec, ticket, attempt, timeout_s, None, self.stop))
             return self.hooks.context.copy().run(run_attempt, self.executor, step, event_tx, worker, self.rule)
         finally:
             self.hooks.depart()

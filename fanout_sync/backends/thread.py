@@ -20,7 +20,7 @@ from typing import Any, ParamSpec, TypeVar
 from attrs import frozen
 
 from ..attempt import Report, failure, run_attempt, timed_out
-from ..current import RunningStep, begin_step
+from ..current import RunningStep, begun
 from ..executor import TEARDOWN_GRACE_S
 from ..futures import cancel_future, end_future
 from ..logs import logger_for
@@ -38,8 +38,10 @@ logger = logger_for(__name__)
 POLL_S = 0.05
 """How often a wait that is to end with a thread, or when woken, looks up."""
 
+LOOK_EVERY = 64
+"""After so many reports that were there already, somebody has to look for overdue steps, though there are more."""
+
 _session_numbers = itertools.count(1)
-_Task = tuple[AgentStepSpec, int, int, float | None]
 _NUDGE: Any = ()
 
 
@@ -60,9 +62,9 @@ class ThreadSession(Session):
         self._rule = context.retry_rule
         self._stop = context.stop
         self._hooks = Hooks(context.executor)
-        self._inbox: SimpleQueue[_Task | None] = SimpleQueue()
+        self._inbox: SimpleQueue[RunningStep | None] = SimpleQueue()
         # Tasks that go before those in the inbox; for each one more there is a nudge in the inbox.
-        self._urgent: deque[_Task] = deque()
+        self._urgent: deque[RunningStep] = deque()
         self._outbox: SimpleQueue[Report | None] = SimpleQueue()
         self._name = f"fanout-{next(_session_numbers)}"
         self._thread_numbers = itertools.count()
@@ -72,6 +74,7 @@ class ThreadSession(Session):
         self._limited: dict[int, tuple[RunningStep, str]] = {}
         self._shortest_s = math.inf
         self._look_at = math.inf
+        self._look_in = LOOK_EVERY
 
     def start(self, ticket: int, spec: AgentStepSpec, attempt: int = 1, timeout_s: float | None = None) -> None:
         self._outstanding += 1
@@ -80,19 +83,19 @@ class ThreadSession(Session):
         if timeout_s is not None and (self._look_at == math.inf or timeout_s < self._shortest_s):
             self._shortest_s = min(timeout_s, self._shortest_s)
             self._look_at = min(self._look_at, monotonic() + timeout_s)
+        task = (spec, ticket, attempt, timeout_s, None, self._stop)
         if attempt > 1:
-            self._urgent.append((spec, ticket, attempt, timeout_s))
+            self._urgent.append(task)
             self._inbox.put(_NUDGE)
         else:
-            self._inbox.put((spec, ticket, attempt, timeout_s))
+            self._inbox.put(task)
 
     def wait(self, timeout_s: float | None = None) -> Report | None:
-        if timeout_s is None and self._look_at == math.inf:
-            try:
-                report = self._outbox.get(timeout=SIGNALS_S)
-            except Empty:
-                return None
+        if timeout_s is None and self._look_in and not self._outbox.empty():
+            self._look_in -= 1
+            report = self._outbox.get()
         else:
+            self._look_in = LOOK_EVERY
             report = self._wait_and_watch(timeout_s)
         if report is not None:
             self._outstanding -= 1
@@ -192,7 +195,7 @@ class ThreadSession(Session):
     def _work(self) -> None:
         setup_error = self._hooks.set_up()
         take, give, urgent = self._inbox.get, self._outbox.put, self._urgent
-        executor, event_tx, rule, stop = self._executor, self._event_tx, self._rule, self._stop
+        executor, event_tx, rule = self._executor, self._event_tx, self._rule
         context, name = self._hooks.context, threading.current_thread().name
         while True:
             task = None
@@ -201,13 +204,11 @@ class ThreadSession(Session):
                     break
                 if (urgent or task is _NUDGE) and (task := self._swapped(task)) is None:
                     continue
-                spec, ticket, attempt, timeout_s = task
                 if setup_error is not None:
-                    give(failure(ticket, spec, "raised", setup_error))
-                elif timeout_s is None:
-                    step = (spec, ticket, attempt, None, None, stop)
-                    give(context.copy().run(run_attempt, executor, step, event_tx, name, rule))
-                elif not self._run_limited(begin_step(spec, ticket, attempt, timeout_s, stop), name):
+                    give(failure(task[1], task[0], "raised", setup_error))
+                elif task[3] is None:  # no timeout
+                    give(context.copy().run(run_attempt, executor, task, event_tx, name, rule))
+                elif not self._run_limited(begun(task), name):
                     return
             except BaseException as error:
                 # Ours, or memory ran out, or somebody raised it in this thread from outside (as watchdogs do), just
@@ -216,7 +217,7 @@ class ThreadSession(Session):
                     give(failure(task[1], task[0], "raised", StepError.of(error)))
         self._hooks.depart()
 
-    def _swapped(self, task: _Task) -> _Task | None:
+    def _swapped(self, task: RunningStep) -> RunningStep | None:
         """Return the most urgent task in place of this one; `None` if it has been dropped."""
         if task is not _NUDGE:
             self._urgent.append(task)

@@ -8,7 +8,7 @@ import pickle
 from typing import Any
 
 from ..attempt import Report, failure
-from ..current import RunningStep, StopSignal, begin_step
+from ..current import RunningStep, StopSignal, begun
 from ..status import StepError
 from ..steps import AgentStepSpec, StepOutcome
 from ..strict_json import Json, check_json
@@ -55,7 +55,7 @@ def unpack_step(message: Message, stop: StopSignal) -> RunningStep:
     _, ticket, task_id, agent, description, prompt, max_steps, parent_session_id, schema, attempt, timeout_s = message
     output_schema = None if schema is None else json.loads(schema)
     spec = AgentStepSpec(task_id, agent, description, prompt, max_steps, parent_session_id, output_schema)
-    return begin_step(spec, ticket, attempt, timeout_s, stop)
+    return begun((spec, ticket, attempt, timeout_s, None, stop))
 
 
 def pack_report(report: Report, spec: AgentStepSpec) -> bytes:
