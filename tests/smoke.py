@@ -1,4 +1,4 @@
-"""Try the installed package in a few seconds: threads, processes and the command line. Run directly, not collected."""
+"""Try the installed package in a few seconds: backends, guards and the command line. Run directly, not collected."""
 
 from __future__ import annotations
 
@@ -7,10 +7,19 @@ import platform
 import subprocess
 import sys
 import tempfile
+import time
 from importlib import metadata
 from pathlib import Path
 
-from fanout_sync import AgentStepSpec, FunctionExecutor, StepOutcome, execute_steps_parallel
+from fanout_sync import (
+    AgentStepSpec,
+    FunctionExecutor,
+    Retry,
+    Runner,
+    StepOutcome,
+    current_step,
+    execute_steps_parallel,
+)
 
 STEPS = 20
 DIES = 7
@@ -52,6 +61,22 @@ def try_backends() -> None:
     check(execute_steps_parallel(executor, specs, backend="process", max_concurrency=2), dead=DIES)
 
 
+def try_guards() -> None:
+    def flaky(spec: AgentStepSpec) -> str:
+        if current_step().attempt == 1:
+            raise ConnectionError("busy")
+        if spec.prompt == "hang":
+            time.sleep(60)
+        return spec.prompt
+
+    for backend in ("thread", "process"):
+        specs = [make_spec(0, "flaky"), AgentStepSpec("step-1", "flaky", "A smoke test", "hang")]
+        executor = FunctionExecutor({"flaky": flaky})
+        run = Runner(executor, backend=backend, timeout=1, retry=Retry(2, wait=0)).run(specs)
+        assert [record.status for record in run.records] == ["succeeded", "timed_out"], run.summary()
+        assert [len(record.attempts) for record in run.records] == [2, 2], run.summary()
+
+
 def try_command_line(folder: Path) -> None:
     (folder / "agents.py").write_text(AGENTS, encoding="utf-8")
     specs = [make_spec(index, "die" if index == DIES else "shout") for index in range(STEPS)]
@@ -71,6 +96,7 @@ def try_command_line(folder: Path) -> None:
 
 if __name__ == "__main__":
     try_backends()
+    try_guards()
     with tempfile.TemporaryDirectory() as name:
         try_command_line(Path(name))
     print(f"fanout_sync {metadata.version('fanout_sync')} works on Python {platform.python_version()}")

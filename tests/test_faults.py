@@ -112,6 +112,9 @@ def test_a_step_that_kills_its_worker(misdeed: Misdeed, text: str, ledger: Ledge
     assert_failed(run, record, "crashed", "WorkerDied", text)
     assert isinstance(record.worker, int)
     assert str(record.worker) in run[CULPRIT].output
+    assert (record.signal is None) != (record.exit_code is None)
+    assert record.signal in (None, text) or misdeed in (misdeeds.run_out_of_memory, misdeeds.scribble)
+    assert record.exit_code in (None, 7) or "descriptors" in text
 
 
 def test_replaced_descriptors_are_not_written_to(ledger: Ledger, tmp_path: Path) -> None:
