@@ -5,7 +5,6 @@ from __future__ import annotations
 from collections import deque
 from collections.abc import Callable
 from queue import Empty, SimpleQueue
-from time import monotonic
 
 from ..attempt import Report, failure
 from ..errors import WireError
@@ -42,18 +41,10 @@ class ProcessSession(Session):
         self._lanes.start(ticket, message, timeout_s, spec.task_id)
 
     def wait(self, timeout_s: float | None = None) -> Report | None:
-        if (report := self.take()) is not None:
-            return report
-        until = monotonic() + (SIGNALS_S if timeout_s is None else timeout_s)
-        left = SIGNALS_S if timeout_s is None else min(timeout_s, SIGNALS_S)
-        while not self._is_woken:
-            self._lanes.turn(left)
-            if (report := self.take()) is not None:
-                return report
-            if (left := min(until - monotonic(), SIGNALS_S)) <= 0:
-                return None
-        self._is_woken = False
-        return None
+        if (report := self.take()) is None:
+            self._lanes.turn(SIGNALS_S if timeout_s is None else min(timeout_s, SIGNALS_S))
+            report = self.take()
+        return report
 
     def wake(self) -> None:
         self._is_woken = True

@@ -40,7 +40,6 @@ STOP_BY_ITSELF_S = 0.25
 """So long after its deadline a step may still stop by itself, and its worker live."""
 
 _START_AGAIN_S = 0.3
-_LONGEST_WAIT_S = 3600.0
 _EXIT_PATIENCE_S = 1.0  # from a worker's closed socket to its exit; a core dump takes its time
 
 
@@ -124,15 +123,15 @@ class Lanes:
         may_wait_for_more = timeout is None or timeout > POLL_S
         if may_wait_for_more and (self._must_look or (self._pending and not self._lanes)):
             timeout = POLL_S
-        if self._look_at < math.inf:
-            left = min(max(0.0, self._look_at - time.monotonic()), _LONGEST_WAIT_S)
-            timeout = left if timeout is None else min(timeout, left)
+        has_limits = self._look_at < math.inf
+        if has_limits and may_wait_for_more:
+            timeout = POLL_S
         try:
             for key, mask in self._selector.select(timeout):
                 key.data(mask)
             if self._must_look:
                 self._look_after_lanes()
-            if self._look_at < math.inf:
+            if has_limits and time.monotonic() >= self._look_at:
                 self._kill_overdue()
             if self._pending and not self._lanes:
                 self._assign()
@@ -447,8 +446,6 @@ class Lanes:
 
     def _kill_overdue(self) -> None:
         now = time.monotonic()
-        if now < self._look_at:
-            return
         overdue = [lane for lane in self._lanes if lane.overdue_at <= now]
         kill_lanes(overdue)
         for lane in overdue:

@@ -65,11 +65,25 @@ class CallerLink:
             LinkLost: The worker is gone and has not read it.
         """
         header = _HEADER.pack(_MARK, len(message))
-        if len(message) < _CHUNK:
+        if len(message) >= _CHUNK:
+            self._unsent.extend((memoryview(header), memoryview(message)))
+        elif self._unsent:
             self._unsent.append(memoryview(header + message))
         else:
-            self._unsent.extend((memoryview(header), memoryview(message)))
+            return self._send_short(header + message)
         return self.flush()
+
+    def _send_short(self, data: bytes) -> bool:
+        try:
+            sent = self._end.send(data, _NO_SIGNAL)
+        except BlockingIOError:
+            sent = 0
+        except OSError as error:
+            raise LinkLost(unread=True) from error
+        if sent == len(data):
+            return True
+        self._unsent.append(memoryview(data)[sent:])
+        return False
 
     def flush(self) -> bool:
         """Send what is left, as far as it goes now; return whether nothing is left.

@@ -108,6 +108,7 @@ class Worker:
         return True
 
     def _tear_down(self) -> None:
+        running_step.set(None)
         if self._executor is None:
             return
         try:
@@ -138,7 +139,6 @@ class Worker:
         step = unpack_step(message, self._stop)
         assert self._executor is not None, "STEP comes after READY"
         report = run_attempt(self._executor, step, self._event_tx, self._pid, self._rule)
-        running_step.set(None)
         return pack_report(report, step[0])
 
     def _run_call(self, message: Message) -> bytes:
