@@ -17,6 +17,9 @@ logger = logger_for(__name__)
 FLUSH_S = 1.0
 """How long the end of a run waits for listeners to have seen everything."""
 
+INTERRUPTED_FLUSH_S = 0.2
+"""The same after an interrupt."""
+
 
 class Announcer:
     """Tells `event_tx` how one run goes. Every start that it sends is followed by exactly one end."""
@@ -48,14 +51,18 @@ class Announcer:
             finished_ms = int((report.started + report.duration_s) * 1000)
         self._end(spec, outcome.session_id, outcome.output, outcome.success, finished_ms)
 
-    def close(self) -> None:
-        """End the run, and the steps that were given up with it."""
+    def close(self, flush_s: float) -> None:
+        """End the run, and the steps that were given up with it.
+
+        Args:
+            flush_s: How long to wait for listeners to have seen everything.
+        """
         for spec in self._open.values():
             self._end(spec, session_id_of(spec.task_id), "the run ended before the step did", False, _now_ms())
         self._open.clear()
         self._send(RunEnd(self._run_id, self._succeeded, self._failed, time.monotonic() - self._began))
         if isinstance(self._event_tx, EventChannel):
-            self._event_tx.flush(FLUSH_S)
+            self._event_tx.flush(flush_s)
 
     def _end(self, spec: AgentStepSpec, session_id: str, output: str, success: bool, finished_ms: int) -> None:
         if success:

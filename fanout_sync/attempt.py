@@ -117,7 +117,8 @@ def _ask(
     except BaseException as second:  # the caller's own strategies: what they raise costs the other attempts alone
         from .retry import told_of_strategy
 
-        return None, None if error is None else evolve(error, message=f"{error.message}{told_of_strategy(second)}")
+        told = told_of_strategy(second)
+        return None, None if error is None else evolve(error, message=f"{error.message}{told}")
 
 
 _NEW: Any = tuple.__new__

@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import signal
 import time
-from collections.abc import Generator, Iterator
-from contextlib import ExitStack, closing, contextmanager
-from typing import Any, Literal, cast
+from collections.abc import Callable, Generator, Iterator
+from contextlib import ExitStack, closing, contextmanager, suppress
+from typing import Any, Literal, NoReturn
 
 import click
 
 from .errors import FanoutError, FanoutInterrupted, OptionError, WireError
+from .interrupts import Guard
 from .line_files import EventsFile, LinesFile, StepsFile, lines_to, refuse_same_file
 from .runner import Runner
 from .steps import StepOutcome
@@ -120,31 +121,39 @@ def _run(runner: Runner, source: StepsFile, outcomes: LinesFile, summary: Summar
         summary.add(outcome)
 
     try:
-        with _terminated_like_interrupted(), closing(_stream_of(runner, source)) as stream:
+        with _terminated_like_interrupted():
             try:
-                for outcome in stream:
-                    take(outcome)
-            except FanoutInterrupted:
-                raise
-            except KeyboardInterrupt as interrupt:  # not while it waited for an outcome: there may be more of them
-                stream.throw(interrupt)
-    except FanoutInterrupted as interrupted:
-        cancelled = []
-        for outcome, record in zip(interrupted.run, interrupted.run.records, strict=True):
-            if record.status == "cancelled":
-                cancelled.append(outcome.task_id)
-            else:
-                take(outcome)
-        click.echo(f"Interrupted: {summary.progress()}{summary.cancelled(cancelled)}", err=True)
-        raise click.exceptions.Exit(INTERRUPTED) from None
+                _take_all(runner.stream(source), take)
+            except FanoutInterrupted as interrupted:
+                _tell_interrupt(interrupted, take, summary)
     except FanoutError as error:
         if not summary.done:
             raise
         raise click.ClickException(f"{error}; {summary.progress()}") from None
 
 
-def _stream_of(runner: Runner, source: StepsFile) -> Generator[StepOutcome, None, None]:
-    return cast("Generator[StepOutcome, None, None]", runner.stream(source))
+def _take_all(stream: Generator[StepOutcome, None, None], take: Callable[[StepOutcome], None]) -> None:
+    with closing(stream):
+        try:
+            for outcome in stream:
+                take(outcome)
+        except FanoutInterrupted:
+            raise
+        except KeyboardInterrupt as interrupt:  # not while it waited for an outcome: there may be more of them
+            stream.throw(interrupt)
+
+
+def _tell_interrupt(interrupted: FanoutInterrupted, take: Callable[[StepOutcome], None], summary: Summary) -> NoReturn:
+    """Write what was done, say what was not, and exit. One more interrupt counts only if that takes long."""
+    ends = list(zip(interrupted.run, interrupted.run.records, strict=True))
+    cancelled = [outcome.task_id for outcome, record in ends if record.status == "cancelled"]
+    with suppress(KeyboardInterrupt), Guard() as guard:
+        guard.note()
+        for outcome, record in ends:
+            if record.status != "cancelled":
+                take(outcome)
+    click.echo(f"Interrupted: {summary.progress()}{summary.cancelled(cancelled)}", err=True)
+    raise click.exceptions.Exit(INTERRUPTED)
 
 
 @contextmanager

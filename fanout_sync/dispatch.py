@@ -28,7 +28,7 @@ SLOW_INPUT_S = 0.02
 """After so long, outcomes that are there do not wait any more for the input to fill the window."""
 
 MAX_WAITING = 1024
-"""So many steps at most wait for their next attempt; then the input waits, too."""
+"""So many steps at most wait for their next attempt; then an input that is no list waits, too."""
 
 STOP_GRACE_S = 1.0
 """How long an interrupted run waits for steps on threads to stop by themselves."""
@@ -88,7 +88,8 @@ class Dispatch:
 
     Attributes:
         guard: As given.
-        window: How many steps may be handed over and not reported; the consumer may change it between reports.
+        window: How many steps may be under way for more of the input to be read; the consumer may change it between
+            reports.
         input_error: Why the input ended early; `None` as long as it did not.
         is_interrupted: Whether the run is to be given up; then `reports` ends, and `wind_down` gives the rest.
     """
@@ -117,10 +118,12 @@ class Dispatch:
         self._is_timed = self._asks_timeouts or expires_at < math.inf
         self._clock = clock
         self._lookahead = lookahead
-        self.window = bound + lookahead
+        self._most_at_once = self.window = bound + lookahead
+        self._most_waiting = MAX_WAITING if self._is_lazy else math.inf
         self.input_error: BaseException | None = None
         self.input_error_reason = ""
         self.is_interrupted = False
+        self._start = self._start_outside if session.may_run_inline else session.start
         self._has_more = True
         self._fed = 0
         self._flying: dict[int, AgentStepSpec] = {}
@@ -142,14 +145,16 @@ class Dispatch:
             if self._waiting:
                 self._try_again_what_is_due()
             report = None
-            if self._has_more and len(flying) <= self.window - refill_below and len(self._waiting) < MAX_WAITING:
+            if self._has_more and len(flying) <= self.window - refill_below and len(self._waiting) < self._most_waiting:
                 report = feed()
             if report is None:
                 if not flying and not self._waiting:
                     return
                 if (report := self._wait() if self._waiting or self._is_timed else wait()) is None:
                     continue
-            spec = flying.pop(report.ticket)
+            spec = flying.pop(report.ticket, None)
+            if spec is None:  # reported already: something struck a thread from outside just when it had
+                continue
             if may_retry and (report := self._unless_tried_again(report, spec)) is None:
                 continue
             if self._announcer is not None:
@@ -162,6 +167,7 @@ class Dispatch:
 
     def wind_down(self) -> Iterator[Report]:
         """Yield what is missing of an interrupted run: what still ended by itself, then all that did not."""
+        self.guard.is_attended = True
         for report in [*self._refused, *self._session.cancel(STOP_GRACE_S)]:
             self._flying.pop(report.ticket, None)
             yield self._told(self._with_history(report))
@@ -197,8 +203,8 @@ class Dispatch:
 
     def _hand_over(self, specs: Iterable[Any]) -> Report | None:
         began = monotonic()
-        start, announcer, flying = self._session.start, self._announcer, self._flying
-        timeout_s, may_take_long = self._policies.timeout_s, not self._lookahead
+        start, announcer, flying = self._start, self._announcer, self._flying
+        timeout_s, may_take_long = self._policies.timeout_s, self._asks_timeouts or not self._lookahead
         for spec in specs:
             if type(spec) is not AgentStepSpec and not self._is_spec(spec):
                 self._has_more = False
@@ -212,7 +218,11 @@ class Dispatch:
             else:
                 flying[ticket] = spec
                 start(ticket, spec, 1, timeout_s)
-            if may_take_long and monotonic() - began > SLOW_INPUT_S and (report := self._session.poll()) is not None:
+            if not may_take_long:
+                continue
+            if self.is_interrupted:
+                break
+            if monotonic() - began > SLOW_INPUT_S and (report := self._session.poll()) is not None:
                 self._has_more = True
                 return report
         return None
@@ -220,11 +230,24 @@ class Dispatch:
     def _launch(self, ticket: int, spec: AgentStepSpec, attempt: int) -> None:
         self._flying[ticket] = spec
         try:
-            timeout_s = self._policies.timeout_of(spec)
-        except (Exception, SystemExit) as error:  # the executor's own code: it costs this step alone
+            with self.guard.outside():
+                timeout_s = self._policies.timeout_of(spec)
+        except KeyboardInterrupt:
+            self.interrupt()
+        except BaseException as error:  # the executor's own code: it costs this step alone
             self._refused.append(failure(ticket, spec, "raised", StepError.of(error)))
         else:
-            self._session.start(ticket, spec, attempt, timeout_s)
+            self._start(ticket, spec, attempt, timeout_s)
+
+    def _start_outside(self, ticket: int, spec: AgentStepSpec, attempt: int, timeout_s: float | None) -> None:
+        """Hand over to a session that may run the step then and there, in this thread."""
+        try:
+            with self.guard.outside():
+                self._session.start(ticket, spec, attempt, timeout_s)
+        except KeyboardInterrupt:
+            self.interrupt()
+        if self.guard.was_raised:  # in the step, which took it for its own
+            self.interrupt()
 
     def _read(self) -> Iterator[Any]:
         """Yield what the caller's iterator gives, as long as there is room."""
@@ -262,7 +285,7 @@ class Dispatch:
 
     def _patience(self) -> float:
         until = self._expires_at
-        if self._waiting and len(self._flying) < self.window:
+        if self._waiting and len(self._flying) < self._most_at_once:
             until = min(until, self._waiting[0][0])
         left = until - self._clock()
         if left <= 0 and until == self._expires_at:
@@ -271,7 +294,7 @@ class Dispatch:
 
     def _try_again_what_is_due(self) -> None:
         now = self._clock()
-        while self._waiting and self._waiting[0][0] <= now and len(self._flying) < self.window:
+        while self._waiting and self._waiting[0][0] <= now and len(self._flying) < self._most_at_once:
             _, ticket, spec = heapq.heappop(self._waiting)
             self._launch(ticket, spec, len(self._histories[ticket].attempts) + 1)
 
@@ -299,19 +322,23 @@ class Dispatch:
         number = 1 if history is None else len(history.attempts) + 1
         began = self._clock() - (report.duration_s or 0.0) if history is None else history.first_began
         idle_s = 0.0 if history is None else history.idle_s
-        reason = report.reason or ""
         try:
             wait_s = report.retry_in
+            if wait_s is None and report.started is not None:
+                wait_s = policy.rule.wait_after_loss(spec, number, report.status, report.reason or "")
             if wait_s is None:
-                wait_s = policy.rule.wait_after_loss(spec, number, report.status, reason)
-            if wait_s is None or policy.is_over(spec, number, began, idle_s, wait_s, reason):
                 return None
-        except Exception as error:  # the caller's own strategies: what they raise costs the other attempts alone
+            with self.guard.outside():
+                is_over = policy.is_over(spec, number, began, idle_s, wait_s, report)
+        except KeyboardInterrupt:
+            self.interrupt()
+            return None
+        except BaseException as error:  # the caller's own strategies: what they raise costs the other attempts alone
             from .retry import told_of_strategy
 
             told_of_strategy(error)
             return None
-        return wait_s
+        return None if is_over else wait_s
 
     def _with_history(self, report: Report) -> Report:
         history = self._histories.pop(report.ticket, None)

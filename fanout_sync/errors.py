@@ -90,10 +90,10 @@ class ExecutorNotPicklable(FanoutError, TypeError):
         self.reason = reason
 
     def __str__(self) -> str:
-        return (
-            f"{self.path} cannot be sent to a worker process: {self.reason}. "
-            "Make it in the executor's setup(), which runs in each worker, or use backend='thread'."
-        )
+        way_out = "Make it in the executor's setup(), which runs in each worker, or use backend='thread'."
+        if self.path.startswith("retry"):
+            way_out = "Use a strategy that does without it, or backend='thread'."
+        return f"{self.path} cannot be sent to a worker process: {self.reason}. {way_out}"
 
 
 class FanoutInterrupted(FanoutError, KeyboardInterrupt):

@@ -58,11 +58,12 @@ class AgentExecutor(abc.ABC):
         """Prepare a worker: called once in each worker process, and once per run on threads, before the first step.
 
         If it raises, the steps of that worker fail with its error. A worker process that is still at it when the run
-        is over is killed.
+        is over is killed. No timeout applies to it, nor a retry.
         """
 
     def teardown(self) -> None:
         """Undo `setup`: called once after the last step of a worker process, and once per run on threads.
 
-        It is not called where `setup` failed or the worker died. What it raises is logged, and costs no outcome.
+        It is not called where `setup` failed or the worker died. What it raises is logged, and costs no outcome. On
+        threads, steps that were abandoned because they were overdue may still be running.
         """

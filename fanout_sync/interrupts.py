@@ -7,12 +7,16 @@ import contextlib
 import signal
 import sys
 import threading
-from collections.abc import Callable
+import time
+from collections.abc import Callable, Iterator
 from functools import partial
 from types import FrameType, TracebackType
 from typing import Any
 
 from .errors import FanoutInterrupted
+
+PATIENCE_S = 1.0
+"""So long after a first interrupt that nobody attends to, a second one is raised."""
 
 _SIGNALS = (signal.SIGINT, signal.SIGTERM)
 
@@ -31,13 +35,39 @@ class Guard:
     Attributes:
         is_inside: Whether code of ours is running; false while the caller's own is, such as an input's generator.
         is_interrupted: Whether there was an interrupt while it was.
+        was_raised: Whether there was one while it was not.
+        is_attended: Whether the interrupt is being dealt with. As long as it is not, another one that comes after a
+            second is raised: something does not return.
         on_interrupt: Called then, in the signal handler.
     """
 
     def __init__(self) -> None:
         self.is_inside = True
         self.is_interrupted = False
+        self.was_raised = False
+        self.is_attended = False
+        self._interrupted_at = 0.0
         self.on_interrupt: Callable[[], None] | None = None
+
+    @contextlib.contextmanager
+    def outside(self) -> Iterator[None]:
+        """Have interrupts raised meanwhile: the caller's own code is about to run."""
+        self.is_inside = False
+        try:
+            yield
+        finally:
+            self.is_inside = True
+
+    def note(self) -> bool:
+        """Take note of an interrupt; return whether that will do."""
+        now = time.monotonic()
+        if self.is_interrupted and not self.is_attended and now > self._interrupted_at + PATIENCE_S:
+            return False
+        if not self.is_interrupted:
+            self.is_interrupted, self._interrupted_at = True, now
+        if self.on_interrupt is not None:
+            self.on_interrupt()
+        return True
 
     def __enter__(self) -> Guard:
         if threading.current_thread() is threading.main_thread():
@@ -84,10 +114,11 @@ def _handle(handler: Callable[[int, FrameType | None], Any], number: int, frame:
     except KeyboardInterrupt:
         guard = next((guard for guard in reversed(_guards) if guard.is_inside), None)
         if guard is None:
+            for outer in _guards:
+                outer.was_raised = True
             raise
-        guard.is_interrupted = True
-        if guard.on_interrupt is not None:
-            guard.on_interrupt()
+        if not guard.note():
+            raise
 
 
 def end_as_if_killed() -> None:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-import math
+import sys
 from collections.abc import Iterable, Mapping
 from typing import Any
 
@@ -29,7 +29,7 @@ def positive_seconds(name: str, value: Any) -> float:
     """
     if not _is_number(value) or not value > 0:
         raise OptionError(f"{name} must be a number of seconds greater than 0, got {describe(value)}")
-    return float(value)
+    return min(value, sys.float_info.max) * 1.0 if isinstance(value, int) else float(value)
 
 
 def not_negative(name: str, value: Any) -> float:
@@ -38,7 +38,7 @@ def not_negative(name: str, value: Any) -> float:
     Raises:
         OptionError: It is not; the error names the option.
     """
-    if not _is_number(value) or not 0 <= value < math.inf:
+    if not _is_number(value) or not 0 <= value <= sys.float_info.max:
         raise OptionError(f"{name} must be a number of seconds of at least 0, got {describe(value)}")
     return float(value)
 

@@ -37,7 +37,7 @@ class StepRecord:
         status: How it ended; see `Status`.
         error: Why, unless the executor returned an outcome.
         attempts: Each try at it, in order; more than one only with retries, none if it never began.
-        started: When its worker began the last attempt (UTC); `None` if none did.
+        started: When its worker began the last attempt (UTC); `None` if none did, and for a cancelled step.
         finished: When that ended (UTC); `None` if it never began.
         duration_s: Seconds from `started` to `finished`, by a monotonic clock; `None` if it never began.
         worker: The thread's name, or the process id of the worker process; `None` if it never began.

@@ -20,6 +20,8 @@ if TYPE_CHECKING:
     from tenacity.retry import retry_base
     from tenacity.wait import wait_base
 
+    from .attempt import Report
+
 logger = logger_for(__name__)
 
 FIRST_WAIT_S = 0.5
@@ -121,7 +123,7 @@ class RetryRule:
         if error is None and not self.looks_at_outcomes:
             return None
         if isinstance(error, RetryAfter):
-            return error.seconds
+            return not_negative("seconds of RetryAfter", error.seconds)
         state = _state(spec, number, outcome, error)
         return self._wait(state) if self.retry(state) else None
 
@@ -146,16 +148,17 @@ class RetryPolicy:
     stop: Callable[[RetryCallState], bool] | None
 
     def is_over(
-        self, spec: AgentStepSpec, number: int, first_began: float, idle_s: float, upcoming_s: float, reason: str
+        self, spec: AgentStepSpec, number: int, first_began: float, idle_s: float, upcoming_s: float, report: Report
     ) -> bool:
-        """Return whether the attempt `number` was the last one allowed.
+        """Return whether the attempt `number` was the last one allowed; of an exception the strategy sees but the text.
 
         Raises:
             Exception: Whatever the strategy raises.
         """
         if self.stop is None:
             return False
-        state = _state(spec, number, None, RuntimeError(reason))
+        error = None if report.error is None else RuntimeError(str(report.error))
+        state = _state(spec, number, report.outcome, error)
         state.start_time = first_began
         state.idle_for = idle_s
         state.upcoming_sleep = upcoming_s
@@ -204,13 +207,17 @@ def _from_config(config: Retry) -> RetryPolicy:
     )
 
 
-def _from_tenacity(retrying: BaseRetrying) -> RetryPolicy:
+def _from_tenacity(retrying: BaseRetrying) -> RetryPolicy | None:
+    if not getattr(retrying, "enabled", True):
+        return None
     strategies: dict[str, Any] = {name: getattr(retrying, name) for name in ("retry", "wait", "stop")}
     for name, strategy in strategies.items():
         if inspect.iscoroutinefunction(strategy) or inspect.iscoroutinefunction(type(strategy).__call__):
             raise OptionError(f"retry.{name} is a coroutine function, {describe(strategy)}; steps are not awaited")
-        if not callable(strategy) and not (strategy is None and name != "retry"):
-            raise OptionError(f"retry.{name} must be a tenacity strategy, got {describe(strategy)}")
+        is_left_out = strategy is None and name != "retry"
+        if not is_left_out and (not callable(strategy) or isinstance(strategy, type)):
+            hint = "; call it to make one" if isinstance(strategy, type) else ""
+            raise OptionError(f"retry.{name} must be a tenacity strategy, got {describe(strategy)}{hint}")
     return RetryPolicy(RetryRule(strategies["retry"], strategies["wait"], looks_at_outcomes=True), strategies["stop"])
 
 

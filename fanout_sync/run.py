@@ -47,14 +47,15 @@ class Run(Sequence[StepOutcome]):
         records = list(self.records)
         counts = Counter(record.status for record in records)
         told = ", ".join(f"{count} {status}" for status, count in counts.most_common()) or "nothing to do"
-        lines = [f"{len(self)} steps in {self.elapsed:.1f} s: {told}"]
+        steps = "1 step" if len(self) == 1 else f"{len(self)} steps"
+        lines = [f"{steps} in {self.elapsed:.1f} s: {told}"]
         tried_again = sum(len(record.attempts) > 1 for record in records)
         if tried_again:
             lines.append(f"  tried more than once: {tried_again}")
-        timed = [(record.duration_s, place) for place, record in enumerate(records) if record.duration_s is not None]
+        timed = [(_busy_s(record), place) for place, record in enumerate(records) if record.attempts]
         slowest = heapq.nlargest(MAX_SLOWEST, timed, key=lambda item: item[0])
         if slowest:
-            named = ", ".join(f"{self[place].task_id} {duration_s:.3g} s" for duration_s, place in slowest)
+            named = ", ".join(f"{self[place].task_id} {busy_s:.3g} s" for busy_s, place in slowest)
             lines.append(f"  slowest: {named}")
         for outcome, record in zip(self, records, strict=True):
             if not outcome.success:
@@ -111,6 +112,7 @@ def _record(report: Report) -> StepRecord:
     if report.started is not None and report.duration_s is not None:
         started = datetime.fromtimestamp(report.started, timezone.utc)
         finished = started + timedelta(seconds=report.duration_s)
+    if report.started is not None or (attempts and report.status != "cancelled"):
         attempts += (AttemptRecord(len(attempts) + 1, report.status, report.reason, report.duration_s, None),)
     return StepRecord(
         report.ticket,
@@ -124,6 +126,10 @@ def _record(report: Report) -> StepRecord:
         report.exit_code,
         report.signal,
     )
+
+
+def _busy_s(record: StepRecord) -> float:
+    return sum(attempt.duration_s or 0.0 for attempt in record.attempts)
 
 
 def _shortened(text: str) -> str:

@@ -3,15 +3,17 @@
 from __future__ import annotations
 
 import math
+import sys
 import time
 import warnings
-from collections.abc import Callable, Iterable, Iterator, Sequence, Sized
+from collections.abc import Callable, Generator, Iterable, Iterator, Sequence, Sized
 from concurrent.futures import Executor
-from contextlib import AbstractContextManager, contextmanager
+from contextlib import AbstractContextManager, contextmanager, suppress
 from types import TracebackType
 from typing import TYPE_CHECKING, Any, Literal, NoReturn, cast
+from weakref import WeakSet
 
-from .announcer import Announcer
+from .announcer import FLUSH_S, INTERRUPTED_FLUSH_S, Announcer
 from .attempt import Report
 from .backends import Backend, ProcessBackend, ThreadBackend
 from .backends.backend import RunContext, Session
@@ -20,6 +22,7 @@ from .dispatch import Dispatch, Policies
 from .errors import FanoutInterrupted, InputError, OptionError
 from .executor import AgentExecutor, EventSender
 from .interrupts import Guard, end_as_if_killed
+from .logs import logger_for
 from .options import one_of, positive_int, positive_seconds, refuse_unknown
 from .run import Run
 from .steps import AgentStepSpec, StepOutcome
@@ -29,6 +32,8 @@ if TYPE_CHECKING:
     from tenacity import BaseRetrying
 
     from .retry import Retry, RetryPolicy
+
+logger = logger_for(__name__)
 
 MAX_UNREAD = 256
 """How many outcomes `stream(order="input")` holds back behind a slow step before it stops feeding."""
@@ -44,7 +49,7 @@ class Runner:
     and `agent`; the others are not touched. One runner can be used any number of times, from several threads at once
     and inside its own steps; each call has its own bound.
 
-    As a context manager it keeps process workers warm between calls.
+    As a context manager it keeps process workers warm between calls; streams that are open at its end are closed.
 
     Args:
         executor: How a step runs.
@@ -82,12 +87,14 @@ class Runner:
         self._max_concurrency = None if max_concurrency is None else positive_int("max_concurrency", max_concurrency)
         self._policies = Policies(_a_timeout(timeout), _timeout_for(self._executor), _a_retry(retry))
         self._event_tx = _an_event_sender(event_tx)
+        self._streams: WeakSet[Generator[StepOutcome, None, None]] = WeakSet()
         self._raises_interrupts = one_of("on_interrupt", on_interrupt, ("raise", "return")) == "raise"
-        if not isinstance(self._backend, Backend) and (timeout is not None or self._policies.timeout_for is not None):
+        has_limits = self._policies.timeout_s is not None or self._policies.timeout_for is not None
+        if has_limits and not isinstance(self._backend, Backend):
             warnings.warn(
-                f"the timeout is a soft one: a step that is overdue is reported as timed out, but {_kind(backend)} "
-                "cannot stop it, and it keeps its place there; backend='process' kills it",
-                stacklevel=2,
+                f"the timeout is a soft one: {type(backend).__name__} cannot stop a step that is overdue; it is reported "
+                "as timed out, and keeps its place there. backend='process' kills it",
+                stacklevel=_level_of_the_caller(),
             )
 
     def run(self, specs: Iterable[AgentStepSpec]) -> Run:
@@ -126,7 +133,7 @@ class Runner:
 
     def stream(
         self, specs: Iterable[AgentStepSpec], order: Literal["input", "completion"] = "input"
-    ) -> Iterator[StepOutcome]:
+    ) -> Generator[StepOutcome, None, None]:
         """Yield outcomes as they become available; a consumer that stops taking them stops the feed.
 
         Args:
@@ -144,7 +151,9 @@ class Runner:
             FanoutInterrupted: Ctrl-C while it waits for an outcome; its `.run` has those that were not yielded yet.
         """
         one_of("order", order, ("input", "completion"))
-        return self._stream(self._dispatching(specs, unattended=True), order == "input")
+        stream = self._stream(self._dispatching(specs, unattended=True), order == "input")
+        self._streams.add(stream)
+        return stream
 
     def __enter__(self) -> Runner:
         if isinstance(self._backend, Backend):
@@ -154,10 +163,15 @@ class Runner:
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, where: TracebackType | None
     ) -> None:
+        for stream in list(self._streams):
+            with suppress(ValueError):  # another thread is just reading it: it is that one's to end
+                stream.close()
         if isinstance(self._backend, Backend):
             self._backend.cool_down(is_urgent=isinstance(error, KeyboardInterrupt))
 
-    def _stream(self, dispatching: AbstractContextManager[Dispatch], in_input_order: bool) -> Iterator[StepOutcome]:
+    def _stream(
+        self, dispatching: AbstractContextManager[Dispatch], in_input_order: bool
+    ) -> Generator[StepOutcome, None, None]:
         began = time.monotonic()
         with dispatching as dispatch:
             unread: dict[int, Report] = {}
@@ -188,7 +202,7 @@ class Runner:
         except Exception as error:
             reason = f"specs must be an iterable of AgentStepSpec, got {describe(specs)}"
             raise InputError(reason, Run([], 0.0)) from error
-        total = len(specs) if isinstance(specs, Sized) else None
+        total = _length_of(specs)
         if type(specs) in (list, tuple):
             return self._session(
                 cast("Sequence[Any]", specs), total, may_look_ahead=not unattended, unattended=unattended
@@ -217,16 +231,18 @@ class Runner:
                 dispatch = Dispatch(specs, session, bound, lookahead, self._policies, announcer, guard, expires_at)
                 with _interrupting(dispatch, guard, outer):
                     yield dispatch
+                    guard.is_attended = True
                     if dispatch.is_interrupted:
                         session.abort()
                     else:
                         session.close()
             except BaseException:
+                guard.is_attended = True
                 session.abort()
                 raise
             finally:
                 if announcer is not None:
-                    announcer.close()
+                    announcer.close(FLUSH_S if not guard.is_interrupted else INTERRUPTED_FLUSH_S)
 
     def _open(self, context: RunContext) -> Session:
         if isinstance(self._backend, Backend):
@@ -262,6 +278,7 @@ def execute_steps_parallel(
         OptionError: An option that nobody can mean or that does not exist; it is named.
         InputError: As in `Runner.run`.
         ExecutorNotPicklable: As in `Runner.run`.
+        FanoutInterrupted: As in `Runner.run`.
     """
     refuse_unknown("execute_steps_parallel", options, _OPTIONS)
     return list(Runner(executor, event_tx=event_tx, **options).run(specs))
@@ -338,6 +355,14 @@ def _a_backend(value: Any) -> Executor:
     )
 
 
+def _length_of(specs: Iterable[Any]) -> int | None:
+    try:
+        return len(specs) if isinstance(specs, Sized) else None
+    except Exception:  # somebody's own __len__; the length is only told to listeners
+        logger.warning("the length of the specs is not known", exc_info=True)
+        return None
+
+
 def _a_timeout(value: Any) -> float | None:
     seconds = None if value is None else positive_seconds("timeout", value)
     return None if seconds == math.inf else seconds
@@ -356,8 +381,12 @@ def _timeout_for(executor: AgentExecutor) -> Callable[[AgentStepSpec], float | N
     return None if getattr(own, "__func__", None) is AgentExecutor.timeout_for else own
 
 
-def _kind(backend: object) -> str:
-    return f"a {type(backend).__name__}"
+def _level_of_the_caller() -> int:
+    """Return the `stacklevel` at which, for `warnings.warn` where this is called, the first frame of others is."""
+    level, frame = 1, sys._getframe(1)
+    while frame.f_back is not None and frame.f_globals is globals():
+        level, frame = level + 1, frame.f_back
+    return level
 
 
 def _an_event_sender(value: Any) -> EventSender | None:

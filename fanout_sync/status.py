@@ -48,9 +48,11 @@ class StepError:
 
 def _type_name(error: BaseException) -> str:
     kind = type(error)
-    return (
-        kind.__qualname__ if kind.__module__ in ("builtins", "__main__") else f"{kind.__module__}.{kind.__qualname__}"
-    )
+    if kind.__module__ in ("builtins", "__main__"):
+        return kind.__qualname__
+    package, _, _ = __name__.partition(".")
+    is_ours = kind.__module__.startswith(f"{package}.")
+    return f"{package if is_ours else kind.__module__}.{kind.__qualname__}"
 
 
 def _message(error: BaseException) -> str:

@@ -67,6 +67,25 @@ def test_no_more_steps_run_at_once_while_workers_are_replaced(ledger: Ledger, tm
     assert {int(outcome.output) for outcome in run} <= {1, 2}
 
 
+def test_every_worker_tears_down(ledger: Ledger) -> None:
+    """Those that have had their last step, too, though their `teardown` takes until after the end of the run."""
+
+    class Closing(AgentExecutor):
+        def setup(self) -> None:
+            ledger.note(f"setup-{os.getpid()}")
+
+        def execute_step(self, spec: AgentStepSpec, event_tx: EventSender | None = None) -> StepOutcome:
+            return StepOutcome.completed(spec, str(os.getpid()))
+
+        def teardown(self) -> None:
+            time.sleep(0.2)  # what is awaited is that nobody cuts it short
+            ledger.note(f"teardown-{os.getpid()}")
+
+    run = Runner(Closing(), backend=ProcessBackend(max_tasks_per_child=2), max_concurrency=2).run(make_specs(6))
+    for outcome in run:
+        assert ledger.counts()[f"teardown-{outcome.output}"] == 1
+
+
 def test_calls_age_as_well() -> None:
     """`submit` keeps to the limit like steps do."""
     with ProcessBackend(1, max_tasks_per_child=2) as backend:

@@ -195,6 +195,17 @@ def test_waiting_steps_hold_no_place_but_are_not_endless() -> None:
     assert first.earlier[0].wait_s == 1e6
 
 
+def test_a_list_waits_for_no_step_that_backs_off() -> None:
+    """Behind any number of steps that back off, the others of a list run at once."""
+    specs = make_specs(MAX_WAITING + 500)
+    failing = {ticket: ["raised"] for ticket in range(MAX_WAITING + 400)}
+    dispatch, session = dispatch_of(specs, 4, failing, Retry(2, wait=1e6), seed=1)
+    reports = list(dispatch.reports())
+    assert len(reports) == len(specs)
+    healthy_began = [began for ticket, _, began in session.started if ticket >= MAX_WAITING + 400]
+    assert max(healthy_began) < 1e6
+
+
 @pytest.mark.parametrize("expires_in", [0.0, 5.0])
 def test_a_run_inside_a_step_ends_with_it(expires_in: float) -> None:
     """At the deadline of the step that a run is part of, the run is given up."""

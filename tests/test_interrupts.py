@@ -913,3 +913,36 @@ def test_the_command_line(number: signal.Signals, backend: str, launch: Launcher
     written = (launch.folder / "out.jsonl").read_text().splitlines()
     assert [StepOutcome.from_json(line).task_id for line in written] == ["t0", "t2"]
     assert script.ledger.counts() == {"t0": 1, "t1": 1, "t2": 1, "t3": 1}
+
+
+INLINE = """
+from concurrent.futures import Executor, Future
+
+class Inline(Executor):
+    def submit(self, fn, /, *args, **kwargs):
+        future = Future()
+        future.set_result(fn(*args, **kwargs))
+        return future
+
+class Asked(FunctionExecutor):
+    def timeout_for(self, spec):
+        hang(spec)
+
+if WHERE == "submit":
+    runner = Runner(FunctionExecutor({"tester": hang}), backend=Inline())
+else:
+    runner = Runner(Asked({"tester": hang}))
+try:
+    runner.run(make_specs(3))
+except FanoutInterrupted as interrupted:
+    say(statuses(interrupted.run).split()[-1], left())
+"""
+
+
+@pytest.mark.parametrize("where", ["submit", "timeout_for"])
+def test_code_of_the_caller_that_runs_in_the_main_thread_is_interrupted(where: str, launch: Launcher) -> None:
+    """Ctrl-C reaches a step of a pool that runs it then and there, and an executor that is asked for a timeout."""
+    script = launch.script(INLINE, WHERE=where)
+    script.expect("begun t0")
+    script.press_ctrl_c()
+    assert script.end() == "cancelled []\n"

@@ -9,6 +9,7 @@ import signal
 import subprocess
 import sys
 import threading
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -16,12 +17,12 @@ import pytest
 from conftest import HANG_BOUND_S
 from processes import eventually, is_alive, pids_in
 
-from fanout_sync import AgentStepSpec, FunctionExecutor, Retry, Runner, StepOutcome
+from fanout_sync import AgentStepSpec, FanoutInterrupted, FunctionExecutor, Retry, Runner, StepOutcome
 from fanout_sync.testing import Ledger, LedgerExecutor, make_specs
 
 SCRIPT = """
 import os, subprocess, sys, time
-from fanout_sync import AgentStepSpec, FunctionExecutor, Retry, Runner, StepOutcome
+from fanout_sync import AgentStepSpec, FanoutInterrupted, FunctionExecutor, Retry, Runner, StepOutcome
 
 def family(spec):
     mark = f"echo $$ > {spec.prompt}/$$.pid; exec sleep 3600"
@@ -75,6 +76,63 @@ def test_a_process_that_goes_on_holds_nothing_more(backend: Any) -> None:
 
     before = held_after(2)
     assert all(now <= then for now, then in zip(held_after(20), before, strict=True))
+
+
+def test_what_setup_has_started_goes_as_well(tmp_path: Path) -> None:
+    """A worker that is killed in the middle of `setup` takes along what that has started."""
+
+    class Starting(FunctionExecutor):
+        def setup(self) -> None:
+            subprocess.Popen(["sh", "-c", f"echo $$ > {tmp_path}/$$.pid; exec sleep 3600"], start_new_session=True)
+            threading.Event().wait()
+
+    def interrupted() -> Iterator[AgentStepSpec]:
+        yield make_specs(1)[0]
+        pids_in(tmp_path, 1)
+        raise KeyboardInterrupt
+
+    with pytest.raises(FanoutInterrupted):
+        Runner(Starting({}), backend="process").run(interrupted())
+    (follower,) = pids_in(tmp_path, 1)
+    assert eventually(lambda: not is_alive(follower))
+
+
+LEAKY = """
+import multiprocessing, os, sys, time
+from fanout_sync import AgentStepSpec, FanoutInterrupted, FunctionExecutor, Runner
+
+kept = []
+
+def leak(spec):
+    kept.append(multiprocessing.get_context("spawn").Lock())
+    if spec.prompt == "die":
+        os._exit(1)
+    if spec.prompt == "hang":
+        time.sleep(3600)
+
+specs = [AgentStepSpec(f"t{n}", "leak", "", prompt) for n, prompt in enumerate(["die", "hang", "fine"])]
+run = Runner(FunctionExecutor({"leak": leak}), backend="process", timeout=0.5).run(specs)
+print([record.status for record in run.records])
+"""
+
+
+def test_no_warning_of_leaked_semaphores(tmp_path: Path) -> None:
+    """A step that is killed with semaphores of its own costs the caller no warning when it exits."""
+    script = tmp_path / "script.py"
+    script.write_text(LEAKY)
+    done = subprocess.run([sys.executable, script], capture_output=True, text=True, timeout=HANG_BOUND_S, check=False)
+    assert (done.returncode, done.stdout, done.stderr) == (0, "['crashed', 'timed_out', 'failed']\n", "")
+
+
+@pytest.mark.parametrize("backend", ["thread", "process"])
+def test_the_end_of_with_ends_open_streams(backend: Any, ledger: Ledger) -> None:
+    """A stream that is still referenced when its runner's `with` is left gives no more, and runs no more."""
+    with Runner(LedgerExecutor(ledger, concurrency=1), backend=backend) as runner:
+        stream = runner.stream(make_specs(50))
+        assert next(stream).success
+    assert list(stream) == []
+    assert len(ledger.counts()) < 50
+    assert multiprocessing.active_children() == []
 
 
 # Random deaths --------------------------------------------------------------------------------------------------------

@@ -28,6 +28,7 @@ from fanout_sync import (
     current_step,
 )
 from fanout_sync.retry import retry_policy
+from fanout_sync.runner import MAX_UNREAD
 from fanout_sync.testing import Ledger, make_specs
 
 MakeRunner = Callable[..., Runner]
@@ -294,6 +295,70 @@ def test_each_step_counts_its_own_attempts() -> None:
     assert "tried more than once: 4" in run.summary()
 
 
+@pytest.mark.parametrize("backend", ["thread", "process"])
+def test_a_step_that_backs_off_does_not_hold_up_a_stream_for_ever(backend: Any) -> None:
+    """Behind the first step, which needs a second attempt, more outcomes pile up than a stream holds; it goes on."""
+    specs = told_specs("after:0.3 fine", *["fine"] * (MAX_UNREAD + 100))
+    outcomes = list(Runner(Told(), backend=backend, retry=2).stream(specs))
+    assert [outcome.task_id for outcome in outcomes] == [spec.task_id for spec in specs]
+    assert all(outcome.success for outcome in outcomes)
+
+
+class Unparsed(RetryAfter):
+    """Keeps the header as it came."""
+
+    def __init__(self, header: Any) -> None:
+        super().__init__(0)
+        self.seconds = header
+
+
+@pytest.mark.parametrize("header", ["5", -1, float("nan"), float("inf")])
+def test_a_retry_after_gone_wrong_costs_its_own_step(header: Any) -> None:
+    """A subclass may hold anything in `seconds`; what cannot be waited for ends the attempts, and says so."""
+
+    def wrong(spec: AgentStepSpec) -> None:
+        raise Unparsed(header)
+
+    run = Runner(FunctionExecutor({"tester": wrong}), retry=3).run(make_specs(2))
+    assert [len(record.attempts) for record in run.records] == [1, 1]
+    assert "seconds of RetryAfter must be a number of seconds of at least 0" in run[0].output
+
+
+def test_stop_sees_what_was_returned_and_what_was_raised(make_runner: MakeRunner) -> None:
+    """A `stop` strategy may look at the outcome; of an exception it has the text."""
+    seen: list[str] = []
+
+    def stop(state: Any) -> bool:
+        error = state.outcome.exception()
+        seen.append(state.outcome.result().output if error is None else str(error))
+        return False
+
+    retry = tenacity.retry_any(ON_OS_ERROR, tenacity.retry_if_result(lambda outcome: not outcome.success))
+    _, record = run_one(make_runner, "raise:OSError failed fine", tenacity.Retrying(stop=stop, retry=retry))
+    assert record.status == "succeeded"
+    assert seen == ["ConnectionError: no luck", "failed"]
+
+
+def test_a_disabled_retrying_tries_once(make_runner: MakeRunner) -> None:
+    """What tenacity would not repeat is not repeated here."""
+    retrying = tenacity.Retrying()
+    retrying.enabled = False  # an argument of it in later versions
+    _, record = run_one(make_runner, "raise:OSError fine", retrying)
+    assert len(record.attempts) == 1
+
+
+def test_workers_that_never_start_are_no_attempts(ledger: Ledger) -> None:
+    """A step that has not begun has had no attempt, and is not tried again where no worker comes up."""
+
+    class NeverUp(Told):
+        def setup(self) -> None:
+            os._exit(5)
+
+    run = Runner(NeverUp(ledger), backend="process", retry=QUICK(3, on_crash=True)).run(told_specs("fine", "fine"))
+    assert [(record.status, record.attempts) for record in run.records] == [("crashed", ())] * 2
+    assert "attempts" not in run[0].output
+
+
 # Bad input ------------------------------------------------------------------------------------------------------------
 
 
@@ -310,6 +375,8 @@ def test_each_step_counts_its_own_attempts() -> None:
         (tenacity.retry_if_exception_type(OSError), "wrap strategies"),
         (tenacity.Retrying, "retry must be"),
         (tenacity.Retrying(wait=5), "retry.wait must be a tenacity strategy, got int 5"),  # type: ignore[arg-type]
+        (tenacity.Retrying(retry=ValueError), "retry.retry must be a tenacity strategy"),  # type: ignore[arg-type]
+        (tenacity.Retrying(stop=tenacity.stop_after_attempt), "call it to make one"),  # type: ignore[arg-type]
     ],
     ids=str,
 )

@@ -165,7 +165,7 @@ def test_a_generator_is_read_no_further_than_the_bound(backend: str) -> None:
         for gate in executor.gates.values():
             gate.set()
         taker.join(HANG_BOUND_S)
-        stream.close()  # type: ignore[attr-defined]  # a generator
+        stream.close()
 
 
 # Streams ------------------------------------------------------------------------------------------------------------
@@ -196,7 +196,7 @@ def test_a_consumer_that_stops_taking_stops_the_feed() -> None:
     for taken in range(1, 200):
         next(stream)
         assert source.read - taken <= 4
-    stream.close()  # type: ignore[attr-defined]  # a generator
+    stream.close()
 
 
 def test_a_slow_first_step_does_not_idle_the_others_nor_fill_the_memory() -> None:
@@ -212,7 +212,7 @@ def test_a_slow_first_step_does_not_idle_the_others_nor_fill_the_memory() -> Non
     taker.join(HANG_BOUND_S)
     assert source.read <= MAX_UNREAD + 3
     assert [next(stream).output for _ in range(500)] == [str(number) for number in range(1, 501)]
-    stream.close()  # type: ignore[attr-defined]  # a generator
+    stream.close()
 
 
 @pytest.mark.parametrize("ending", ["close", "collect", "raise"])

@@ -22,6 +22,7 @@ from processes import eventually, is_alive, pids_in
 from fanout_sync import (
     AgentExecutor,
     AgentStepSpec,
+    EventChannel,
     EventSender,
     FunctionExecutor,
     OptionError,
@@ -29,6 +30,7 @@ from fanout_sync import (
     Retry,
     Runner,
     StepOutcome,
+    TextDelta,
     current_step,
 )
 from fanout_sync.testing import Ledger, LedgerExecutor, make_specs
@@ -181,6 +183,31 @@ def test_the_executor_may_set_limits(make_runner: MakeRunner) -> None:
     ]
 
 
+def test_limits_that_differ_are_all_kept() -> None:
+    """A short limit is kept beside long ones, whatever has been waited for before."""
+    gate = threading.Event()
+
+    def work(spec: AgentStepSpec) -> str:
+        if spec.description == "hang":
+            assert current_step().cancelled.wait(FOREVER_S)
+        elif spec.description == "wait":
+            assert gate.wait(HANG_BOUND_S)
+        return ""
+
+    class Sorted(FunctionExecutor):
+        def timeout_for(self, spec: AgentStepSpec) -> float | None:
+            return float(spec.prompt)
+
+    plan = [("hang", "0.05"), ("wait", "50"), ("", "30"), ("hang", "0.5")]
+    specs = [AgentStepSpec(f"t{n}", "work", what, limit) for n, (what, limit) in enumerate(plan)]
+    statuses = {}
+    for outcome in Runner(Sorted({"work": work}), max_concurrency=2).stream(specs, order="completion"):
+        statuses[outcome.task_id] = outcome.success
+        if outcome.task_id == "t3":
+            gate.set()
+    assert statuses == {"t0": False, "t2": True, "t3": False, "t1": True}
+
+
 @pytest.mark.parametrize(("limit", "said"), [("1/0", "ZeroDivisionError"), ("-1", "timeout_for"), ("'1'", "str '1'")])
 def test_a_limit_that_cannot_be_meant_costs_its_own_step(limit: str, said: str) -> None:
     """What `timeout_for` raises or gets wrong is the failure of that step, which does not run."""
@@ -312,6 +339,36 @@ def test_a_script_with_abandoned_threads_ends(tmp_path: Path) -> None:
     assert (done.returncode, done.stdout, done.stderr) == (0, "8 timed_out\n", "")
 
 
+def test_events_of_an_abandoned_step_come_no_more() -> None:
+    """What a step sends after it was given up has no place behind its end."""
+    sent = threading.Event()
+
+    def late(spec: AgentStepSpec, event_tx: Any) -> str:
+        event_tx.send(TextDelta(spec.task_id, "in time"))
+        assert current_step().cancelled.wait(FOREVER_S)
+        assert gate.wait(HANG_BOUND_S)
+        event_tx.send(TextDelta(spec.task_id, "too late"))
+        sent.set()
+        return ""
+
+    gate = threading.Event()
+    events: list[Any] = []
+    with EventChannel() as channel:
+        channel.listen(events.append)
+        Runner(FunctionExecutor({"tester": late}), timeout=0.1, event_tx=channel).run(make_specs(1))
+        gate.set()
+        assert sent.wait(HANG_BOUND_S)
+    assert [event.tag for event in events] == ["run_start", "subagent_start", "text_delta", "subagent_end", "run_end"]
+
+
+def test_a_long_spec_is_read_before_the_clock_starts() -> None:
+    """Sending a hundred megabytes takes its time, and is not the step's."""
+    specs = [AgentStepSpec("t", "tester", "", "x" * 100_000_000)]
+    executor = FunctionExecutor({"tester": lambda spec: str(len(spec.prompt))})
+    run = Runner(executor, backend="process", timeout=0.3).run(specs)
+    assert run[0].output == "100000000"
+
+
 # Pools of somebody else -----------------------------------------------------------------------------------------------
 
 
@@ -330,6 +387,24 @@ def test_a_foreign_pool_has_a_soft_timeout(pool_type: Any) -> None:
     assert "left to itself" in run[0].output
 
 
+@soft
+def test_what_a_foreign_pool_did_in_time_counts_however_late_it_is_asked_for() -> None:
+    """Neither a slow consumer, nor `setup`, nor waiting for a place in the pool makes a step overdue."""
+
+    class SlowToStart(FunctionExecutor):
+        def setup(self) -> None:
+            time.sleep(0.4)
+
+    with ThreadPoolExecutor(2) as pool:
+        runner = Runner(SlowToStart({"tester": lambda spec: "fine"}), backend=pool, timeout=0.2)
+        for outcome in runner.stream(make_specs(4)):
+            assert outcome.success
+            time.sleep(0.3)  # a consumer that takes its time
+    with ProcessPoolExecutor(1) as processes:
+        napping = FunctionExecutor({"tester": nap_a_little})
+        assert not Runner(napping, backend=processes, timeout=0.6, max_concurrency=8).run(make_specs(12)).failed
+
+
 def test_no_warning_without_a_timeout() -> None:
     """A pool of one's own is warned of only where it matters."""
     with ThreadPoolExecutor(1) as pool:
@@ -339,14 +414,14 @@ def test_no_warning_without_a_timeout() -> None:
 # Bad input ------------------------------------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("timeout", [0, -1, math.nan, "5", True, [1], 0.0])
+@pytest.mark.parametrize("timeout", [0, -1, math.nan, "5", True, [1], 0.0, -(10**400)])
 def test_a_timeout_that_cannot_be_meant_is_refused(timeout: Any) -> None:
     """A timeout is a number of seconds greater than 0; what came is named, before anything runs."""
     with pytest.raises(OptionError, match=r"timeout must be a number of seconds greater than 0, got "):
         Runner(FunctionExecutor({}), timeout=timeout)
 
 
-@pytest.mark.parametrize("timeout", [1, 0.5, 1e300, math.inf, None])
+@pytest.mark.parametrize("timeout", [1, 0.5, 1e300, 10**400, math.inf, None])
 def test_a_timeout_that_can_be_meant(timeout: Any) -> None:
     """Whole and fractional seconds, and any time, however it is said."""
     for backend in ("thread", ProcessBackend()):

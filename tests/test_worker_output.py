@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import enum
 import io
 import logging
+import logging.config
 import os
 import subprocess
 import sys
@@ -124,6 +126,59 @@ def test_hooks_can_log(caplog: pytest.LogCaptureFixture) -> None:
         "teardown() of Hooked raised",
     ]
     assert "ValueError: torn" in caplog.text
+
+
+class Reconfiguring(AgentExecutor):
+    """Configures logging in a worker as frameworks do, in `setup` or in its first step."""
+
+    def __init__(self, in_setup: bool) -> None:
+        self.in_setup = in_setup
+
+    def setup(self) -> None:
+        if self.in_setup:
+            self.configure()
+
+    def execute_step(self, spec: AgentStepSpec, event_tx: EventSender | None = None) -> StepOutcome:
+        if spec.prompt == "0" and not self.in_setup:
+            self.configure()
+        else:
+            logging.getLogger("team").warning("%s", spec.task_id)
+        return StepOutcome.completed(spec, "")
+
+    def configure(self) -> None:
+        quiet = {"version": 1, "root": {"level": "CRITICAL", "handlers": []}, "disable_existing_loggers": False}
+        logging.config.dictConfig(quiet)
+        logging.disable(logging.ERROR)
+
+
+@pytest.mark.parametrize("in_setup", [True, False])
+def test_a_worker_that_configures_logging_is_still_heard(in_setup: bool, caplog: pytest.LogCaptureFixture) -> None:
+    """Whatever `setup` or a step does to the configuration of logging, the next step's records arrive."""
+    Runner(Reconfiguring(in_setup), backend="process", max_concurrency=1).run(make_specs(3))
+    expected = ["t0", "t1", "t2"] if in_setup else ["t1", "t2"]
+    assert [record.getMessage() for record in caplog.records] == expected
+
+
+def test_levels_do_not_stick_in_warm_workers(caplog: pytest.LogCaptureFixture) -> None:
+    """A level that a logger had in an earlier run, and has no more, counts no more."""
+    with Runner(FunctionExecutor({"tester": log_all}), backend="process", max_concurrency=1) as runner:
+        for level, expected in ((logging.ERROR, []), (logging.NOTSET, ["WARNING"])):
+            logging.getLogger("team.agent").setLevel(level)
+            caplog.clear()
+            runner.run(make_specs(1))
+            assert [record.levelname for record in caplog.records if record.name == "team.agent"] == expected
+
+
+def test_a_level_of_ones_own(caplog: pytest.LogCaptureFixture) -> None:
+    """Levels that are members of an enum arrive as numbers."""
+    level = enum.IntEnum("level", {"AUDIT": 35})
+
+    def audit(spec: AgentStepSpec) -> str:
+        logging.getLogger("team").log(level.AUDIT, "noted")
+        return ""
+
+    assert not Runner(FunctionExecutor({"tester": audit}), backend="process").run(make_specs(1)).failed
+    assert [(record.levelno, record.getMessage()) for record in caplog.records] == [(35, "noted")]
 
 
 # What they print ------------------------------------------------------------------------------------------------------
@@ -274,3 +329,63 @@ def test_a_step_may_close_its_own_stdout() -> None:
     outcomes, out, _ = captured(FunctionExecutor({"tester": close}), make_specs(3), max_concurrency=1)
     assert len(outcomes) == 3
     assert out.startswith("[t0] before\n")
+
+
+def lose_stdout(spec: AgentStepSpec) -> str:
+    """Close or replace the descriptor of standard output; every other step just prints."""
+    if spec.prompt == "0":
+        os.close(1)
+    elif spec.prompt == "2":
+        os.dup2(2, 1)
+    else:
+        print("heard", flush=True)
+    return ""
+
+
+@pytest.mark.parametrize("captures", [True, False])
+def test_a_step_that_loses_stdout_loses_it_for_itself_alone(captures: bool) -> None:
+    """Its worker is replaced; the next step has a standard output, and it is the right one."""
+    out = io.StringIO()
+    backend = ProcessBackend(capture_output=captures)
+    with redirect_stdout(out):
+        run = Runner(FunctionExecutor({"tester": lose_stdout}), backend=backend, max_concurrency=1).run(make_specs(4))
+    assert not run.failed, run.summary()
+    assert out.getvalue() == ("[t1] heard\n[t3] heard\n" if captures else "")
+
+
+def test_characters_that_the_caller_cannot_show_are_spelled_out() -> None:
+    """A stream of another encoding gets every line, with escapes where it needs them."""
+    raw = io.BytesIO()
+    stream = io.TextIOWrapper(raw, encoding="latin-1", write_through=True)
+    with redirect_stdout(stream):
+        executor = FunctionExecutor({"tester": lambda spec: os.write(1, "größer als 日本\n".encode()) and ""})
+        assert not Runner(executor, backend=ProcessBackend(capture_output=True)).run(make_specs(2)).failed
+    lines = raw.getvalue().decode("latin-1").splitlines()
+    assert sorted(lines) == [f"[t{number}] größer als \\u65e5\\u672c" for number in range(2)]
+
+
+@pytest.mark.parametrize("stdout", [None, "closed"])
+def test_a_caller_without_a_stdout_has_workers_all_the_same(stdout: str | None) -> None:
+    """Programs without a console, or that have closed it, can run steps on processes."""
+    closed = io.StringIO()
+    closed.close()
+    before = sys.stdout
+    sys.stdout = None if stdout is None else closed
+    try:
+        run = Runner(FunctionExecutor({"tester": lambda spec: ""}), backend="process").run(make_specs(2))
+    finally:
+        sys.stdout = before
+    assert not run.failed
+
+
+def test_calls_are_captured_as_well() -> None:
+    """What a submitted function prints comes too, marked with its worker."""
+    out = io.StringIO()
+    with redirect_stdout(out), ProcessBackend(1, capture_output=True) as backend:
+        pid = backend.submit(say_hello).result(60)
+    assert out.getvalue() == f"[worker {pid}] hello\n"
+
+
+def say_hello() -> int:
+    print("hello")
+    return os.getpid()

@@ -30,6 +30,9 @@ class Session(abc.ABC):
     lookahead: int = 0
     """How many steps beyond the bound may be handed over early, to wait inside: only where that is no step's delay."""
 
+    may_run_inline: bool = False
+    """Whether `start` may run the step then and there, as the pools of others do that have no workers."""
+
     @abc.abstractmethod
     def start(self, ticket: int, spec: AgentStepSpec, attempt: int = 1, timeout_s: float | None = None) -> None:
         """Hand over an attempt at a step; returns at once. The caller keeps to the bound.

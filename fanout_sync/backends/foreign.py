@@ -8,6 +8,7 @@ import os
 import pickle
 import threading
 from collections import OrderedDict
+from collections.abc import Callable
 from concurrent.futures import BrokenExecutor, CancelledError, Executor, Future
 from functools import cached_property
 from queue import Empty, SimpleQueue
@@ -21,7 +22,7 @@ from ..executor import AgentExecutor, EventSender
 from ..status import StepError
 from ..steps import AgentStepSpec
 from .backend import SIGNALS_S, RunContext, Session
-from .forwarding import EventForwarder
+from .forwarding import EventForwarder, Gate
 from .hooks import Hooks
 
 if TYPE_CHECKING:
@@ -42,6 +43,8 @@ class ForeignSession(Session):
     that is overdue is given up: it is reported, and what comes of it later is dropped.
     """
 
+    may_run_inline = True
+
     def __init__(self, pool: Executor, context: RunContext) -> None:
         self._pool = pool
         self._stop = context.stop
@@ -51,6 +54,7 @@ class ForeignSession(Session):
         if _runs_in_processes(pool):
             self._home.payload  # noqa: B018 - refused now, before any step runs, if it does not pickle
         self._begun: dict[int, _ForeignStep] = {}
+        self._given_up: list[Future[_Result]] = []
         self._ended: SimpleQueue[tuple[_ForeignStep, BaseException | None, _Result | None] | None] = SimpleQueue()
 
     def start(self, ticket: int, spec: AgentStepSpec, attempt: int = 1, timeout_s: float | None = None) -> None:
@@ -66,7 +70,7 @@ class ForeignSession(Session):
     def wait(self, timeout_s: float | None = None) -> Report | None:
         until = math.inf if timeout_s is None else monotonic() + timeout_s
         while True:
-            look_at, report = self._look()
+            look_at, report = self._look() if self._ended.empty() else (0.0, None)
             if report is not None:
                 return report
             left = min(until, look_at) - monotonic()
@@ -109,18 +113,26 @@ class ForeignSession(Session):
     def _look(self) -> tuple[float, Report | None]:
         """Return when to look for overdue steps again, or the report of one."""
         look_at, now = math.inf, monotonic()
+        self._given_up = [future for future in self._given_up if not future.done()]
+        free = getattr(self._pool, "_max_workers", 1) - len(self._given_up)
         for step in self._begun.values():
-            if step.timeout_s is None:
+            if step.future is not None and step.is_remote and step.future.running():
+                # One in this process tells when it begins. Of one in another it is known only that the pool has given
+                # it away; it has begun when there is a worker for it.
+                free -= 1
+                if step.began is None and free >= 0:
+                    step.began = now
+            if step.timeout_s is None or (step.future is not None and step.future.done()):
                 continue
-            # In this process a step tells when it begins; of one in another, the pool tells when it may have begun.
-            if step.began is None and step.future is not None and step.is_remote and step.future.running():
-                step.began = now
             if step.began is None:
                 look_at = min(look_at, now + POLL_S)
             elif now < step.began + step.timeout_s:
                 look_at = min(look_at, step.began + step.timeout_s)
             else:
                 del self._begun[step.ticket]
+                step.is_given_up = True
+                if step.future is not None:
+                    self._given_up.append(step.future)
                 return now, _given_up(step, now - step.began)
         return look_at, None
 
@@ -149,6 +161,9 @@ def _given_up(step: _ForeignStep, duration_s: float) -> Report:
     return failure(step.ticket, step.spec, "timed_out", error, time() - duration_s, duration_s)
 
 
+_Step = tuple[AgentStepSpec, int, int, float | None]
+"""Spec, index, attempt and timeout in seconds."""
+
 _Result = Report | tuple[bytes, list[str]]
 """What a step in this process returns, or one in another: the packed report and the events as JSON."""
 
@@ -173,21 +188,18 @@ class _Home:
         return pickle_executor(self.executor, self.rule)
 
     def run(
-        self,
-        ticket: int,
-        spec: AgentStepSpec,
-        attempt: int,
-        timeout_s: float | None,
-        event_tx: EventSender | None,
-        worker: str | int,
+        self, step: _Step, event_tx: EventSender | None, worker: str | int, on_begin: Callable[[], None] | None = None
     ) -> Report:
+        spec, ticket, attempt, timeout_s = step
         self.hooks.arrive()
         try:
             setup_error = self.hooks.set_up()
             if setup_error is not None:
                 return failure(ticket, spec, "raised", setup_error)
-            step = begun((spec, ticket, attempt, timeout_s, None, self.stop))
-            return self.hooks.context.copy().run(run_attempt, self.executor, step, event_tx, worker, self.rule)
+            if on_begin is not None:
+                on_begin()
+            running = begun((spec, ticket, attempt, timeout_s, None, self.stop))
+            return self.hooks.context.copy().run(run_attempt, self.executor, running, event_tx, worker, self.rule)
         finally:
             self.hooks.depart()
 
@@ -202,6 +214,7 @@ class _ForeignStep:
         future: The pool's; `None` until it has taken the step.
         began: When the step began, on the clock of `time.monotonic()`; `None` as long as that is not known.
         is_remote: Whether it was sent to another process.
+        is_given_up: Whether it was reported before it ended.
     """
 
     def __init__(self, home: _Home, ticket: int, spec: AgentStepSpec, attempt: int, timeout_s: float | None) -> None:
@@ -212,30 +225,30 @@ class _ForeignStep:
         self.future: Future[_Result] | None = None
         self.began: float | None = None
         self.is_remote = False
+        self.is_given_up = False
         self._home = home
 
     def __call__(self) -> _Result:
-        self.began = monotonic()
         home = self._home
-        return home.run(self.ticket, self.spec, self.attempt, self.timeout_s, home.event_tx, _thread_name())
+        event_tx = home.event_tx
+        if event_tx is not None and self.timeout_s is not None:
+            event_tx = Gate(event_tx, lambda: not self.is_given_up)
+        step = self.spec, self.ticket, self.attempt, self.timeout_s
+        return home.run(step, event_tx, threading.current_thread().name, self._begin)
+
+    def _begin(self) -> None:
+        self.began = monotonic()
 
     def __reduce__(self) -> tuple[Any, ...]:
         self.is_remote = True
         home = self._home
         wants_events = home.event_tx is not None
-        return _RemoteStep, (
-            home.token,
-            home.payload,
-            wants_events,
-            self.ticket,
-            self.spec,
-            self.attempt,
-            self.timeout_s,
-        )
+        step = self.spec, self.ticket, self.attempt, self.timeout_s
+        return _RemoteStep, (home.token, home.payload, wants_events, step)
 
 
 class _RemoteStep:
-    def __init__(self, token: str, payload: bytes, wants_events: bool, *step: Any) -> None:
+    def __init__(self, token: str, payload: bytes, wants_events: bool, step: _Step) -> None:
         self._token = token
         self._payload = payload
         self._wants_events = wants_events
@@ -247,13 +260,8 @@ class _RemoteStep:
         events = _EventList()
         event_tx = events if self._wants_events else None
         home = _remote_home(self._token, self._payload)
-        ticket, spec, attempt, timeout_s = self._step
-        report = home.run(ticket, spec, attempt, timeout_s, event_tx, os.getpid())
-        return pack_report(report, spec), events.items
-
-
-def _thread_name() -> str:
-    return threading.current_thread().name
+        report = home.run(self._step, event_tx, os.getpid())
+        return pack_report(report, self._step[0]), events.items
 
 
 class _EventList:

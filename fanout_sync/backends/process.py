@@ -38,8 +38,8 @@ class ProcessBackend(Backend):
         max_tasks_per_child: After how many steps (or calls) a worker is replaced, against leaks; by default never. The
             replacement starts while the last one runs, so that there is no pause; for a while there are more workers.
         capture_output: Whether what steps print, they and the programs that they start, comes to this process's
-            `sys.stdout` and `sys.stderr`, line by line, each line with its step's `task_id` in front; so a notebook
-            shows it in the cell. By default workers print where this process does.
+            `sys.stdout` and `sys.stderr`, line by line, each line with its step's `task_id` in front (for calls, the
+            worker's number); so a notebook shows it in the cell. By default workers print where this process does.
 
     Raises:
         OptionError: An argument that nobody can mean; it is named.
@@ -55,7 +55,7 @@ class ProcessBackend(Backend):
         self._captures_output = flag("capture_output", capture_output)
         self._warm: list[Lane] = []
         self._keepers = 0
-        self._lock = threading.Lock()
+        self._lock = threading.RLock()  # a finalizer may end a session in the middle of this
         self._calls: Calls | None = None
         self._is_shut_down = False
 
@@ -117,7 +117,7 @@ class ProcessBackend(Backend):
             if self._is_shut_down:
                 raise RuntimeError("cannot schedule new futures after shutdown")
             if self._calls is None:
-                self._calls = Calls(self._cap or os.cpu_count() or 1, self._max_tasks)
+                self._calls = Calls(self._cap or os.cpu_count() or 1, self._max_tasks, self._captures_output)
                 weakref.finalize(self, self._calls.shutdown, False, False)
             # Before the lock is given up, or a shutdown might come between.
             return self._calls.submit(payload)

@@ -28,6 +28,7 @@ from ..options import positive_int
 from ..status import StepError
 from ..steps import AgentStepSpec
 from .backend import SIGNALS_S, Backend, RunContext, Session
+from .forwarding import Gate
 from .hooks import Hooks
 
 P = ParamSpec("P")
@@ -37,6 +38,9 @@ logger = logger_for(__name__)
 
 POLL_S = 0.05
 """How often a wait that is to end with a thread, or when woken, looks up."""
+
+SOONEST_LOOK_S = 0.01
+"""How much later than its deadline an overdue step may be found."""
 
 LOOK_EVERY = 64
 """After so many reports that were there already, somebody has to look for overdue steps, though there are more."""
@@ -80,7 +84,7 @@ class ThreadSession(Session):
         self._outstanding += 1
         if len(self._threads) < min(self._bound, self._outstanding):
             self._add_thread()
-        if timeout_s is not None and (self._look_at == math.inf or timeout_s < self._shortest_s):
+        if timeout_s is not None:
             self._shortest_s = min(timeout_s, self._shortest_s)
             self._look_at = min(self._look_at, monotonic() + timeout_s)
         task = (spec, ticket, attempt, timeout_s, None, self._stop)
@@ -146,17 +150,18 @@ class ThreadSession(Session):
             self._inbox.put(None)
 
     def _add_thread(self) -> None:
-        name = f"{self._name}_{next(self._thread_numbers)}"
+        thread_number = next(self._thread_numbers)
+        name = f"{self._name}_{thread_number}"
         thread = threading.Thread(target=self._work, name=name, daemon=True)
         self._hooks.arrive()
         try:
             thread.start()
         except RuntimeError:
             self._hooks.depart()
-            if not self._threads:
+            if thread_number == 0:
                 raise
-            # The system gives no more threads; the steps wait for those that there are.
-            self._bound = len(self._threads)
+            # The system gives no more threads; the steps wait for those that there are, or for better times.
+            self._bound = max(1, len(self._threads))
         else:
             self._threads[name] = thread
 
@@ -166,6 +171,8 @@ class ThreadSession(Session):
         while True:
             if now >= self._look_at:
                 self._abandon_overdue(now)
+            if self._outstanding and not self._threads:
+                self._add_thread()
             try:
                 return self._outbox.get(timeout=max(0.0, min(until, self._look_at, now + SIGNALS_S) - now))
             except Empty:
@@ -174,8 +181,9 @@ class ThreadSession(Session):
                     return None
 
     def _abandon_overdue(self, now: float) -> None:
-        # What is not running yet has at least the shortest timeout left.
-        self._look_at = math.inf if self._inbox.empty() else now + self._shortest_s
+        # What has not begun yet, or is just beginning, has at least the shortest timeout left.
+        have_all_begun = self._outstanding <= len(self._limited)
+        self._look_at = math.inf if have_all_begun else now + max(self._shortest_s, SOONEST_LOOK_S)
         for key, (step, worker) in list(self._limited.items()):
             deadline = step[4] or math.inf
             if now < deadline:
@@ -227,10 +235,9 @@ class ThreadSession(Session):
         """Run a step that has a deadline; return whether this thread still has its place."""
         key = id(step)
         self._limited[key] = step, worker
+        event_tx = None if self._event_tx is None else Gate(self._event_tx, lambda: key in self._limited)
         try:
-            report = self._hooks.context.copy().run(
-                run_attempt, self._executor, step, self._event_tx, worker, self._rule
-            )
+            report = self._hooks.context.copy().run(run_attempt, self._executor, step, event_tx, worker, self._rule)
         except BaseException as error:  # as in `_work`
             report = failure(step[1], step[0], "raised", StepError.of(error))
         if self._limited.pop(key, None) is None:

@@ -19,9 +19,9 @@ from .messages import Message, pack
 class Calls:
     """The futures of `ProcessBackend.submit`, and the workers they run in. All but `submit` is the keeper's."""
 
-    def __init__(self, size: int, max_tasks: int | None) -> None:
+    def __init__(self, size: int, max_tasks: int | None, captures_output: bool) -> None:
         self._size = size
-        self._lanes = Lanes(size, b"", max_tasks=max_tasks)
+        self._lanes = Lanes(size, b"", max_tasks=max_tasks, captures_output=captures_output)
         self._keeper = LaneKeeper(self._lanes, self._settle, self._break)
         self._waiting: deque[tuple[Future[Any], bytes]] = deque()
         self._running: dict[int, Future[Any]] = {}

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import atexit
 import contextlib
+import io
 import math
 import os
 import select
@@ -26,6 +27,9 @@ from .worker import main as worker_main
 
 POLL_S = 0.1
 """How often to look for dead workers where the system has no pidfd."""
+
+SOONEST_START_S = 0.05
+"""No worker gets to its executor sooner."""
 
 CLOSED_DESCRIPTORS = "it had lost its connection to the caller, as when a step closes all descriptors"
 
@@ -54,6 +58,8 @@ class Lane:
     caller_pid: int = field(factory=os.getpid)
     state: Literal["starting", "idle", "busy", "leaving", "gone"] = "starting"
     start_is_known: bool = False
+    leaves_in_order: bool = False
+    born: float = field(factory=time.monotonic)
     pidfd: int | None = None
     assignment: Assignment | None = None
     assignments: int = 0
@@ -92,6 +98,10 @@ class Lane:
                 os.kill(self.pid, signal.SIGKILL)
         self.kill_followers()
 
+    def may_have_followers(self) -> bool:
+        """Return whether code of the executor's may have run: no interpreter is up so soon."""
+        return time.monotonic() - self.born > SOONEST_START_S
+
     def kill_followers(self) -> None:
         """Kill what is left of the worker's process group."""
         if os.getpid() == self.caller_pid:
@@ -99,11 +109,15 @@ class Lane:
 
     def label(self) -> str:
         """Return whose output is coming: the running step's, or the worker's own."""
-        return f"worker {self.pid}" if self.assignment is None else self.assignment.label
+        named = "" if self.assignment is None else self.assignment.label
+        return named or f"worker {self.pid}"
 
     def close(self) -> None:
         """Close everything that leads to the worker."""
         self.link.close()
+        if self.pidfd is not None:
+            os.close(self.pidfd)
+            self.pidfd = None
         for output in self.outputs:
             output.close()
         self.outputs = []
@@ -112,9 +126,6 @@ class Lane:
     def abandon(self) -> None:
         """Let go of a worker that belongs to another process: this one is a fork of its caller."""
         self.close()
-        if self.pidfd is not None:
-            os.close(self.pidfd)
-            self.pidfd = None
         _known.discard(self)
 
     def await_exit(self, patience_s: float) -> bool:
@@ -172,8 +183,8 @@ class Obituary:
 def kill_lanes(lanes: Iterable[Lane]) -> None:
     """Kill workers and all that their steps started."""
     ours = [lane for lane in lanes if lane.caller_pid == os.getpid()]
-    if any(lane.start_is_known for lane in ours):  # the others have hardly had the time to start anything
-        alive = [lane for lane in ours if not lane.is_dead()]
+    alive = [lane for lane in ours if lane.may_have_followers() and not lane.is_dead()]
+    if alive:
         kill_trees([lane.pid for lane in alive], [lane.mark for lane in alive])
     for lane in ours:
         lane.kill()
@@ -201,7 +212,7 @@ def start_worker(prepared: bytes, captures_output: bool) -> Lane:
         process = get_context("loky").Process(
             target=worker_main, args=(theirs, their_outputs, mark), name="fanout-worker", env={MARK: mark_below(mark)}
         )
-        with _not_for_interrupts():
+        with _not_for_interrupts(), _with_streams_to_flush():
             process.start()
     except BaseException:
         let_go(warden)
@@ -231,13 +242,49 @@ def _not_for_interrupts() -> Iterator[None]:
     from loky.backend import resource_tracker as loky_tracker
 
     # Started by then: whoever starts one unblocks the signal.
-    loky_tracker.getfd()
-    multiprocessing_tracker.getfd()
+    with _quiet_about_leaks():
+        loky_tracker.getfd()
+        multiprocessing_tracker.getfd()
     before = signal.pthread_sigmask(signal.SIG_BLOCK, (signal.SIGINT,))
     try:
         yield
     finally:
         signal.pthread_sigmask(signal.SIG_SETMASK, before)
+
+
+@contextlib.contextmanager
+def _quiet_about_leaks() -> Iterator[None]:
+    """Have resource trackers, if they are started now, clean up without a word.
+
+    What a step has made (semaphores, shared memory) is left over when its worker is killed; that is no news.
+    """
+    before = os.environ.get("PYTHONWARNINGS")
+    os.environ["PYTHONWARNINGS"] = ",".join(filter(None, (before, "ignore:resource_tracker")))
+    try:
+        yield
+    finally:
+        if before is None:
+            del os.environ["PYTHONWARNINGS"]
+        else:
+            os.environ["PYTHONWARNINGS"] = before
+
+
+@contextlib.contextmanager
+def _with_streams_to_flush() -> Iterator[None]:
+    """Stand in for standard streams that the program has closed or does without: loky flushes them all the same."""
+    replaced = {}
+    for name in ("stdout", "stderr"):
+        stream = getattr(sys, name)
+        try:
+            stream.flush()
+        except Exception:  # None, or closed, or what is behind it is gone
+            replaced[name] = stream
+            setattr(sys, name, io.StringIO())
+    try:
+        yield
+    finally:
+        for name, stream in replaced.items():
+            setattr(sys, name, stream)
 
 
 def open_pidfd(pid: int) -> int | None:

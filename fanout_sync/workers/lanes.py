@@ -39,6 +39,12 @@ MAX_DELIVERIES = 3
 STOP_BY_ITSELF_S = 0.25
 """So long after its deadline a step may still stop by itself, and its worker live."""
 
+MOST_LANES = 3
+"""So many times the bound there may be workers, with those that are tearing down and those that get ready."""
+
+READS_PER_S = 50_000_000
+"""How many bytes of a message a worker reads in a second, at the least; its step's time begins after that."""
+
 _START_AGAIN_S = 0.3
 _EXIT_PATIENCE_S = 1.0  # from a worker's closed socket to its exit; a core dump takes its time
 
@@ -177,7 +183,7 @@ class Lanes:
             is_urgent: Asked now and after each turn whether to kill those, too.
         """
         self._pending.clear()
-        kill_lanes([lane for lane in self._lanes if lane.state != "idle"])
+        kill_lanes([lane for lane in self._lanes if lane.state != "idle" and not lane.leaves_in_order])
         for lane in [] if is_urgent() else list(self._idle):
             self._dismiss(lane)
         deadline = time.monotonic() + TEARDOWN_GRACE_S
@@ -207,10 +213,13 @@ class Lanes:
     def _assign(self) -> None:
         while self._pending and self._idle:
             self._give(self._idle.pop(), self._pending.popleft())
-        if not self._pending:
-            return
-        self._add_lanes()
-        if self._failed_starts >= MAX_FAILED_STARTS and all(lane.state == "leaving" for lane in self._lanes):
+        if self._pending or self._max_tasks < math.inf:
+            self._add_lanes()
+        if (
+            self._pending
+            and self._failed_starts >= MAX_FAILED_STARTS
+            and all(lane.state == "leaving" for lane in self._lanes)
+        ):
             self._give_up()
 
     def _add_lanes(self) -> None:
@@ -220,21 +229,28 @@ class Lanes:
     def _needs_lane(self) -> bool:
         coming = sum(lane.state in ("starting", "idle") for lane in self._lanes)
         spent = sum(lane.is_spent for lane in self._lanes)
-        return coming < len(self._pending) + spent and len(self._lanes) - spent < self._bound
+        has_room = len(self._lanes) - spent < self._bound and len(self._lanes) < MOST_LANES * self._bound
+        return coming < len(self._pending) + spent and has_room
 
     def _give(self, lane: Lane, assignment: Assignment) -> None:
         assignment.deliveries += 1
         lane.assignment = assignment
         lane.assigned_at = time.time()
         lane.state = "busy"
-        if assignment.timeout_s is not None:
-            lane.overdue_at = time.monotonic() + assignment.timeout_s + STOP_BY_ITSELF_S
-            self._look_at = min(self._look_at, lane.overdue_at)
+        self._start_clock(lane)
         lane.assignments += 1
         if lane.assignments >= self._max_tasks:
             lane.is_spent = True
             self._add_lanes()  # its replacement is to be there when it leaves
         self._send(lane, assignment.message)
+
+    def _start_clock(self, lane: Lane) -> None:
+        """Have the lane killed if its step is overdue. Called once more when a long message has gone out."""
+        assignment = lane.assignment
+        if assignment is not None and assignment.timeout_s is not None:
+            to_read_s = len(assignment.message) / READS_PER_S
+            lane.overdue_at = time.monotonic() + assignment.timeout_s + STOP_BY_ITSELF_S + to_read_s
+            self._look_at = min(self._look_at, lane.overdue_at)
 
     def _give_up(self) -> None:
         assert self._last_failure is not None, "starts have failed"
@@ -270,7 +286,8 @@ class Lanes:
     def _adopt(self, lane: Lane) -> None:
         self._lanes.append(lane)
         self._selector.register(lane.link, selectors.EVENT_READ, partial(self._on_link, lane))
-        lane.pidfd = open_pidfd(lane.pid)
+        if lane.pidfd is None:
+            lane.pidfd = open_pidfd(lane.pid)
         if lane.pidfd is not None:
             self._selector.register(lane.pidfd, selectors.EVENT_READ, partial(self._on_death, lane))
         for output in lane.outputs:
@@ -297,6 +314,7 @@ class Lanes:
         try:
             if mask & selectors.EVENT_WRITE and lane.link.flush():
                 self._watch_link(lane, selectors.EVENT_READ)
+                self._start_clock(lane)
             received = lane.link.receive() if mask & selectors.EVENT_READ else []
         except LinkLost as loss:
             self._lose(lane, loss.unread)
@@ -325,6 +343,7 @@ class Lanes:
             if self._on_event is not None:
                 self._on_event(message[1])
         elif kind == messages.LEAVING:
+            lane.leaves_in_order = True
             self._let_leave(lane, TEARDOWN_GRACE_S)
         elif kind == messages.LOG:
             self._on_log(message[1])
@@ -360,10 +379,12 @@ class Lanes:
     def _dismiss(self, lane: Lane) -> None:
         self._idle.remove(lane)
         lane.state = "leaving"
+        lane.leaves_in_order = True
         self._send(lane, pack((messages.STOP,)))
 
     def _lose(self, lane: Lane, unread: bool) -> None:
         lane.is_unread = lane.is_unread or unread
+        lane.leaves_in_order = False
         with contextlib.suppress(KeyError):
             self._selector.unregister(lane.link)
         self._let_leave(lane)
@@ -423,8 +444,6 @@ class Lanes:
                 self._selector.unregister(end)
         if lane.pidfd is not None:
             self._selector.unregister(lane.pidfd)
-            os.close(lane.pidfd)
-            lane.pidfd = None
         lane.state = "gone"
         self._update_must_look()
 
@@ -441,6 +460,8 @@ class Lanes:
             if lane.pidfd is None and lane.is_dead():
                 self._on_death(lane)
             elif lane.kill_at and now >= lane.kill_at:
+                if lane.leaves_in_order:
+                    logger.warning("teardown() is still running after %s s; its worker is killed", TEARDOWN_GRACE_S)
                 lane.verdict = lane.verdict or CLOSED_DESCRIPTORS
                 kill_lanes([lane])
 
@@ -463,10 +484,10 @@ def _verdict_on(error: Exception) -> str:
 def _loss_of(lane: Lane, obituary: Obituary) -> Lost:
     assert lane.assignment is not None, "it was lost with a step"
     duration_s = max(0.0, time.time() - lane.assigned_at)
-    if lane.is_timed_out:
+    if lane.is_timed_out or time.monotonic() >= lane.overdue_at - STOP_BY_ITSELF_S:
         killed = f"worker process {lane.pid} and all that it had started were killed"
         error = StepError("TimeoutError", f"timed out after {lane.assignment.timeout_s:g} s; {killed}")
-        return Lost(error, "timed_out", lane.pid, lane.assigned_at, duration_s)
+        return Lost(error, "timed_out", lane.pid, lane.assigned_at, duration_s, signal=obituary.signal)
     error = StepError("WorkerDied", obituary.text)
     return Lost(
         error, "crashed", lane.pid, lane.assigned_at, duration_s, exit_code=obituary.exit_code, signal=obituary.signal

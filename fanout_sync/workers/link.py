@@ -170,9 +170,8 @@ class WorkerLink:
         """Wait for the next message.
 
         Raises:
-            LinkLost: The caller is gone, or a step closed or replaced this end.
+            LinkLost: The caller is gone, or a step closed this end.
         """
-        self._check()
         scratch = memoryview(self._scratch)
         while self._held < _HEADER.size:
             self._held += self._read(scratch[self._held :])

@@ -23,21 +23,42 @@ def levels_here() -> Levels:
     return manager.disable, levels
 
 
-def adopt_levels(levels: Levels) -> None:
-    """Make them the levels of this process."""
-    disabled, by_name = levels
-    logging.disable(disabled)
-    for name, level in by_name.items():
-        logging.getLogger(name).setLevel(level)
-
-
-class Forwarder(logging.Handler):
-    """Sends each record as plain data.
+class Forwarding:
+    """Sends what is logged in this process, as plain data, whatever somebody does to the configuration of logging.
 
     Args:
         send: Takes the attributes of a record.
     """
 
+    def __init__(self, send: Callable[[dict[str, Any]], None]) -> None:
+        self._handler = _Forwarder(send)
+        self._levels: Levels = (logging.NOTSET, {"": logging.WARNING})
+        self.keep()
+
+    def adopt(self, levels: Levels) -> None:
+        """Make the caller's levels those of this process."""
+        for name in self._levels[1]:
+            logging.getLogger(name).setLevel(logging.NOTSET)
+        self._levels = levels
+        self._apply()
+
+    def keep(self) -> None:
+        """Put back what a step or `setup` did to it, as frameworks do that configure logging themselves."""
+        disabled, by_name = self._levels
+        root = logging.root
+        if root.level != by_name[""] or root.manager.disable != disabled:
+            self._apply()
+        if self._handler not in root.handlers:
+            root.addHandler(self._handler)
+
+    def _apply(self) -> None:
+        disabled, by_name = self._levels
+        logging.disable(disabled)
+        for name, level in by_name.items():
+            logging.getLogger(name).setLevel(level)
+
+
+class _Forwarder(logging.Handler):
     def __init__(self, send: Callable[[dict[str, Any]], None]) -> None:
         super().__init__()
         self._send = send
@@ -63,6 +84,7 @@ def emit_here(fields: dict[str, Any]) -> None:
 def _fields_of(record: logging.LogRecord) -> dict[str, Any]:
     fields = {name: value for name, value in record.__dict__.items() if type(value) in _Plain}
     fields |= {"name": str(record.name), "msg": str(record.getMessage()), "args": None, "exc_info": None}
+    fields |= {"levelno": int(record.levelno), "levelname": str(record.levelname)}  # an enum's member, perhaps
     if record.exc_info and not record.exc_text:
         fields["exc_text"] = _formatter.formatException(record.exc_info)
     return fields

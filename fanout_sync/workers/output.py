@@ -60,9 +60,16 @@ class Output:
         stream = getattr(sys, self._stream)
         if text and stream is not None:
             try:
-                stream.write(text)
-            except Exception:  # the program's own stream, closed perhaps: it costs no step anything
+                _write(stream, text)
+            except (Exception, SystemExit):  # the program's own stream, closed perhaps: it costs no step anything
                 logger.exception("what a worker printed was lost")
+
+
+def _write(stream: Any, text: str) -> None:
+    try:
+        stream.write(text)
+    except UnicodeEncodeError as error:
+        stream.write(text.encode(error.encoding, "backslashreplace").decode(error.encoding))
 
 
 def open_outputs() -> tuple[list[Output], list[Connection]]:

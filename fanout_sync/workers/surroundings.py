@@ -34,13 +34,16 @@ class Surroundings:
         self._directory = _working_directory()
         self._environment = dict(os.environ)
         self._streams = (sys.stdin, sys.stdout, sys.stderr)
+        self._outputs = _files_behind_output()
         self._handlers: list[_Handler] = [_handler_of(number) for number in _SIGNALS]
         self._recursion_limit = sys.getrecursionlimit()
         self._is_touched = False
 
     def can_be_restored(self) -> bool:
-        """Say whether all that a step changed can be put back: a closed stream cannot."""
-        return not any(stream is not None and stream.closed for stream in self._streams)
+        """Say whether all that a step changed can be put back: a closed stream or descriptor cannot."""
+        if any(stream is not None and stream.closed for stream in self._streams):
+            return False
+        return _files_behind_output() == self._outputs
 
     def restore(self) -> None:
         """Put back what a step changed."""
@@ -69,6 +72,14 @@ class Surroundings:
     def _notice(self, event: str, args: tuple[Any, ...]) -> None:
         if event in _TOUCHING:
             self._is_touched = True
+
+
+def _files_behind_output() -> list[int]:
+    """Return which files the descriptors of standard output and standard error stand for."""
+    try:
+        return [os.fstat(1).st_ino, os.fstat(2).st_ino]
+    except OSError:
+        return []
 
 
 def _working_directory() -> str | None:

@@ -71,7 +71,7 @@ def let_go(warden: Warden) -> None:
 
 
 _warden: Warden | None = None
-_lock = threading.Lock()
+_lock = threading.RLock()  # a finalizer may let go of a worker in the middle of this
 
 
 def _spawn(mark: str) -> int:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-import logging
 import multiprocessing
 import os
 import pickle
@@ -20,7 +19,7 @@ from ..logs import logger_for
 from ..status import StepError
 from . import messages
 from .link import LinkLost, WorkerLink, adopt
-from .log_records import Forwarder, adopt_levels
+from .log_records import Forwarding
 from .messages import Message, error_fields, pack, pack_report, unpack_step
 from .output import redirect
 from .parent import watch_parent
@@ -66,7 +65,7 @@ class Worker:
         self._link = link
         self._is_captured = is_captured
         self._pid = os.getpid()
-        logging.getLogger().addHandler(Forwarder(self._forward_log))
+        self._forwarding = Forwarding(self._forward_log)
         self._executor: AgentExecutor | None = None
         self._rule: RetryRule | None = None
         self._stop = StopSignal()  # never set: a worker that is to stop is killed
@@ -93,12 +92,14 @@ class Worker:
     def _prepare(self, message: Message) -> bool:
         _, payload, wants_events, levels = message
         self._tear_down()
-        adopt_levels(levels)
+        self._forwarding.adopt(levels)
         self._event_tx = WorkerEventSender(self._link) if wants_events else None
         try:
             executor, self._rule = pickle.loads(payload) if payload else (None, None)
+            self._forwarding.keep()
             if executor is not None:
                 executor.setup()
+                self._forwarding.keep()
         except BaseException as error:  # the executor's own code: SystemExit too is a reason to tell
             self._link.send(pack((messages.UNPREPARED, error_fields(StepError.of(error)))))
             return False
@@ -127,6 +128,7 @@ class Worker:
         self._link.send(answer)
         # After the answer, so that it is done while the caller makes up the next step.
         self._surroundings.restore()
+        self._forwarding.keep()
         if not is_fit:
             self._tear_down()
         return is_fit
