@@ -92,8 +92,8 @@ class Runner:
         has_limits = self._policies.timeout_s is not None or self._policies.timeout_for is not None
         if has_limits and not isinstance(self._backend, Backend):
             warnings.warn(
-                f"the timeout is a soft one: {type(backend).__name__} cannot stop a step that is overdue; it is reported "
-                "as timed out, and keeps its place there. backend='process' kills it",
+                f"the timeout is a soft one: {type(backend).__name__} cannot stop a step that is overdue, which is "
+                "reported as timed out and keeps its place there; backend='process' kills it",
                 stacklevel=_level_of_the_caller(),
             )
 

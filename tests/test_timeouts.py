@@ -378,7 +378,7 @@ def test_a_foreign_pool_has_a_soft_timeout(pool_type: Any) -> None:
     """An overdue step of a pool that cannot be killed is reported at its deadline, and warned of beforehand."""
     executor = FunctionExecutor({"tester": lambda spec: misdeeds.RELEASE.wait(1.5) or "late"}, concurrency=1)
     with pool_type(2) as pool:
-        with pytest.warns(UserWarning, match=rf"soft one.*{pool_type.__name__} cannot stop it") as warned:
+        with pytest.warns(UserWarning, match=rf"soft one.*{pool_type.__name__} cannot stop a step") as warned:
             runner = Runner(executor, backend=pool, timeout=SHORT_S)
         run = runner.run(make_specs(2))
         misdeeds.RELEASE.set()
