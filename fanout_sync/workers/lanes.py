@@ -237,7 +237,8 @@ class Lanes:
         lane.assignment = assignment
         lane.assigned_at = time.time()
         lane.state = "busy"
-        self._start_clock(lane)
+        if assignment.timeout_s is not None:
+            self._start_clock(lane)
         lane.assignments += 1
         if lane.assignments >= self._max_tasks:
             lane.is_spent = True

@@ -32,30 +32,28 @@ class Forwarding:
 
     def __init__(self, send: Callable[[dict[str, Any]], None]) -> None:
         self._handler = _Forwarder(send)
-        self._levels: Levels = (logging.NOTSET, {"": logging.WARNING})
+        self._disabled, self._levels = logging.NOTSET, {"": logging.WARNING}
         self.keep()
 
     def adopt(self, levels: Levels) -> None:
         """Make the caller's levels those of this process."""
-        for name in self._levels[1]:
+        for name in self._levels:
             logging.getLogger(name).setLevel(logging.NOTSET)
-        self._levels = levels
-        self._apply()
+        self._disabled, self._levels = levels
+        self._put_back()
 
     def keep(self) -> None:
         """Put back what a step or `setup` did to it, as frameworks do that configure logging themselves."""
-        disabled, by_name = self._levels
         root = logging.root
-        if root.level != by_name[""] or root.manager.disable != disabled:
-            self._apply()
-        if self._handler not in root.handlers:
-            root.addHandler(self._handler)
+        is_as_before = root.level == self._levels[""] and root.manager.disable == self._disabled
+        if not is_as_before or self._handler not in root.handlers:
+            self._put_back()
 
-    def _apply(self) -> None:
-        disabled, by_name = self._levels
-        logging.disable(disabled)
-        for name, level in by_name.items():
+    def _put_back(self) -> None:
+        logging.disable(self._disabled)
+        for name, level in self._levels.items():
             logging.getLogger(name).setLevel(level)
+        logging.root.addHandler(self._handler)
 
 
 class _Forwarder(logging.Handler):

@@ -11,6 +11,7 @@ from types import FrameType
 from typing import Any
 
 _TOUCHING = frozenset(("os.chdir", "os.putenv", "os.unsetenv"))
+_OPENING = frozenset(("open", "socket.__new__", "subprocess.Popen"))
 _SIGNALS = [getattr(signal, name) for name in ("SIGINT", "SIGTERM", "SIGALRM", "SIGHUP") if hasattr(signal, name)]
 # The C function: the public one makes an enum of each answer, which is dear for what is asked after every step.
 _handler_of = getattr(sys.modules.get("_signal"), "getsignal", signal.getsignal)
@@ -20,12 +21,17 @@ _Handler = Callable[[int, FrameType | None], Any] | int | signal.Handlers | None
 class Surroundings:
     """Directory, environment, standard streams, timers, signal handlers and recursion limit, to be put back.
 
-    An audit hook tells when directory or environment are touched, so that looking after them costs an ordinary step
-    nothing.
+    An audit hook tells when directory or environment are touched, and whether anything has been opened that may have
+    come to stand for an output, so that looking after them costs an ordinary step nothing.
+
+    Args:
+        watches_output: Whether to look closely at the outputs after every step, whatever it does.
     """
 
-    def __init__(self) -> None:
+    def __init__(self, *, watches_output: bool) -> None:
+        self._watches_output = watches_output
         self._is_touched = False
+        self._has_opened = False
         self.remember()
         sys.addaudithook(self._notice)
 
@@ -35,6 +41,7 @@ class Surroundings:
         self._environment = dict(os.environ)
         self._streams = (sys.stdin, sys.stdout, sys.stderr)
         self._outputs = _files_behind_output()
+        self._has_opened = False
         self._handlers: list[_Handler] = [_handler_of(number) for number in _SIGNALS]
         self._recursion_limit = sys.getrecursionlimit()
         self._is_touched = False
@@ -43,7 +50,9 @@ class Surroundings:
         """Say whether all that a step changed can be put back: a closed stream or descriptor cannot."""
         if any(stream is not None and stream.closed for stream in self._streams):
             return False
-        return _files_behind_output() == self._outputs
+        if self._watches_output or self._has_opened:
+            return _files_behind_output() == self._outputs
+        return _has_output()
 
     def restore(self) -> None:
         """Put back what a step changed."""
@@ -72,6 +81,17 @@ class Surroundings:
     def _notice(self, event: str, args: tuple[Any, ...]) -> None:
         if event in _TOUCHING:
             self._is_touched = True
+        elif event in _OPENING:
+            self._has_opened = True
+
+
+def _has_output() -> bool:
+    try:
+        os.get_blocking(1)
+        os.get_blocking(2)
+    except OSError:
+        return False
+    return True
 
 
 def _files_behind_output() -> list[int]:

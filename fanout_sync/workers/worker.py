@@ -70,7 +70,7 @@ class Worker:
         self._rule: RetryRule | None = None
         self._stop = StopSignal()  # never set: a worker that is to stop is killed
         self._event_tx: WorkerEventSender | None = None
-        self._surroundings = Surroundings()
+        self._surroundings = Surroundings(watches_output=is_captured)
 
     def serve(self) -> None:
         while True:
