@@ -89,7 +89,8 @@ class Lane:
         """Kill the worker and what is in its process group; see `kill_lanes` for all that it started."""
         if os.getpid() != self.caller_pid:
             return
-        with contextlib.suppress(ProcessLookupError):
+        # Gone already; or buried by another thread just now, at the exit of the interpreter.
+        with contextlib.suppress(OSError, ValueError):
             if self.pidfd is not None:
                 signal.pidfd_send_signal(self.pidfd, signal.SIGKILL)
             elif sys.platform == "win32":
