@@ -116,9 +116,9 @@ class Lane:
     def close(self) -> None:
         """Close everything that leads to the worker."""
         self.link.close()
-        if self.pidfd is not None:
-            os.close(self.pidfd)
-            self.pidfd = None
+        pidfd, self.pidfd = self.pidfd, None
+        if pidfd is not None:
+            os.close(pidfd)
         for output in self.outputs:
             output.close()
         self.outputs = []
