@@ -241,6 +241,7 @@ class Dispatch:
 
     def _start_outside(self, ticket: int, spec: AgentStepSpec, attempt: int, timeout_s: float | None) -> None:
         """Hand over to a session that may run the step then and there, in this thread."""
+        self.guard.was_raised = False
         try:
             with self.guard.outside():
                 self._session.start(ticket, spec, attempt, timeout_s)

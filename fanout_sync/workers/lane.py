@@ -260,7 +260,7 @@ def _quiet_about_leaks() -> Iterator[None]:
     What a step has made (semaphores, shared memory) is left over when its worker is killed; that is no news.
     """
     before = os.environ.get("PYTHONWARNINGS")
-    os.environ["PYTHONWARNINGS"] = ",".join(filter(None, (before, "ignore:resource_tracker")))
+    os.environ["PYTHONWARNINGS"] = ",".join(filter(None, (before, "ignore::UserWarning")))
     try:
         yield
     finally:

@@ -27,6 +27,7 @@ from .link import CallerLink, Garbled, LinkLost
 from .log_records import emit_here, levels_here
 from .messages import Message, pack
 from .output import Output
+from .warden import stand_guard
 
 logger = logger_for(__name__)
 
@@ -350,6 +351,8 @@ class Lanes:
             self._on_log(message[1])
         elif kind == messages.READY:
             lane.start_is_known = True
+            # Not earlier: a warden that starts beside a worker is in its way.
+            stand_guard(lane.warden)
             self._has_time(lane)
         elif kind == messages.UNPREPARED:
             lane.start_is_known = True

@@ -1,15 +1,14 @@
 """Killing workers with all that their steps started, wherever that has got to.
 
 Imports next to nothing, and nothing of this package: it is also what a warden runs (see `warden.py`), which has to be
-there in no time.
+there in no time. So `_signal`, where `signal` would make enums, and no `contextlib`.
 """
 
 from __future__ import annotations
 
-import contextlib
+import _signal  # type: ignore[import-not-found]  # typeshed has none
 import os
 import select
-import signal
 import sys
 
 TYPE_CHECKING = False
@@ -33,8 +32,10 @@ def mark_below(mark: str) -> str:
 def kill_group(pid: int) -> None:
     """Kill the process group that `pid` leads, or led a moment ago."""
     if hasattr(os, "killpg"):
-        with contextlib.suppress(ProcessLookupError, PermissionError):
-            os.killpg(pid, signal.SIGKILL)
+        try:
+            os.killpg(pid, _signal.SIGKILL)
+        except (ProcessLookupError, PermissionError):  # nobody is left in it, or it is somebody else's by now
+            return
 
 
 def kill_trees(pids: Iterable[int], marks: Iterable[str], spare: int | None = None) -> None:
@@ -49,26 +50,27 @@ def kill_trees(pids: Iterable[int], marks: Iterable[str], spare: int | None = No
     """
     roots = set(pids)
     for pid in roots - {spare}:
-        _signal(pid, signal.SIGSTOP)  # so that it starts nothing more while its descendants are looked for
+        _send(pid, _signal.SIGSTOP)  # so that it starts nothing more while its descendants are looked for
     doomed = set(roots)
     encoded = [f"/{mark}/".encode() for mark in marks]
-    seen: set[tuple[int, bytes]] = set()
+    seen: set[tuple[int, int]] = set()
     for _ in range(_MAX_ROUNDS):
         found = [process for process in _descendants(doomed, encoded) if process not in seen]
         for process in found:
             seen.add(process)
             doomed.add(process[0])
             if process[0] != spare:
-                _signal(process[0], signal.SIGKILL)
-        if not found:
+                _send(process[0], _signal.SIGKILL)
+        if not any(pid not in roots or pid == spare for pid, _ in found):  # the others could not start anything
             break
     for pid in roots - {spare}:
         kill_group(pid)
 
 
-def _descendants(doomed: set[int], marks: list[bytes]) -> Iterator[tuple[int, bytes]]:
+def _descendants(doomed: set[int], marks: list[bytes]) -> Iterator[tuple[int, int]]:
     """Yield number and time of birth of the doomed, and of all who descend from them."""
     processes = list(_all_processes())
+    eldest = min((born for pid, _, _, born in processes if pid in doomed), default=0)
     family = set(doomed)
     is_growing = True
     while is_growing:
@@ -76,11 +78,11 @@ def _descendants(doomed: set[int], marks: list[bytes]) -> Iterator[tuple[int, by
         is_growing = not kin <= family
         family |= kin
     for pid, _, _, born in processes:
-        if pid in family or _is_marked(pid, marks):
+        if pid in family or (born >= eldest and _is_marked(pid, marks)):
             yield pid, born
 
 
-def _all_processes() -> Iterator[tuple[int, int, int, bytes]]:
+def _all_processes() -> Iterator[tuple[int, int, int, int]]:
     """Yield number, parent, process group and time of birth of all that live."""
     if not sys.platform.startswith("linux"):
         return
@@ -90,7 +92,7 @@ def _all_processes() -> Iterator[tuple[int, int, int, bytes]]:
             # After the name, which is in parentheses and may hold anything: state, parent, group, … and the birth.
             state, parent, group, *rest = text[text.rindex(b")") + 2 :].split()
             if state not in (b"Z", b"X"):
-                yield int(name), int(parent), int(group), rest[16]
+                yield int(name), int(parent), int(group), int(rest[16])
 
 
 def _is_marked(pid: int, marks: list[bytes]) -> bool:
@@ -110,13 +112,15 @@ def _read(path: str) -> bytes:
         return b""
 
 
-def _signal(pid: int, number: int) -> None:
-    with contextlib.suppress(ProcessLookupError, PermissionError):
+def _send(pid: int, number: int) -> None:
+    try:
         os.kill(pid, number)
+    except (ProcessLookupError, PermissionError):  # gone by now, or somebody else's
+        return
 
 
-def _guard(caller: int, mark: str) -> None:
-    """Wait for the end of the caller, then kill what bears the mark."""
+def stand_guard(caller: int, mark: str) -> None:
+    """Wait for the end of the process `caller`, this one's parent, then kill what bears the mark."""
     try:
         pidfd = os.pidfd_open(caller)
     except OSError:  # gone already, or a system that has no such thing
@@ -127,7 +131,3 @@ def _guard(caller: int, mark: str) -> None:
     while os.getppid() == caller:
         poll.poll(1000 * (_LOOK_EVERY_S if pidfd < 0 else 3600))
     kill_trees([], [mark])
-
-
-if __name__ == "__main__":
-    _guard(int(sys.argv[1]), sys.argv[2])

@@ -11,6 +11,7 @@ import os
 import signal
 import sys
 import threading
+from pathlib import Path
 
 from attrs import define
 
@@ -19,6 +20,8 @@ from . import tree
 
 logger = logger_for(__name__)
 
+# Imported and not run as a script, because what is imported is compiled already.
+_PROGRAM = "import sys; sys.path.append(sys.argv[1]); import tree; tree.stand_guard(int(sys.argv[2]), sys.argv[3])"
 _IS_SUPPORTED = sys.platform.startswith("linux") and hasattr(os, "posix_spawn")
 
 
@@ -38,6 +41,9 @@ class Warden:
     def take_charge(self) -> None:
         """Look after one worker more."""
         self._charges += 1
+
+    def stand_guard(self) -> None:
+        """Be there, from now on: a worker is about to get its first step."""
         if self._pid is None and _IS_SUPPORTED and sys.executable:
             try:
                 self._pid = _spawn(self.mark)
@@ -64,6 +70,12 @@ def take_charge() -> Warden:
         return _warden
 
 
+def stand_guard(warden: Warden) -> None:
+    """Have it be there from now on."""
+    with _lock:
+        warden.stand_guard()
+
+
 def let_go(warden: Warden) -> None:
     """Have it look after one worker less."""
     with _lock:
@@ -79,7 +91,7 @@ def _spawn(mark: str) -> int:
     # A session of its own: no Ctrl-C is meant for it.
     return os.posix_spawn(
         sys.executable,
-        [sys.executable, "-I", "-S", tree.__file__, str(os.getpid()), mark],
+        [sys.executable, "-I", "-S", "-c", _PROGRAM, str(Path(tree.__file__).parent), str(os.getpid()), mark],
         os.environ,
         file_actions=quiet,
         setsid=True,
