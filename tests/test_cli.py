@@ -726,6 +726,28 @@ def test_ctrl_c_ends_the_run(backend: str, number: signal.Signals, folder: Folde
     assert events[-1]["type"] == "run_end"
 
 
+def test_the_command_runs_in_any_thread(folder: Folder) -> None:
+    """Whoever embeds it may call it where signal handlers cannot be set."""
+    folder.steps(("shout", "a"), ("shout", "b"))
+    program = (
+        "import threading\n"
+        "from fanout_sync.cli import main\n"
+        "arguments = ['run', 'steps.jsonl', '--executor', 'agents.py:executor']\n"
+        "thread = threading.Thread(target=main, args=(arguments,), kwargs={'standalone_mode': False})\n"
+        "thread.start(); thread.join()\n"
+    )
+    done = subprocess.run(
+        [sys.executable, "-W", "error", "-c", program],
+        capture_output=True,
+        cwd=folder.path,
+        env=ENVIRONMENT,
+        encoding="utf-8",
+        timeout=LIMIT_S,
+        check=False,
+    )
+    assert outputs_in(done.stdout) == ["A", "B"], done.stderr
+
+
 # The other commands ---------------------------------------------------------------------------------------------------
 
 
