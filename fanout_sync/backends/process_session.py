@@ -11,7 +11,8 @@ from ..errors import WireError
 from ..status import StepError
 from ..steps import AgentStepSpec
 from ..workers.keeper import LaneKeeper
-from ..workers.lanes import Lanes, Lost
+from ..workers.lanes import Lanes
+from ..workers.loss import Lost
 from ..workers.messages import pack_step, read_report
 from .backend import SIGNALS_S, Session
 

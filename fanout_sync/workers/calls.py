@@ -12,7 +12,8 @@ from ..futures import cancel_future, end_future
 from ..status import StepError
 from . import messages
 from .keeper import LaneKeeper
-from .lanes import Lanes, Lost
+from .lanes import Lanes
+from .loss import Lost
 from .messages import Message, pack
 
 

@@ -138,7 +138,7 @@ class Lane:
             if self.pidfd is not None:
                 _is_readable(self.pidfd, POLL_S)
             else:
-                time.sleep(POLL_S / 100)
+                time.sleep(POLL_S / 100)  # there is nothing to wait on where the system has no pidfd
         return True
 
     def exit_code(self) -> int | None:

@@ -13,18 +13,17 @@ import traceback
 from collections import deque
 from collections.abc import Callable, Iterable
 from functools import partial
-from typing import Any, Literal
-
-from attrs import frozen
+from typing import Any
 
 from ..executor import TEARDOWN_GRACE_S
 from ..interrupts import Guard
 from ..logs import logger_for
 from ..status import StepError
 from . import messages
-from .lane import CLOSED_DESCRIPTORS, POLL_S, Assignment, Lane, Obituary, kill_lanes, open_pidfd, start_worker
-from .link import CallerLink, Garbled, LinkLost
+from .lane import CLOSED_DESCRIPTORS, POLL_S, Assignment, Lane, kill_lanes, open_pidfd, start_worker
+from .link import CallerLink, LinkLost
 from .log_records import emit_here, levels_here
+from .loss import STOP_BY_ITSELF_S, Lost, loss_of, verdict_on
 from .messages import Message, pack
 from .output import Output
 from .warden import stand_guard
@@ -37,9 +36,6 @@ MAX_FAILED_STARTS = 3
 MAX_DELIVERIES = 3
 """So many workers in a row that die before they have read the same step, and it is given up."""
 
-STOP_BY_ITSELF_S = 0.25
-"""So long after its deadline a step may still stop by itself, and its worker live."""
-
 MOST_LANES = 3
 """So many times the bound there may be workers, with those that are tearing down and those that get ready."""
 
@@ -48,19 +44,6 @@ READS_PER_S = 50_000_000
 
 _START_AGAIN_S = 0.3
 _EXIT_PATIENCE_S = 1.0  # from a worker's closed socket to its exit; a core dump takes its time
-
-
-@frozen
-class Lost:
-    """What a lane gives instead of an answer: no worker could start, or the one that ran the step died."""
-
-    error: StepError
-    status: Literal["crashed", "raised", "timed_out"]
-    pid: int | None = None
-    started: float | None = None
-    duration_s: float | None = None
-    exit_code: int | None = None
-    signal: str | None = None
 
 
 class Lanes:
@@ -322,7 +305,7 @@ class Lanes:
             self._lose(lane, loss.unread)
             return
         except Exception as error:  # garbage, or more than there is memory for: this worker's fault alone
-            lane.verdict = _verdict_on(error)
+            lane.verdict = verdict_on(error)
             kill_lanes([lane])
             self._lose(lane, unread=False)
             return
@@ -417,7 +400,7 @@ class Lanes:
         except LinkLost as loss:
             lane.is_unread = lane.is_unread or loss.unread
         except Exception as error:  # as above
-            lane.verdict = lane.verdict or _verdict_on(error)
+            lane.verdict = lane.verdict or verdict_on(error)
         return received
 
     def _bury(self, lane: Lane) -> None:
@@ -435,7 +418,7 @@ class Lanes:
                 # The worker never began this step, so nothing of it has happened yet.
                 self._pending.appendleft(lane.assignment)
             else:
-                self.answers.append((lane.assignment.ticket, _loss_of(lane, obituary)))
+                self.answers.append((lane.assignment.ticket, loss_of(lane, obituary)))
         self._assign()
 
     def _forget(self, lane: Lane) -> None:
@@ -477,22 +460,3 @@ class Lanes:
             lane.is_timed_out = True
             lane.overdue_at = math.inf
         self._look_at = min((lane.overdue_at for lane in self._lanes), default=math.inf)
-
-
-def _verdict_on(error: Exception) -> str:
-    if isinstance(error, Garbled):
-        return "something in it wrote to a descriptor that is not its own"
-    return f"what it sent could not be taken in: {StepError.of(error)}"
-
-
-def _loss_of(lane: Lane, obituary: Obituary) -> Lost:
-    assert lane.assignment is not None, "it was lost with a step"
-    duration_s = max(0.0, time.time() - lane.assigned_at)
-    if lane.is_timed_out or time.monotonic() >= lane.overdue_at - STOP_BY_ITSELF_S:
-        killed = f"worker process {lane.pid} and all that it had started were killed"
-        error = StepError("TimeoutError", f"timed out after {lane.assignment.timeout_s:g} s; {killed}")
-        return Lost(error, "timed_out", lane.pid, lane.assigned_at, duration_s, signal=obituary.signal)
-    error = StepError("WorkerDied", obituary.text)
-    return Lost(
-        error, "crashed", lane.pid, lane.assigned_at, duration_s, exit_code=obituary.exit_code, signal=obituary.signal
-    )
