@@ -445,9 +445,9 @@ LISTEN = """
 import os, signal
 signal.signal(signal.SIGINT, signal.default_int_handler)
 signal.pthread_sigmask(signal.SIG_BLOCK, [signal.SIGINT])
-os.write(1, b"here\\n")
+os.write(1, b"here\\\\n")
 signal.sigwait([signal.SIGINT])
-os.write(1, b"heard\\n")  # at once: others write there, too
+os.write(1, b"heard\\\\n")  # at once: others write there, too
 """
 neighbour = subprocess.Popen([sys.executable, "-c", LISTEN])
 
