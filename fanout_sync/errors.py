@@ -6,6 +6,8 @@
     │   └── UnknownOption (TypeError)       … that does not exist
     ├── InputError (Exception)              the specs iterable raised or gave no spec; `.run` holds what is done
     ├── ExecutorNotPicklable (TypeError)    an executor that cannot be sent to a worker process
+    ├── JournalError (Exception)            a journal that cannot be read or written, or that another run is using
+    │   └── JournalConflict                 steps whose `task_id` stands for another step already
     └── FanoutInterrupted (KeyboardInterrupt)   Ctrl-C; `.run` holds what is done
 
 All but the last are `Exception`s: `except Exception` does not take an interrupt for an error.
@@ -18,6 +20,8 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
+    from collections.abc import Mapping
+
     from .run import Run
 
 
@@ -94,6 +98,37 @@ class ExecutorNotPicklable(FanoutError, TypeError):
         if self.path.startswith("retry"):
             way_out = "Use a strategy that does without it, or backend='thread'."
         return f"{self.path} cannot be sent to a worker process: {self.reason}. {way_out}"
+
+
+class JournalError(FanoutError, Exception):
+    """A journal cannot be read or written, or another run is using it. What was journalled before stays readable.
+
+    Attributes:
+        run: The `Run` of the steps that had been started by then, all of them finished; `None` if nothing was run.
+    """
+
+    def __init__(self, reason: str, run: Run | None = None) -> None:
+        super().__init__(reason, run)
+        self.reason = reason
+        self.run = run
+
+    def __str__(self) -> str:
+        return self.reason
+
+
+class JournalConflict(JournalError):
+    """Steps whose `task_id` stands for another step: in the journal, or twice in one run.
+
+    Attributes:
+        conflicts: By `task_id`, the names of the fields that differ; none if the same step came twice.
+        run: As for `JournalError`.
+    """
+
+    def __init__(self, reason: str, conflicts: Mapping[str, tuple[str, ...]], run: Run | None = None) -> None:
+        FanoutError.__init__(self, reason, conflicts, run)
+        self.reason = reason
+        self.conflicts = conflicts
+        self.run = run
 
 
 class FanoutInterrupted(FanoutError, KeyboardInterrupt):

@@ -43,6 +43,39 @@ def not_negative(name: str, value: Any) -> float:
     return float(value)
 
 
+def not_negative_int(name: str, value: Any) -> int:
+    """Return `value` if it is an int of at least 0.
+
+    Raises:
+        OptionError: It is not; the error names the option.
+    """
+    if not isinstance(value, int) or isinstance(value, bool) or value < 0:
+        raise OptionError(f"{name} must be an int of at least 0, got {describe(value)}")
+    return value
+
+
+def not_negative_amount(name: str, value: Any) -> float:
+    """Return `value` if it is a finite number of at least 0, such as an amount of money.
+
+    Raises:
+        OptionError: It is not; the error names the option.
+    """
+    if not _is_number(value) or not 0 <= value <= sys.float_info.max:
+        raise OptionError(f"{name} must be a number of at least 0, got {describe(value)}")
+    return float(value)
+
+
+def positive_amount(name: str, value: Any) -> float:
+    """Return `value` if it is a finite number greater than 0, such as an amount of money.
+
+    Raises:
+        OptionError: It is not; the error names the option.
+    """
+    if not _is_number(value) or not 0 < value <= sys.float_info.max:
+        raise OptionError(f"{name} must be a number greater than 0, got {describe(value)}")
+    return float(value)
+
+
 def flag(name: str, value: Any) -> bool:
     """Return `value` if it is a bool.
 

@@ -7,6 +7,8 @@ from datetime import datetime
 from attrs import frozen
 
 from .status import Status, StepError
+from .steps import AgentStepSpec, StepOutcome
+from .usage import Usage
 
 
 @frozen
@@ -43,6 +45,9 @@ class StepRecord:
         worker: The thread's name, or the process id of the worker process; `None` if it never began.
         exit_code: The exit code of the worker process that died of it, if it exited.
         signal: The name of the signal that ended that worker, such as `"SIGSEGV"`, if one did.
+        usage: What all its attempts have reported as used; `None` if they reported nothing.
+        from_journal: Whether the outcome came from the journal, and the step did not run; then all else here tells of
+            the time when it did.
     """
 
     index: int
@@ -55,3 +60,23 @@ class StepRecord:
     worker: str | int | None
     exit_code: int | None = None
     signal: str | None = None
+    usage: Usage | None = None
+    from_journal: bool = False
+
+
+@frozen(kw_only=True)
+class JournalRecord(StepRecord):
+    """A step as a journal has it: its record, and what was run with what outcome.
+
+    Attributes:
+        task_id: The `task_id` of its spec.
+        outcome: What came of it.
+        spec: What was run; `None` if that is not known, as for a step of an imported checkpoint.
+        identity: A SHA-256, in hex, over the canonical JSON of the workflow's id and every field of the spec; `None` if
+            the spec is not known.
+    """
+
+    task_id: str
+    outcome: StepOutcome
+    spec: AgentStepSpec | None = None
+    identity: str | None = None
