@@ -1,0 +1,188 @@
+"""Decides when a step may start: rate limits and a budget, asked together."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+
+from attrs import define, frozen
+
+from .admission import LOCK, SHORTEST_WAIT_S, Exhausted, Wait
+from .budget import Amount, Budget, Charge
+from .rate_limit import RateLimit, Stay
+from .steps import AgentStepSpec
+from .usage import Usage
+
+
+@frozen(eq=False)
+class Request:
+    """What a step has to be asked only once.
+
+    Attributes:
+        agent: The spec's agent.
+        keys: What it counts against, one for each limit. Steps with equal keys wait for the same, in their order.
+        estimate: What it is said to use; `None` if nobody says.
+    """
+
+    agent: str
+    keys: tuple[str, ...]
+    estimate: Amount | None
+
+
+@define(eq=False)
+class Hold:
+    """An attempt that was let start. It belongs to the governor that gave it.
+
+    Attributes:
+        stays: Its part in each limit.
+        charge: Its part in the budget; `None` if there is none.
+        is_over: Whether it has ended.
+    """
+
+    stays: list[Stay]
+    charge: Charge | None
+    is_over: bool = False
+
+
+class Governor:
+    """The limits and the budget of one run, both of which other runs may share. Any thread may use it.
+
+    It has no clock: each `now` is a moment in seconds that never goes back, by the one clock of all runs that share.
+
+    Args:
+        limits: Each has to agree to a start.
+        budget: So has this; `None` if nothing is limited.
+    """
+
+    def __init__(self, limits: Sequence[RateLimit], budget: Budget | None = None) -> None:
+        self._limits = tuple(limits)
+        self._keys = tuple(limit.keys for limit in limits)
+        self._budget = budget
+        self._account = None if budget is None else budget.account
+
+    # A step -----------------------------------------------------------------------------------------------------------
+
+    def request(self, spec: AgentStepSpec) -> Request:
+        """Return what to ask `admit` with, for all attempts at a step; the caller's own functions are called here only.
+
+        Raises:
+            OptionError: One of them returned something unusable.
+            Exception: Whatever one of them raises.
+        """
+        keys = tuple([limit.key_of(spec) for limit in self._limits])
+        return Request(spec.agent, keys, None if self._budget is None else self._budget.estimate_for(spec))
+
+    def admit(self, request: Request, attempt: int, now: float) -> Hold | Wait | Exhausted:
+        """Let an attempt start if all agree. All of them are asked before any is told.
+
+        Args:
+            request: The step's.
+            attempt: The number of the attempt, from 1.
+            now: The moment.
+
+        Returns:
+            The hold on what it will use, to be settled or released; or when to ask again; or that it never can.
+        """
+        with LOCK:
+            account = self._account
+            if account is not None and (exhausted := account.exhausted(attempt, now)) is not None:
+                return exhausted
+            if wait_s := self._wait_s(request, now):
+                return Wait(max(wait_s, SHORTEST_WAIT_S), "limit")
+            charge = None
+            if account is not None:
+                if (answer := account.answer(request.agent, request.estimate, now)) is not None:
+                    return answer
+                charge = account.start(request.agent, request.estimate, attempt)
+            pairs = zip(self._keys, request.keys, strict=True)
+            return Hold([keys.get(name).start(request.agent, now) for keys, name in pairs], charge)
+
+    def spend(self, hold: Hold, usage: Usage) -> None:
+        """Count what an attempt has used: while it is in flight, and also when it goes on after it was given up."""
+        with LOCK:
+            for keys, stay in zip(self._keys, hold.stays, strict=True):
+                key = keys.get(stay.key)
+                spend = key.spend_late if hold.is_over else key.spend
+                spend(stay, usage.tokens)
+            if self._account is not None and hold.charge is not None:
+                self._account.spend(hold.charge, Amount.of(usage))
+
+    def settle(self, hold: Hold, now: float, retry_after: float | None = None) -> None:
+        """End an attempt; what was spent on it is what it has used.
+
+        Args:
+            hold: The attempt's; a second time nothing happens.
+            now: The moment.
+            retry_after: For how many seconds nothing is to start, if it ended with `RetryAfter`.
+        """
+        with LOCK:
+            if hold.is_over:
+                return
+            hold.is_over = True
+            for keys, stay in zip(self._keys, hold.stays, strict=True):
+                closed_s = None if retry_after is None else retry_after + _jitter_s(retry_after, keys.random.random())
+                keys.get(stay.key).end(stay, now, closed_s)
+            if self._account is not None and hold.charge is not None:
+                self._account.end(hold.charge, retry_after is not None)
+
+    def release(self, hold: Hold, now: float) -> None:
+        """Give back what was held for an attempt that never began; it stays one of the requests of the minute."""
+        with LOCK:
+            if hold.is_over:
+                return
+            hold.is_over = True
+            for keys, stay in zip(self._keys, hold.stays, strict=True):
+                keys.get(stay.key).step_aside(stay)
+            if self._account is not None and hold.charge is not None:
+                self._account.take_back(hold.charge)
+
+    def yield_reservation(self, hold: Hold) -> None:
+        """Let nothing wait for an attempt that itself waits: for a run under the same limits, within it."""
+        with LOCK:
+            for keys, stay in zip(self._keys, hold.stays, strict=True):
+                keys.get(stay.key).step_aside(stay)
+            if self._account is not None and hold.charge is not None:
+                self._account.step_aside(hold.charge)
+
+    # The run ----------------------------------------------------------------------------------------------------------
+
+    def begin_run(self, now: float) -> None:
+        """Let the run's time count."""
+        if self._account is not None:
+            with LOCK:
+                self._account.begin_run(now)
+
+    def end_run(self, now: float) -> None:
+        """Let the run's time count no more, and other runs not wait for it."""
+        with LOCK:
+            for keys in self._keys:
+                keys.give_up_places(self)
+            if self._account is not None:
+                self._account.end_run(now)
+
+    def seconds_left(self, now: float) -> float:
+        """Return how long the run may go on; infinite if that is not limited."""
+        if self._account is None:
+            return math.inf
+        with LOCK:
+            return self._account.seconds_left(now)
+
+    def check(self, now: float) -> Exhausted | None:
+        """Return that there is no time left, if so."""
+        if self._account is None:
+            return None
+        with LOCK:
+            return self._account.exhausted_of("seconds", now) if self._account.is_out_of_time(now) else None
+
+    def _wait_s(self, request: Request, now: float) -> float:
+        """Return the longest that a limit wants the request to wait; all are asked, so that each knows who waits."""
+        longest = 0.0
+        for keys, name in zip(self._keys, request.keys, strict=True):
+            keys.sweep(now)
+            longest = max(longest, keys.get(name).wait_s(request.agent, self, now))
+        return longest
+
+
+def _jitter_s(seconds: float, share: float) -> float:
+    """Return how much longer than asked for to wait: a tenth at most, and no more than a second."""
+    return share * min(0.1 * seconds, 1.0)

@@ -1,0 +1,339 @@
+"""Keeping below a provider's limits of requests and tokens per minute."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from random import Random
+from typing import Any, NoReturn
+
+from attrs import Attribute, define, field, setters
+
+from .admission import POLL_S
+from .errors import OptionError
+from .gate import Gate
+from .options import positive_amount, positive_int
+from .rate_windows import Window, request_rates, token_rates, token_unit
+from .steps import AgentStepSpec
+from .wording import describe
+
+MOST_REMEMBERED = 1024
+"""Of so many idle keys, and so many idle agents of a key, it is remembered how many tokens a step takes."""
+
+PLACE_KEPT_S = 1.0
+"""For so long after it should have asked again, a run that waits keeps its place before other runs."""
+
+_FEWEST_TO_SWEEP = 64
+
+
+def _requests(_: Any, attribute: Attribute[Any], value: Any) -> None:
+    if value is not None:
+        positive_amount("requests_per_minute of RateLimit", value)
+
+
+def _tokens(_: Any, attribute: Attribute[Any], value: Any) -> None:
+    if value is not None:
+        positive_int("tokens_per_minute of RateLimit", value)
+
+
+def _a_function(_: Any, attribute: Attribute[Any], value: Any) -> None:
+    if value is not None and not callable(value):
+        raise OptionError(f"key of RateLimit must be a function of the spec, got {describe(value)}")
+
+
+@define(eq=False, on_setattr=setters.frozen)
+class RateLimit:
+    """At most so many requests and tokens per minute. Runs that are given the same one keep to it together.
+
+    An attempt is one request. In any minute no more than `requests_per_minute` start; and of them no more than those of
+    a second, or ten, at once, for providers enforce a share of the limit in shorter periods.
+
+    How many tokens a step takes is known only when it has ended. Until then it is taken to be as many as the most that
+    a step of its agent took so far; the first one of an agent goes alone. A step that takes more than
+    `tokens_per_minute` runs when there was no other for a minute.
+
+    When a step raises `RetryAfter`, nothing starts for so long, and a little longer, so that not all begin in the same
+    moment; then one, and with each that ends well one more at a time.
+
+    Args:
+        requests_per_minute: How many attempts may start; less than 1 for one in several minutes.
+        tokens_per_minute: How many tokens they may take, as reported.
+        key: What a spec counts against, such as the provider's name for its agent's model; by default all specs count
+            against the same.
+
+    Raises:
+        OptionError: An argument is unusable, or there is no limit at all.
+    """
+
+    requests_per_minute: float | None = field(default=None, validator=_requests)
+    tokens_per_minute: int | None = field(default=None, validator=_tokens)
+    key: Callable[[AgentStepSpec], str] | None = field(default=None, validator=_a_function)
+    keys: Keys = field(init=False, repr=False)  # for the governor
+
+    def __attrs_post_init__(self) -> None:
+        if self.requests_per_minute is None and self.tokens_per_minute is None:
+            raise OptionError("RateLimit needs requests_per_minute or tokens_per_minute")
+        object.__setattr__(self, "keys", Keys(self.requests_per_minute, self.tokens_per_minute))
+
+    def key_of(self, spec: AgentStepSpec) -> str:
+        """Return what `spec` counts against.
+
+        Raises:
+            OptionError: `key` returned no string.
+            Exception: Whatever `key` raises.
+        """
+        if self.key is None:
+            return ""
+        key: Any = self.key(spec)
+        if not isinstance(key, str):
+            raise OptionError(f"key of RateLimit must return a str, got {describe(key)}")
+        return key
+
+    def __reduce__(self) -> NoReturn:
+        raise TypeError("a RateLimit lives in one process: give it to the runner as rate_limit, not to the executor")
+
+
+class Keys:
+    """The state of all keys of a `RateLimit`. Only used under the lock.
+
+    Attributes:
+        random: Decides how much longer than asked for a gate stays closed.
+    """
+
+    def __init__(self, requests_per_minute: float | None, tokens_per_minute: int | None) -> None:
+        self.random = Random()
+        self._requests = None if requests_per_minute is None else request_rates(float(requests_per_minute))
+        self._tokens = None if tokens_per_minute is None else token_rates(tokens_per_minute)
+        self._unit = 1 if tokens_per_minute is None else token_unit(tokens_per_minute)
+        self._keys: dict[str, Key] = {}
+        self._remembered: dict[str, dict[str, int]] = {}
+        self._sweep_at = _FEWEST_TO_SWEEP
+
+    def __len__(self) -> int:
+        return len(self._keys)
+
+    def get(self, name: str) -> Key:
+        """Return the state of a key, a new one if there is none."""
+        key = self._keys.get(name)
+        if key is None:
+            key = self._keys[name] = Key(
+                name,
+                None if self._requests is None else Window(self._requests),
+                None if self._tokens is None else Window(self._tokens),
+                self._unit,
+            )
+            for agent, largest in self._remembered.pop(name, {}).items():
+                key.agents[agent] = _Agent(largest)
+        return key
+
+    def sweep(self, now: float) -> None:
+        """Forget idle keys, once there are twice as many as the last time; but what a step took under the latest."""
+        if len(self._keys) < self._sweep_at:
+            return
+        for name, key in list(self._keys.items()):
+            if key.is_idle(now):
+                del self._keys[name]
+                self._remember(name, key)
+        self._sweep_at = max(_FEWEST_TO_SWEEP, 2 * len(self._keys))
+
+    def give_up_places(self, run: object) -> None:
+        """Let no other run wait for this one."""
+        for key in self._keys.values():
+            key.places.pop(run, None)
+
+    def _remember(self, name: str, key: Key) -> None:
+        largest = {agent: state.largest for agent, state in key.agents.items() if state.largest is not None}
+        if largest:
+            self._remembered[name] = largest
+        if len(self._remembered) > MOST_REMEMBERED:
+            del self._remembered[next(iter(self._remembered))]
+
+
+@define(eq=False)
+class _Agent:
+    """What is known of the steps of an agent under a key.
+
+    Attributes:
+        largest: The most tokens that one took, in units; `None` as long as none has ended.
+        in_flight: How many of them there are.
+    """
+
+    largest: int | None = None
+    in_flight: int = 0
+
+
+@define(eq=False)
+class Stay:
+    """One attempt under one key.
+
+    Attributes:
+        key: The key's name.
+        agent: The spec's agent.
+        entered: In which round of the gate it began.
+        tokens: How many it has reported so far.
+        is_counted: Whether it is in the way of others.
+    """
+
+    key: str
+    agent: str
+    entered: int
+    tokens: int = 0
+    is_counted: bool = True
+
+
+@define(eq=False)
+class Key:
+    """The state of one key.
+
+    Attributes:
+        requests: The attempts that started lately; `None` if they are not limited.
+        tokens: The tokens of attempts that ended lately, in units; `None` if they are not limited.
+        unit: How many tokens a unit is.
+        gate: What `RetryAfter` closes.
+        agents: Those of which something is known or in flight.
+        reserved: How many units those in flight are taken to need: for each the most that one of its agent took.
+        debt: Units that were used but do not fit into the window yet.
+        alone: The first attempt of an agent, as long as it is in flight.
+        places: The runs that wait, in the order in which they came, and until when their places are kept.
+    """
+
+    name: str
+    requests: Window | None
+    tokens: Window | None
+    unit: int
+    gate: Gate = field(factory=Gate)
+    agents: dict[str, _Agent] = field(factory=dict)
+    reserved: int = 0
+    debt: int = 0
+    alone: Stay | None = None
+    places: dict[object, float] = field(factory=dict)
+
+    def wait_s(self, agent: str, run: object, now: float) -> float:
+        """Return when to ask again, 0 if a step may start; if it may not, the run has a place from now on."""
+        wait_s = self.gate.opens_in_s(now) or (POLL_S if self.gate.is_crowded else 0.0)
+        if self.requests is not None:
+            wait_s = max(wait_s, self.requests.room_in_s(1, now))
+        if self.tokens is not None:
+            wait_s = max(wait_s, self._tokens_wait_s(self.tokens, agent, now))
+        if not self.places and not wait_s:
+            return 0.0
+        if not wait_s and self._is_another_first(run, now):
+            wait_s = POLL_S
+        if wait_s:
+            self.places[run] = now + wait_s + PLACE_KEPT_S
+        else:
+            self.places.pop(run, None)
+        return wait_s
+
+    def start(self, agent: str, now: float) -> Stay:
+        """Begin an attempt that need not wait."""
+        stay = Stay(self.name, agent, self.gate.enter())
+        if self.requests is not None:
+            self.requests.put(1, now)
+        if self.tokens is not None:
+            known = self._agent(agent)
+            known.in_flight += 1
+            self.reserved += known.largest or 0
+            if known.largest is None:
+                self.alone = stay
+        return stay
+
+    def spend(self, stay: Stay, tokens: int) -> None:
+        """Count tokens of an attempt in flight; they are put in when it has ended."""
+        stay.tokens += tokens
+        if self.tokens is not None:
+            known = self._agent(stay.agent)
+            if known.largest is not None:
+                self._learn(known, stay.tokens)
+
+    def spend_late(self, stay: Stay, tokens: int) -> None:
+        """Count tokens of an attempt that has ended."""
+        stay.tokens += tokens
+        if self.tokens is not None:
+            self._learn(self._agent(stay.agent), stay.tokens)
+            self.debt += self._units(tokens)
+
+    def step_aside(self, stay: Stay) -> None:
+        """Let nothing wait for this attempt any more."""
+        if not stay.is_counted:
+            return
+        stay.is_counted = False
+        self.gate.leave(stay.entered)
+        if self.alone is stay:
+            self.alone = None
+        if self.tokens is not None:
+            known = self.agents[stay.agent]
+            known.in_flight -= 1
+            self.reserved -= known.largest or 0
+
+    def end(self, stay: Stay, now: float, closed_s: float | None) -> None:
+        """End an attempt, and close the gate if it is to be."""
+        if closed_s is None:
+            self.gate.went_well(stay.entered)
+        else:
+            self.gate.close(stay.entered, now, closed_s)
+        self.step_aside(stay)
+        if self.tokens is None:
+            return
+        if closed_s is None or stay.tokens:  # one that was sent away says nothing about what another takes
+            self._learn(self._agent(stay.agent), stay.tokens)
+        self.debt += self._units(stay.tokens)
+        self._pay(self.tokens, now)
+
+    def is_idle(self, now: float) -> bool:
+        """Return whether nothing is lost when this is forgotten."""
+        if self.gate.in_flight or not self.gate.is_forgotten(now):
+            return False
+        if self.tokens is not None:
+            self._pay(self.tokens, now)
+            if self.debt or not self.tokens.is_empty(now):
+                return False
+        return self.requests is None or self.requests.is_empty(now)
+
+    def _tokens_wait_s(self, window: Window, agent: str, now: float) -> float:
+        self._pay(window, now)
+        if self.debt:
+            return window.room_in_s(min(self.debt, window.limit), now)
+        if self.alone is not None:
+            return POLL_S
+        known = self.agents.get(agent)
+        estimate = 1 if known is None or known.largest is None else known.largest
+        # Steps that end make no room before that: what they were taken to need is then what they took.
+        if wait_s := window.room_in_s(estimate, now):
+            return wait_s
+        needed = self.reserved + estimate
+        has_to_wait = self.gate.in_flight and (needed > window.limit or window.room_in_s(needed, now))
+        return POLL_S if has_to_wait else 0.0
+
+    def _pay(self, window: Window, now: float) -> None:
+        while self.debt and not window.room_in_s(part := min(self.debt, window.limit), now):
+            window.put(part, now)
+            self.debt -= part
+
+    def _learn(self, agent: _Agent, tokens: int) -> None:
+        units = self._units(tokens)
+        if agent.largest is None or units > agent.largest:
+            self.reserved += agent.in_flight * (units - (agent.largest or 0))
+            agent.largest = units
+
+    def _agent(self, name: str) -> _Agent:
+        agent = self.agents.get(name)
+        if agent is None:
+            if len(self.agents) >= MOST_REMEMBERED:
+                idle = next((other for other, state in self.agents.items() if not state.in_flight), None)
+                if idle is not None:
+                    del self.agents[idle]
+            agent = self.agents[name] = _Agent()
+        return agent
+
+    def _is_another_first(self, run: object, now: float) -> bool:
+        """Return whether a run came earlier that still waits; without that the greedy would starve the patient."""
+        for other, kept_until in list(self.places.items()):
+            if other is run:
+                return False
+            if kept_until >= now:
+                return True
+            del self.places[other]
+        return False
+
+    def _units(self, tokens: int) -> int:
+        return -(-tokens // self.unit)
