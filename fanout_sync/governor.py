@@ -102,8 +102,10 @@ class Governor:
         with LOCK:
             for keys, stay in zip(self._keys, hold.stays, strict=True):
                 key = keys.get(stay.key)
-                spend = key.spend_late if hold.is_over else key.spend
-                spend(stay, usage.tokens)
+                if hold.is_over:
+                    key.spend_late(stay, usage.tokens, keys.latest)
+                else:
+                    key.spend(stay, usage.tokens)
             if self._account is not None and hold.charge is not None:
                 self._account.spend(hold.charge, Amount.of(usage))
 

@@ -22,6 +22,9 @@ MOST_REMEMBERED = 1024
 PLACE_KEPT_S = 1.0
 """For so long after it should have asked again, a run that waits keeps its place before other runs."""
 
+LONGEST_TURN_S = 1.0
+"""After so long a run asks again whether those that came before it still wait."""
+
 _FEWEST_TO_SWEEP = 64
 
 
@@ -97,10 +100,12 @@ class Keys:
 
     Attributes:
         random: Decides how much longer than asked for a gate stays closed.
+        latest: The latest moment of which was told.
     """
 
     def __init__(self, requests_per_minute: float | None, tokens_per_minute: int | None) -> None:
         self.random = Random()
+        self.latest = 0.0
         self._requests = None if requests_per_minute is None else request_rates(float(requests_per_minute))
         self._tokens = None if tokens_per_minute is None else token_rates(tokens_per_minute)
         self._unit = 1 if tokens_per_minute is None else token_unit(tokens_per_minute)
@@ -126,7 +131,8 @@ class Keys:
         return key
 
     def sweep(self, now: float) -> None:
-        """Forget idle keys, once there are twice as many as the last time; but what a step took under the latest."""
+        """Forget idle keys, once there are twice as many as the last time; but not what steps took under them."""
+        self.latest = max(self.latest, now)
         if len(self._keys) < self._sweep_at:
             return
         for name, key in list(self._keys.items()):
@@ -192,6 +198,7 @@ class Key:
         agents: Those of which something is known or in flight.
         reserved: How many units those in flight are taken to need: for each the most that one of its agent took.
         debt: Units that were used but do not fit into the window yet.
+        debt_since: When that began.
         alone: The first attempt of an agent, as long as it is in flight.
         places: The runs that wait, in the order in which they came, and until when their places are kept.
     """
@@ -204,6 +211,7 @@ class Key:
     agents: dict[str, _Agent] = field(factory=dict)
     reserved: int = 0
     debt: int = 0
+    debt_since: float = 0.0
     alone: Stay | None = None
     places: dict[object, float] = field(factory=dict)
 
@@ -216,8 +224,7 @@ class Key:
             wait_s = max(wait_s, self._tokens_wait_s(self.tokens, agent, now))
         if not self.places and not wait_s:
             return 0.0
-        if not wait_s and self._is_another_first(run, now):
-            wait_s = POLL_S
+        wait_s = wait_s or self._turn_in_s(run, now)
         if wait_s:
             self.places[run] = now + wait_s + PLACE_KEPT_S
         else:
@@ -245,12 +252,12 @@ class Key:
             if known.largest is not None:
                 self._learn(known, stay.tokens)
 
-    def spend_late(self, stay: Stay, tokens: int) -> None:
+    def spend_late(self, stay: Stay, tokens: int, now: float) -> None:
         """Count tokens of an attempt that has ended."""
         stay.tokens += tokens
         if self.tokens is not None:
             self._learn(self._agent(stay.agent), stay.tokens)
-            self.debt += self._units(tokens)
+            self._owe(self.tokens, tokens, now)
 
     def step_aside(self, stay: Stay) -> None:
         """Let nothing wait for this attempt any more."""
@@ -276,8 +283,7 @@ class Key:
             return
         if closed_s is None or stay.tokens:  # one that was sent away says nothing about what another takes
             self._learn(self._agent(stay.agent), stay.tokens)
-        self.debt += self._units(stay.tokens)
-        self._pay(self.tokens, now)
+        self._owe(self.tokens, stay.tokens, now)
 
     def is_idle(self, now: float) -> bool:
         """Return whether nothing is lost when this is forgotten."""
@@ -305,9 +311,14 @@ class Key:
         return POLL_S if has_to_wait else 0.0
 
     def _pay(self, window: Window, now: float) -> None:
-        while self.debt and not window.room_in_s(part := min(self.debt, window.limit), now):
-            window.put(part, now)
+        while self.debt and window.put_belated(part := min(self.debt, window.limit), self.debt_since, now):
             self.debt -= part
+
+    def _owe(self, window: Window, tokens: int, now: float) -> None:
+        if not self.debt:
+            self.debt_since = now
+        self.debt += self._units(tokens)
+        self._pay(window, now)
 
     def _learn(self, agent: _Agent, tokens: int) -> None:
         units = self._units(tokens)
@@ -325,15 +336,15 @@ class Key:
             agent = self.agents[name] = _Agent()
         return agent
 
-    def _is_another_first(self, run: object, now: float) -> bool:
-        """Return whether a run came earlier that still waits; without that the greedy would starve the patient."""
+    def _turn_in_s(self, run: object, now: float) -> float:
+        """Return how long to wait for a run that came earlier; without that the greedy would starve the patient."""
         for other, kept_until in list(self.places.items()):
             if other is run:
-                return False
+                return 0.0
             if kept_until >= now:
-                return True
+                return min(max(POLL_S, kept_until - PLACE_KEPT_S - now), LONGEST_TURN_S)
             del self.places[other]
-        return False
+        return 0.0
 
     def _units(self, tokens: int) -> int:
         return -(-tokens // self.unit)

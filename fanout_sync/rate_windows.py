@@ -41,25 +41,39 @@ class Window:
 
     def room_in_s(self, weight: int, now: float) -> float:
         """Return in how many seconds `weight` fits, 0 if it does now; if it never does, when all is empty."""
-        now_ms, longest_ms = self._at(now), 0
-        for limit, interval_ms in self._rates:
-            in_the_way = self._bucket.peek(max(0, limit - weight))
-            if in_the_way is not None:  # its millisecond is not over until the next one begins
-                longest_ms = max(longest_ms, in_the_way.timestamp + interval_ms + 1 - now_ms)
-        return longest_ms / 1000
+        return max(0, self._room_at_ms(weight) - self._at(now)) / 1000
 
     def put(self, weight: int, now: float) -> None:
         """Take in what fits."""
-        now_ms = self._latest_ms = self._at(now)
-        if self._bucket.count() >= 2 * self.limit:
-            self._bucket.leak(now_ms)
-        fits = self._bucket.put(self._item("", now_ms, weight))
-        assert fits, "that there is room was asked before"
+        self._put(weight, self._at(now))
+
+    def put_belated(self, weight: int, since: float, now: float) -> bool:
+        """Take in what came up at `since`, as of the moment from which it fitted; return whether that is past."""
+        at_ms = max(self._room_at_ms(weight), self._at(since))
+        if at_ms > self._at(now):
+            return False
+        self._put(weight, at_ms)
+        return True
 
     def is_empty(self, now: float) -> bool:
         """Return whether all is over that was put in."""
         self._bucket.leak(self._at(now))
         return self._bucket.count() == 0
+
+    def _room_at_ms(self, weight: int) -> int:
+        latest_ms = -_LONGEST_MS
+        for limit, interval_ms in self._rates:
+            in_the_way = self._bucket.peek(max(0, limit - weight))
+            if in_the_way is not None:  # its millisecond is not over until the next one begins
+                latest_ms = max(latest_ms, in_the_way.timestamp + interval_ms + 1)
+        return latest_ms
+
+    def _put(self, weight: int, at_ms: int) -> None:
+        self._latest_ms = at_ms
+        if self._bucket.count() >= 2 * self.limit:
+            self._bucket.leak(at_ms)
+        fits = self._bucket.put(self._item("", at_ms, weight))
+        assert fits, "that there is room was asked before"
 
     def _at(self, now: float) -> int:
         """Return `now` in milliseconds; never less than before: another thread may have looked at the clock earlier."""
