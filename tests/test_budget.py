@@ -236,15 +236,16 @@ def test_an_unknown_agent_needs_something() -> None:
 
 def test_usage_counts_at_once() -> None:
     """What a step reports while it runs is used, and no longer set aside."""
-    budget = Budget(max_tokens=1000)
+    budget = Budget(max_tokens=1200)
     governor = Governor([], budget)
     run_step(governor, Usage(300))
     first, _second = start(governor), start(governor)
     governor.spend(first, Usage(200))
     assert budget.used.tokens == 500
-    assert has_to_wait(governor)  # 500 used, 100 and 300 set aside
+    start(governor)  # 500 used, 100 and 300 set aside, 300 needed
+    assert has_to_wait(governor)
     governor.settle(first, 0.0)
-    assert has_to_wait(governor)  # 500 used, 300 set aside
+    assert has_to_wait(governor)  # 500 used, 300 and 300 set aside
     governor.spend(first, Usage(50))
     assert budget.used.tokens == 550
 

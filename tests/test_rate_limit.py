@@ -108,7 +108,12 @@ def test_a_key_is_a_string() -> None:
 def test_the_callers_functions_are_asked_once() -> None:
     """However often a step has to wait, its key is asked for once."""
     asked = []
-    governor = governed(RateLimit(1, key=lambda spec: asked.append(spec) or "k"))  # type: ignore[func-returns-value]
+
+    def key(spec: AgentStepSpec) -> str:
+        asked.append(spec)
+        return "k"
+
+    governor = governed(RateLimit(1, key=key))
     request = governor.request(spec_of())
     assert request.keys == ("k",)
     for now in range(100):
@@ -345,7 +350,7 @@ def test_a_gate_reopens_by_doubling() -> None:
         governor.settle(hold, 1.0)
     now, admitted = 5.0, []
     for _ in range(4):
-        holds = []
+        holds: list[Hold] = []
         while isinstance(answer := ask(governor, now), Hold) and len(holds) < 100:
             holds.append(answer)
         admitted.append(len(holds))
@@ -601,7 +606,7 @@ def most_within(starts: list[float], seconds: float) -> int:
 @settings(deadline=None, max_examples=100)
 @given(st.integers(1, 30_000), st.lists(st.integers(0, 10_000), min_size=1, max_size=40))
 def test_steps_that_take_what_they_are_taken_for_keep_the_limit(tokens: int, sizes: list[int]) -> None:
-    """With a constant number for each agent no minute has more tokens than the limit, but for first and large steps."""
+    """With a constant number for each agent no minute has more than the limit and one step, a first or a large one."""
     governor = governed(RateLimit(tokens_per_minute=tokens))
     now, ended = 0.0, []
     for size in [*sorted(set(sizes)), *sizes]:
@@ -612,5 +617,4 @@ def test_steps_that_take_what_they_are_taken_for_keep_the_limit(tokens: int, siz
         ended.append((now, size))
     for first, _ in ended:
         within = [size for at, size in ended if 0 <= at - first <= 60.0 + MARGIN_S]
-        firsts_and_large = len(set(sizes))
-        assert sum(within) <= tokens + max(sizes) or len(within) <= firsts_and_large
+        assert sum(within) <= tokens + max(sizes)
