@@ -60,6 +60,11 @@ _CREATION = (
     f"PRAGMA application_id = {APPLICATION_ID}",
     f"PRAGMA user_version = {SCHEMA_VERSION}",
 )
+_MARK = """
+SELECT application_id, user_version, (SELECT count(*) FROM sqlite_master)
+FROM pragma_application_id, pragma_user_version
+"""
+# One statement, so that all three are of one moment: somebody else may just be making the file.
 _RETRY_S = 0.01
 
 
@@ -94,9 +99,10 @@ def reader_of(path: Path) -> Iterator[sqlite3.Connection]:
     Raises:
         JournalError: It cannot be read; the error says why and what to do.
     """
-    if not path.exists():
-        raise JournalError(f"{path}: there is no such file; check the path, or run with it as journal first")
     _refuse_what_is_no_file(path)
+    with explained(path):
+        if not path.exists():
+            raise JournalError(f"{path}: there is no such file; check the path, or run with it as journal first")
     with explained(path), closing(_reader(path)) as connection:
         yield connection
 
@@ -136,10 +142,10 @@ def _reader(path: Path) -> sqlite3.Connection:
     # only where the file cannot be written.
     try:
         return _checked_reader(_connected(path, "rw"), path)
-    except sqlite3.OperationalError:
-        # In a directory that cannot be written there can be no side files. If there are none the file is all there
-        # is, and nobody writes it.
-        if _side_file(path).exists() and _side_file(path).stat().st_size:
+    except sqlite3.OperationalError as error:
+        # In a directory that cannot be written, or on a full disk, no side files can be made. If there are none then
+        # the file is all there is, and nobody writes it.
+        if "locked" in str(error) or (wal_of(path).exists() and wal_of(path).stat().st_size):
             raise
         return _checked_reader(_connected(path, "immutable"), path)
 
@@ -170,14 +176,9 @@ def wal_of(path: Path) -> Path:
     return real.with_name(f"{real.name}-wal")
 
 
-_side_file = wal_of
-
-
 def _is_journal(connection: sqlite3.Connection, path: Path) -> bool:
     # Whether there is a journal in it; False if there is nothing at all.
-    (application,) = connection.execute("PRAGMA application_id").fetchone()
-    (version,) = connection.execute("PRAGMA user_version").fetchone()
-    (tables,) = connection.execute("SELECT count(*) FROM sqlite_master").fetchone()
+    application, version, tables = connection.execute(_MARK).fetchone()
     if not application and not version and not tables:
         return False
     if application != APPLICATION_ID:
@@ -193,7 +194,7 @@ def _is_journal(connection: sqlite3.Connection, path: Path) -> bool:
 def _refuse_damage(connection: sqlite3.Connection, path: Path) -> None:
     (verdict,) = connection.execute("PRAGMA quick_check(1)").fetchone()
     if verdict != "ok":
-        raise JournalError(_DAMAGED.format(path=path, reason=" ".join(verdict.split())))
+        raise JournalError(f"{path}: {_DAMAGED.format(reason=' '.join(verdict.split()))}")
 
 
 def _use_wal(connection: sqlite3.Connection, path: Path) -> None:
@@ -211,12 +212,12 @@ def _use_wal(connection: sqlite3.Connection, path: Path) -> None:
         raise JournalError(f"{path}: its file system is not fit for a journal in use; put it on a local disk")
 
 
-_DAMAGED = "{path}: is damaged ({reason}); put back a copy of it, or move it away and begin anew"
+_DAMAGED = "is damaged ({reason}); put back a copy of it, or move it away and begin anew"
 _EXPLANATIONS = {
     "not a database": "is no SQLite database, so no journal; give another path",
-    "malformed": "is damaged ({reason}); put back a copy of it, or move it away and begin anew",
-    "no such": "is damaged ({reason}); put back a copy of it, or move it away and begin anew",
-    "decode": "is damaged ({reason}); put back a copy of it, or move it away and begin anew",
+    "malformed": _DAMAGED,
+    "no such": _DAMAGED,
+    "decode": _DAMAGED,
     "is full": "cannot be written, the disk is full; make room and run again, what is journalled is kept",
     "readonly": "cannot be written, it is read-only; make it writable, or use a copy of it elsewhere",
     "locked": "is kept locked by another program (waited {busy:g} s); let that end, and run again",

@@ -36,12 +36,7 @@ class Lock:
         Raises:
             JournalError: Another run has taken the workflow over.
         """
-        if self.is_due():
-            self._renewed = time.time()
-            sql, values = "UPDATE workflows SET renewed = ? WHERE id = ? AND token = ? RETURNING 1", (self._renewed,)
-        else:
-            sql, values = "SELECT 1 FROM workflows WHERE id = ? AND token = ?", ()
-        if self._connection.execute(sql, (*values, self.workflow, self.token)).fetchone() is None:
+        if not (self._renew() if self.is_due() else self._is_ours()):
             raise JournalError(f"{self._path}: {self._loss()}; nothing was written")
 
     def is_due(self) -> bool:
@@ -56,6 +51,15 @@ class Lock:
             "since = NULL, renewed = NULL WHERE id = ? AND token = ?",
             (self.workflow, self.token),
         )
+
+    def _renew(self) -> bool:
+        self._renewed = time.time()
+        sql = "UPDATE workflows SET renewed = ? WHERE id = ? AND token = ?"
+        return self._connection.execute(sql, (self._renewed, self.workflow, self.token)).rowcount == 1
+
+    def _is_ours(self) -> bool:
+        sql = "SELECT 1 FROM workflows WHERE id = ? AND token = ?"
+        return self._connection.execute(sql, (self.workflow, self.token)).fetchone() is not None
 
     def _loss(self) -> str:
         row = self._connection.execute(_HOLDER, (self._workflow_id,)).fetchone()

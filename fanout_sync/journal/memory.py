@@ -23,9 +23,9 @@ class MemoryJournal(Journal):
     """
 
     # Rows, not records: what came out of a step may be changed by whoever has it, what is journalled may not.
-    _workflows: dict[str, dict[str, Row]] = field(init=False, factory=dict)
-    _holders: WeakValueDictionary[str, _OpenMemoryWorkflow] = field(init=False, factory=WeakValueDictionary)
-    _lock: threading.Lock = field(init=False, factory=threading.Lock)
+    _workflows: dict[str, dict[str, Row]] = field(init=False, factory=dict, repr=False)
+    _holders: WeakValueDictionary[str, _OpenMemoryWorkflow] = field(init=False, factory=WeakValueDictionary, repr=False)
+    _lock: threading.Lock = field(init=False, factory=threading.Lock, repr=False)
 
     def open(self, workflow_id: str) -> OpenWorkflow:
         with self._lock:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 import sqlite3
 from collections.abc import Iterable, Iterator, Sequence
-from contextlib import closing
+from contextlib import closing, suppress
 from itertools import islice
 from pathlib import Path
 from typing import overload
@@ -32,11 +32,12 @@ _ROWS_AT_ONCE = 50
 
 
 def _absolute(path: str | os.PathLike[str]) -> Path:
-    if not isinstance(path, (str, os.PathLike)) or not os.fspath(path) or "\0" in os.fsdecode(path):
+    is_path: bool = isinstance(path, (str, os.PathLike))
+    if not is_path or not os.fspath(path) or "\0" in os.fsdecode(path):
         raise OptionError(f"path must be that of a file, as a str or a pathlib.Path, got {describe(path)}")
     if path == ":memory:":
         raise OptionError("path must be that of a file, got ':memory:'; MemoryJournal() keeps everything in memory")
-    return Path(os.path.abspath(os.fsdecode(path)))
+    return Path(os.fsdecode(path)).absolute()
 
 
 @frozen
@@ -69,9 +70,8 @@ class SqliteJournal(Journal):
 
     def workflows(self) -> list[str]:
         with reader_of(self.path) as connection:
-            return [
-                workflow_id for (workflow_id,) in connection.execute("SELECT workflow_id FROM workflows ORDER BY id")
-            ]
+            rows = connection.execute("SELECT workflow_id FROM workflows ORDER BY id").fetchall()
+        return [workflow_id for (workflow_id,) in rows]
 
     def records(self, workflow_id: str) -> Sequence[JournalRecord]:
         records = _Records(self.path, workflow_id)
@@ -98,7 +98,8 @@ class _OpenSqliteWorkflow(OpenWorkflow):
 
     def identities(self, task_ids: Iterable[str]) -> dict[str, str | None]:
         connection = self._usable()
-        wanted, found = filter(is_text, task_ids), {}
+        wanted = filter(is_text, task_ids)
+        found: dict[str, str | None] = {}
         with explained(self._path):
             while some := list(islice(wanted, _IDS_AT_ONCE)):
                 marks = ", ".join("?" * len(some))
@@ -149,6 +150,14 @@ class _OpenSqliteWorkflow(OpenWorkflow):
                     self._lock.release()
             except JournalError:  # whoever comes next sees that this process is done with it, or dead
                 logger.warning("a workflow could not be let go", exc_info=True)
+
+    def __del__(self) -> None:
+        # Whoever was interrupted may never close it. No waiting for locks here: the garbage collector may have come in
+        # the midst of a transaction of this very thread.
+        with suppress(Exception):
+            if self._connection is not None and os.getpid() == self._pid:
+                self._connection.execute("PRAGMA busy_timeout = 0")
+            self.close()
 
     def _usable(self) -> sqlite3.Connection:
         if self._connection is None:
@@ -211,9 +220,8 @@ class _Records(Sequence[JournalRecord]):
             return [rows[place - first] for place in places]
 
     def _count(self, connection: sqlite3.Connection) -> int:
-        (count,) = connection.execute(
-            f"SELECT count(*) FROM steps WHERE {_OF_WORKFLOW}", (self._workflow_id,)
-        ).fetchone()
+        sql = f"SELECT count(*) FROM steps WHERE {_OF_WORKFLOW}"
+        (count,) = connection.execute(sql, (self._workflow_id,)).fetchone()
         return int(count)
 
     def _some(self, connection: sqlite3.Connection, first: int, count: int) -> list[JournalRecord]:
