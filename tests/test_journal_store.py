@@ -8,7 +8,7 @@ import random
 import signal
 import sqlite3
 import threading
-from contextlib import closing
+from contextlib import closing, suppress
 from datetime import datetime, timedelta, timezone
 from pathlib import Path
 from typing import Any, get_args
@@ -328,6 +328,14 @@ def test_a_newer_schema_is_refused(path: Path) -> None:
             use()
 
 
+def test_a_workflow_id_that_is_no_text_is_refused(path: Path) -> None:
+    """What UTF-8 cannot carry is no name for a workflow."""
+    journal = written(path)
+    for use in (journal.open, journal.records, journal.delete, journal.export_checkpoint):
+        with pytest.raises(JournalError, match=r"surrogates not allowed|there is no workflow '\\ud800'"):
+            use("\ud800")
+
+
 def test_places_that_are_no_file_are_refused(tmp_path: Path) -> None:
     """A directory, one that is missing, and a device are called by name."""
     with pytest.raises(JournalError, match="is a directory"):
@@ -474,12 +482,29 @@ def test_a_read_only_directory_hides_nothing(tmp_path: Path) -> None:
     folder.mkdir()
     with script(HOLDS, folder / "runs.db", "w") as process:
         assert says(process) == "held"
-    journal = SqliteJournal(folder / "runs.db")
+        journal = SqliteJournal(folder / "runs.db")
+        with read_only(folder):
+            assert list(journal.records("w")) == [record("a")]
     with read_only(folder):
         assert list(journal.records("w")) == [record("a")]
     (folder / "runs.db-shm").unlink()
     with read_only(folder), pytest.raises(JournalError, match=r"copy it and runs\.db-wal elsewhere"):
         journal.records("w")
+
+
+def test_a_full_disk_can_be_read(tmp_path: Path) -> None:
+    """Even where there is no room for SQLite's side files; whoever wants to write is told to make room."""
+    with small_disk(tmp_path / "disk") as disk:
+        journal = written(disk / "runs.db", record("a"))
+        with (disk / "ballast").open("wb", buffering=0) as ballast, suppress(OSError):
+            while True:
+                ballast.write(b"x" * 4096)
+        assert list(journal.records("w")) == [record("a")]
+        for use in (lambda: journal.open("w"), lambda: journal.delete("w"), lambda: written(disk / "new.db")):
+            with pytest.raises(JournalError, match=r"\.db: .*(disk is full|has room)"):
+                use()
+        (disk / "ballast").unlink()
+        assert list(written(disk / "runs.db", record("b", 1)).records("w")) == [record("a"), record("b", 1)]
 
 
 def test_a_full_disk_loses_nothing(tmp_path: Path) -> None:

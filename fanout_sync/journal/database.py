@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 import sqlite3
-import threading
+import time
 from collections.abc import Iterator
 from contextlib import closing, contextmanager
 from pathlib import Path
@@ -114,6 +114,8 @@ def explained(path: Path) -> Iterator[None]:
         yield
     except (sqlite3.Error, sqlite3.Warning, OverflowError) as error:
         raise JournalError(f"{path}: {_explanation(path, error)}") from error
+    except UnicodeEncodeError as error:
+        raise JournalError(f"{path}: no text of a journal, such as {error.object!a}: {error.reason}") from error
     except OSError as error:
         raise JournalError(f"{path}: {error.strerror or error}; check the storage") from error
 
@@ -199,15 +201,15 @@ def _refuse_damage(connection: sqlite3.Connection, path: Path) -> None:
 
 def _use_wal(connection: sqlite3.Connection, path: Path) -> None:
     # SQLite does not wait here: of two that make the file at once, one would hear at once that it is locked.
-    clock = threading.Event()
-    for remaining in range(int(BUSY_S / _RETRY_S), -1, -1):
+    give_up_at = time.monotonic() + BUSY_S
+    while True:
         try:
             (mode,) = connection.execute("PRAGMA journal_mode = WAL").fetchone()
             break
         except sqlite3.OperationalError as error:
-            if "locked" not in str(error) or not remaining:
+            if "locked" not in str(error) or time.monotonic() > give_up_at:
                 raise
-        clock.wait(_RETRY_S)
+        time.sleep(_RETRY_S)
     if mode != "wal":
         raise JournalError(f"{path}: its file system is not fit for a journal in use; put it on a local disk")
 
