@@ -55,4 +55,4 @@ def _run(*command: str) -> None:
         pytest.skip(f"there is no {command[0]} here")
     done = subprocess.run(command, capture_output=True, text=True, timeout=60, check=False)
     if done.returncode:
-        pytest.skip(f"{' '.join(command)}: {done.stderr.strip()}")
+        pytest.skip(f"cannot do '{' '.join(command)}': {done.stderr.strip().splitlines()[0]}")

@@ -22,7 +22,7 @@ SCHEMA_VERSION = 1
 def checkpoint_of(journal: Journal, workflow_id: str) -> str:
     """Return what is done of a workflow; see `Journal.export_checkpoint`."""
     if workflow_id not in journal.workflows():
-        raise JournalError(f"there is no workflow {workflow_id!a} in {journal!r}; workflows() tells which there are")
+        raise JournalError(f"there is no workflow {workflow_id!r} in {journal!r}; workflows() tells which there are")
     successes = (record for record in journal.records(workflow_id) if record.outcome.success)
     checkpoint = {
         "schema_version": SCHEMA_VERSION,
@@ -33,7 +33,7 @@ def checkpoint_of(journal: Journal, workflow_id: str) -> str:
     try:
         return write_json(checkpoint)
     except WireError as error:  # an outcome that is at the limit of nesting on its own is beyond it here
-        raise JournalError(f"workflow {workflow_id!a} fits in no checkpoint: {error}") from error
+        raise JournalError(f"workflow {workflow_id!r} fits in no checkpoint: {error}") from error
 
 
 def restore_checkpoint(journal: Journal, json: str | bytes | Mapping[str, Any]) -> str:

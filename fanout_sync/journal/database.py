@@ -115,7 +115,7 @@ def explained(path: Path) -> Iterator[None]:
     except (sqlite3.Error, sqlite3.Warning, OverflowError) as error:
         raise JournalError(f"{path}: {_explanation(path, error)}") from error
     except UnicodeEncodeError as error:
-        raise JournalError(f"{path}: no text of a journal, such as {error.object!a}: {error.reason}") from error
+        raise JournalError(f"{path}: no text of a journal, such as {error.object!r}: {error.reason}") from error
     except OSError as error:
         raise JournalError(f"{path}: {error.strerror or error}; check the storage") from error
 
@@ -123,14 +123,13 @@ def explained(path: Path) -> Iterator[None]:
 @contextmanager
 def transaction(connection: sqlite3.Connection) -> Iterator[None]:
     """Do all of the block or nothing, with nobody else writing meanwhile."""
-    connection.execute("BEGIN IMMEDIATE")
     try:
+        connection.execute("BEGIN IMMEDIATE")
         yield
         connection.execute("COMMIT")
-    except BaseException:  # an interrupt too may not leave it half done
-        if connection.in_transaction:
+    finally:
+        if connection.in_transaction:  # something went wrong; an interrupt too may not leave it half done
             connection.execute("ROLLBACK")
-        raise
 
 
 def _connected(path: Path, mode: str) -> sqlite3.Connection:

@@ -64,8 +64,8 @@ class Lock:
     def _loss(self) -> str:
         row = self._connection.execute(_HOLDER, (self._workflow_id,)).fetchone()
         if row is None or row[0] is None:
-            return f"workflow {self._workflow_id!a} has been taken over by another run, which has ended since"
-        return f"another run ({Holder(*row[1:5])}) has taken workflow {self._workflow_id!a} over"
+            return f"workflow {self._workflow_id!r} has been taken over by another run, which has ended since"
+        return f"another run ({Holder(*row[1:5])}) has taken workflow {self._workflow_id!r} over"
 
 
 _LIVE: WeakValueDictionary[str, Lock] = WeakValueDictionary()
@@ -116,7 +116,7 @@ def _enter(connection: sqlite3.Connection, lock: Lock, workflow_id: str) -> None
 
 def _refusal(workflow_id: str, holder: Holder, since: float, renewed: float | None) -> str:
     who = f"this process, {holder.pid} on {holder.host}" if holder.is_this_process() else str(holder)
-    text = f"workflow {workflow_id!a} is held by {who}, since {_moment(since)}"
+    text = f"workflow {workflow_id!r} is held by {who}, since {_moment(since)}"
     if renewed is None:
         return f"{text}; let that run end, or use another workflow id"
     # Nobody here can ask that host. What it says of itself has to do.

@@ -51,7 +51,7 @@ class MemoryJournal(Journal):
     def _refuse_if_held(self, workflow_id: str) -> None:
         if workflow_id in self._holders:
             raise JournalError(
-                f"workflow {workflow_id!a} is held by this process, {os.getpid()}; let that run end, or use another "
+                f"workflow {workflow_id!r} is held by this process, {os.getpid()}; let that run end, or use another "
                 "workflow id"
             )
 
@@ -91,5 +91,5 @@ class _OpenMemoryWorkflow(OpenWorkflow):
 
     def _usable(self) -> dict[str, Row]:
         if not self._is_open:
-            raise JournalError(f"workflow {self.workflow_id!a} has been closed; open it again")
+            raise JournalError(f"workflow {self.workflow_id!r} has been closed; open it again")
         return self._rows

@@ -13,7 +13,7 @@ from ..status import Status, StepError
 from ..steps import AgentStepSpec, StepOutcome
 from ..strict_json import parse_json, write_json
 from ..usage import Usage
-from ..wording import describe
+from ..wording import describe, printable
 
 COLUMNS = (
     "task_id",
@@ -54,8 +54,7 @@ def row_of(record: JournalRecord) -> Row:
             if type(value) is str and not value.isascii():
                 value.encode()
     except (WireError, ValueError, OverflowError, TypeError) as error:
-        reason = str(error).encode("ascii", "backslashreplace").decode()
-        raise JournalError(f"step {record.task_id!a} cannot be journalled: {reason}") from error
+        raise JournalError(f"step {record.task_id!r} cannot be journalled: {printable(str(error))}") from error
     return row
 
 
@@ -103,7 +102,7 @@ def record_of(row: Row) -> JournalRecord:
     try:
         return _record_of(_Fields(*row))
     except (WireError, ValueError, OverflowError, TypeError) as error:
-        raise JournalError(f"step {row[0]!a} cannot be read back: {error}") from error
+        raise JournalError(f"step {row[0]!r} cannot be read back: {printable(str(error))}") from error
 
 
 @frozen

@@ -230,7 +230,7 @@ class _Records(Sequence[JournalRecord]):
         return [_read(self._path, row) for row in rows]
 
     def __repr__(self) -> str:
-        return f"<records of workflow {self._workflow_id!a} in {self._path}>"
+        return f"<records of workflow {self._workflow_id!r} in {self._path}>"
 
 
 def _read(path: Path, row: Row) -> JournalRecord:
