@@ -65,6 +65,19 @@ def test_a_workflow_that_nobody_refers_to_is_free(journal: Journal) -> None:
     again.close()
 
 
+def test_a_workflow_that_is_dropped_is_free_for_others_too(path: Path) -> None:
+    """The file says so, unless somebody is writing it just then."""
+    for is_locked in (False, True):
+        opened = SqliteJournal(path).open("w")
+        with closing(sqlite3.connect(path, isolation_level=None)) as other:
+            other.execute("BEGIN IMMEDIATE" if is_locked else "BEGIN")
+            del opened
+            gc.collect()
+            other.execute("ROLLBACK")
+            (token,) = other.execute("SELECT token FROM workflows").fetchone()
+        assert (token is not None) == is_locked
+
+
 def test_a_living_process_is_named(path: Path) -> None:
     """Its process id, its host and since when; it is waited for by nobody."""
     with script(HOLDS, path, "w") as process:

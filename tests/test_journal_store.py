@@ -419,6 +419,40 @@ def test_a_program_that_keeps_the_file_locked_is_waited_for(path: Path, monkeypa
     opened.close()
 
 
+def test_an_interrupted_write_leaves_nothing(path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Ctrl-C in the midst of it: nothing is written, and the workflow is as good as before."""
+    opened = SqliteJournal(path).open("w")
+    with monkeypatch.context() as patched:
+        patched.setattr("fanout_sync.journal.lock.Lock.check", _interrupt)
+        with pytest.raises(KeyboardInterrupt):
+            opened.write([record("a")])
+    assert opened.find("a") is None
+    opened.write([record("b")])
+    opened.close()
+    assert list(SqliteJournal(path).records("w")) == [record("b")]
+
+
+def _interrupt(*_: object) -> None:
+    raise KeyboardInterrupt
+
+
+@pytest.mark.parametrize(
+    ("error", "explanation"),
+    [
+        (sqlite3.OperationalError("locking protocol"), "its file system cannot lock files; put it on a local disk"),
+        (sqlite3.OperationalError("disk I/O error"), r"the storage fails \(disk I/O error\); make sure that the disk"),
+        (sqlite3.DataError("string or blob too big"), "a record is too big for SQLite"),
+        (sqlite3.OperationalError("something new"), r"SQLite fails \(OperationalError: something new\)"),
+        (sqlite3.OperationalError("unable to open database file"), "make sure that .* not too many files are open"),
+        (OverflowError("string longer than INT_MAX bytes"), "SQLite fails"),
+    ],
+)
+def test_every_trouble_of_sqlite_is_explained(path: Path, error: Exception, explanation: str) -> None:
+    """No error of SQLite leaves a journal as it is: it becomes one that names the file."""
+    with pytest.raises(JournalError, match=rf"runs\.db: .*{explanation}"), database.explained(path):
+        raise error
+
+
 def test_a_journal_that_is_deleted_in_use_is_missed(path: Path) -> None:
     """SQLite would go on writing where nobody ever looks: the next sync says so, and closing does no harm."""
     opened = SqliteJournal(path).open("w")

@@ -221,6 +221,7 @@ _EXPLANATIONS = {
     "decode": _DAMAGED,
     "is full": "cannot be written, the disk is full; make room and run again, what is journalled is kept",
     "readonly": "cannot be written, it is read-only; make it writable, or use a copy of it elsewhere",
+    "locking protocol": "its file system cannot lock files; put it on a local disk",
     "locked": "is kept locked by another program (waited {busy:g} s); let that end, and run again",
     "too big": "cannot be written, a record is too big for SQLite ({reason})",
     "I/O": "the storage fails ({reason}); make sure that the disk is in order and has room",
