@@ -27,6 +27,8 @@ logger = logger_for(__name__)
 _COLUMNS = ", ".join(COLUMNS)
 _WRITE = f"INSERT OR REPLACE INTO steps (workflow, {_COLUMNS}) VALUES (?{', ?' * len(COLUMNS)})"
 _FIND = f"SELECT {_COLUMNS} FROM steps WHERE workflow = ? AND task_id = ?"
+_OF_WORKFLOW = "workflow = (SELECT id FROM workflows WHERE workflow_id = ?)"
+_ROWS = f"SELECT {_COLUMNS} FROM steps WHERE {_OF_WORKFLOW}"
 _IDS_AT_ONCE = 900  # SQLite before 3.32 takes 999 parameters
 _ROWS_AT_ONCE = 50
 
@@ -143,13 +145,11 @@ class _OpenSqliteWorkflow(OpenWorkflow):
         if os.getpid() != self._pid:
             _INHERITED.append(connection)
             return
-        with closing(connection):
-            try:
-                with explained(self._path):
-                    self._durability.close()
-                    self._lock.release()
-            except JournalError:  # whoever comes next sees that this process is done with it, or dead
-                logger.warning("a workflow could not be let go", exc_info=True)
+        try:
+            with explained(self._path), closing(connection), closing(self._durability):
+                self._lock.release()
+        except JournalError:  # whoever comes next sees that this process is done with it, or dead
+            logger.warning("a workflow could not be let go", exc_info=True)
 
     def __del__(self) -> None:
         # Whoever was interrupted may never close it. No waiting for locks here: the garbage collector may have come in
@@ -169,10 +169,6 @@ class _OpenSqliteWorkflow(OpenWorkflow):
 
 _INHERITED: list[sqlite3.Connection] = []
 """What a forked child has of its parent's connections: to be neither used nor closed there."""
-
-
-_OF_WORKFLOW = "workflow = (SELECT id FROM workflows WHERE workflow_id = ?)"
-_ROWS = f"SELECT {_COLUMNS} FROM steps WHERE {_OF_WORKFLOW}"
 
 
 @frozen(eq=False)
