@@ -125,10 +125,10 @@ class JournalConflict(JournalError):
     """
 
     def __init__(self, reason: str, conflicts: Mapping[str, tuple[str, ...]], run: Run | None = None) -> None:
-        FanoutError.__init__(self, reason, conflicts, run)
-        self.reason = reason
+        conflicts = dict(conflicts)  # whatever mapping it is, it has to travel
+        super().__init__(reason, run)
+        self.args = (reason, conflicts, run)
         self.conflicts = conflicts
-        self.run = run
 
 
 class FanoutInterrupted(FanoutError, KeyboardInterrupt):

@@ -5,6 +5,7 @@ from __future__ import annotations
 import inspect
 import pickle
 import re
+from types import MappingProxyType
 
 import pytest
 
@@ -14,6 +15,8 @@ from fanout_sync.errors import (
     FanoutError,
     FanoutInterrupted,
     InputError,
+    JournalConflict,
+    JournalError,
     OptionError,
     UnknownOption,
     WireError,
@@ -37,6 +40,10 @@ SAMPLES: list[FanoutError] = [
     UnknownOption("there is no option 'timout'; did you mean 'timeout'?"),
     InputError("item 3 is no AgentStepSpec", RUN),
     ExecutorNotPicklable("executor.client.lock", "cannot pickle '_thread.lock' object"),
+    JournalError("runs.db: cannot be written, the disk is full"),
+    JournalError("runs.db: cannot be written, the disk is full", RUN),
+    JournalConflict("1 step has changed", {"a": ("prompt",)}),
+    JournalConflict("1 step has changed", {"a": ("prompt", "agent"), "b": ()}, RUN),
     FanoutInterrupted(RUN),
 ]
 
@@ -122,6 +129,10 @@ def test_attributes_are_what_was_given() -> None:
     assert (plain.field, plain.source, plain.line) == ("", None, None)
     refused = InputError("item 3 is no AgentStepSpec", RUN)
     assert (refused.reason, refused.run) == ("item 3 is no AgentStepSpec", RUN)
+    full = JournalError("the disk is full", RUN)
+    assert (full.reason, full.run, str(full)) == ("the disk is full", RUN, "the disk is full")
+    changed = JournalConflict("1 step has changed", MappingProxyType({"a": ("prompt",)}))
+    assert (changed.reason, changed.conflicts, changed.run) == ("1 step has changed", {"a": ("prompt",)}, None)
     stuck = ExecutorNotPicklable("executor.lock", "it is a lock")
     assert (stuck.path, stuck.reason) == ("executor.lock", "it is a lock")
 

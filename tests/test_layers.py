@@ -25,7 +25,7 @@ LAYERS = [
     {"rate_limit", "budget"},
     {"governor"},
     {"attempt"},
-    {"workers", "executors"},
+    {"workers", "executors", "journal"},
     {"backends"},
     {"run"},
     {"announcer"},

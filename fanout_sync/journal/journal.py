@@ -12,6 +12,7 @@ from ..errors import OptionError
 from ..options import one_of
 from ..records import JournalRecord
 from ..wording import describe
+from .checkpoint import checkpoint_of, restore_checkpoint
 
 DEFAULT_WORKFLOW_ID = "default"
 """The workflow of a run that names none."""
@@ -52,13 +53,20 @@ class OpenWorkflow(abc.ABC):
             JournalError: The storage says that it is lost.
         """
 
+    def renew(self) -> None:
+        """Give a sign of life; called every now and then while the run goes on, so it has to be cheap. Does nothing.
+
+        Raises:
+            JournalError: This run's hold on the workflow has been taken over by another one.
+        """
+
     @abc.abstractmethod
     def close(self) -> None:
         """Let go of the workflow. Raises nothing; calling it again does nothing."""
 
 
 class Journal(abc.ABC):
-    """A durable store of outcomes, by workflow and `task_id`. One from the box, or a subclass with a store of its own."""
+    """A durable store of outcomes, by workflow and `task_id`: one from the box, or a subclass with its own store."""
 
     @abc.abstractmethod
     def open(self, workflow_id: str) -> OpenWorkflow:
@@ -106,10 +114,34 @@ class Journal(abc.ABC):
         return Workflow(self, workflow_id, on_conflict)
 
     def export_checkpoint(self, workflow_id: str) -> str:
-        raise NotImplementedError
+        """Return what is done of a workflow, for other programs.
+
+        Returns:
+            Compact JSON: `{"schema_version":1,"workflow_id":…,"steps":[{"task_id":…,"outcome":{…}}, …],
+            "checkpoint_ms":…}`. The steps are those that succeeded, in order, because whoever reads it takes all of
+            them for done; `checkpoint_ms` is now, in milliseconds since the epoch.
+
+        Raises:
+            JournalError: The journal cannot be read, there is no such workflow, or an outcome nests too deep.
+        """
+        return checkpoint_of(self, workflow_id)
 
     def import_checkpoint(self, json: str | bytes | Mapping[str, Any]) -> str:
-        raise NotImplementedError
+        """Journal the steps of a checkpoint, all or none. A step that is journalled with success already is kept.
+
+        Args:
+            json: What `export_checkpoint` returns, or such data. A missing `schema_version` is 0; fields that are not
+                known are ignored; a step that failed is journalled as failed.
+
+        Returns:
+            The id of its workflow.
+
+        Raises:
+            WireError: It is no checkpoint; the field is named, such as `"steps[3].outcome.success"`.
+            JournalError: A newer version has written it, the journal cannot be used, or a living run holds the
+                workflow.
+        """
+        return restore_checkpoint(self, json)
 
 
 def _a_workflow_id(_: Any, __: Any, value: Any) -> None:

@@ -1,0 +1,130 @@
+"""Checkpoints: what is done of a workflow, as JSON that other programs read and write."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Iterator, Mapping
+from typing import TYPE_CHECKING, Any
+
+from ..errors import JournalError, WireError
+from ..records import JournalRecord
+from ..steps import StepOutcome
+from ..strict_json import Json, check_text, described, parse_json, write_json
+from ..wire import as_mapping
+
+if TYPE_CHECKING:
+    from .journal import Journal
+
+SCHEMA_VERSION = 1
+"""The newest form of a checkpoint that can be read, and the one that is written."""
+
+
+def checkpoint_of(journal: Journal, workflow_id: str) -> str:
+    """Return what is done of a workflow; see `Journal.export_checkpoint`."""
+    if workflow_id not in journal.workflows():
+        raise JournalError(f"there is no workflow {workflow_id!r} in {journal!r}; workflows() tells which there are")
+    successes = (record for record in journal.records(workflow_id) if record.outcome.success)
+    checkpoint = {
+        "schema_version": SCHEMA_VERSION,
+        "workflow_id": workflow_id,
+        "steps": [{"task_id": record.task_id, "outcome": record.outcome.to_dict()} for record in successes],
+        "checkpoint_ms": int(time.time() * 1000),
+    }
+    try:
+        return write_json(checkpoint)
+    except WireError as error:  # an outcome that is at the limit of nesting on its own is beyond it here
+        raise JournalError(f"workflow {workflow_id!r} fits in no checkpoint: {error}") from error
+
+
+def restore_checkpoint(journal: Journal, json: str | bytes | Mapping[str, Any]) -> str:
+    """Journal what a checkpoint says is done; see `Journal.import_checkpoint`."""
+    checkpoint = as_mapping(json if isinstance(json, Mapping) else parse_json(json))
+    _check_version(checkpoint.get("schema_version", 0))
+    workflow_id = _text(checkpoint, "workflow_id")
+    if not workflow_id:
+        raise WireError("expected a string that is not empty", "workflow_id")
+    _check_time(checkpoint.get("checkpoint_ms", 0))
+    records = {record.task_id: record for record in _records(_required(checkpoint, "steps"))}
+    workflow = journal.open(workflow_id)
+    try:
+        for task_id in workflow.identities(records):
+            known = workflow.find(task_id)
+            if known is not None and known.outcome.success:
+                del records[task_id]
+        workflow.write(list(records.values()))
+        workflow.sync()
+    finally:
+        workflow.close()
+    return workflow_id
+
+
+def _check_version(version: Json) -> None:
+    if _count(version, "schema_version") > SCHEMA_VERSION:
+        raise JournalError(
+            f"the checkpoint was written by a newer version (schema {version}, this one reads up to {SCHEMA_VERSION}); "
+            "upgrade fanout_sync"
+        )
+
+
+def _check_time(checkpoint_ms: Json) -> None:
+    _count(checkpoint_ms, "checkpoint_ms")
+
+
+def _records(steps: Json) -> Iterator[JournalRecord]:
+    if not isinstance(steps, list):
+        raise WireError(f"expected an array, got {described(steps)}", "steps")
+    places: dict[str, int] = {}
+    for index, step in enumerate(steps):
+        record = _record(index, step)
+        first = places.setdefault(record.task_id, index)
+        if first != index:
+            raise WireError(f"duplicate; steps[{first}] is that step too", f"steps[{index}].task_id")
+        yield record
+
+
+def _record(index: int, step: Json) -> JournalRecord:
+    place = f"steps[{index}]"
+    try:
+        fields = as_mapping(step)
+    except WireError as error:
+        raise WireError(error.reason, place) from None
+    outcome = _outcome(_required(fields, "outcome", place), f"{place}.outcome")
+    return JournalRecord(
+        index=index,
+        status="succeeded" if outcome.success else "failed",
+        error=None,
+        attempts=(),
+        started=None,
+        finished=None,
+        duration_s=None,
+        worker=None,
+        task_id=_text(fields, "task_id", place),
+        outcome=outcome,
+    )
+
+
+def _outcome(value: Json, place: str) -> StepOutcome:
+    try:
+        return StepOutcome.from_dict(value)
+    except WireError as error:
+        raise WireError(error.reason, f"{place}.{error.field}" if error.field else place) from None
+
+
+def _required(fields: Mapping[str, Json], name: str, place: str = "") -> Json:
+    if fields.get(name) is None:
+        raise WireError("missing; a checkpoint requires it", f"{place}.{name}" if place else name)
+    return fields[name]
+
+
+def _text(fields: Mapping[str, Json], name: str, place: str = "") -> str:
+    value, path = _required(fields, name, place), f"{place}.{name}" if place else name
+    if not isinstance(value, str):
+        raise WireError(f"expected a string, got {described(value)}", path)
+    check_text(value, path)
+    return value
+
+
+def _count(value: Json, path: str) -> int:
+    if not isinstance(value, int) or isinstance(value, bool) or value < 0:
+        raise WireError(f"expected an integer of at least 0, got {described(value)}", path)
+    return value

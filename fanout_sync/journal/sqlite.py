@@ -1,0 +1,236 @@
+"""A journal in one SQLite file."""
+
+from __future__ import annotations
+
+import os
+import sqlite3
+from collections.abc import Iterable, Iterator, Sequence
+from contextlib import closing, suppress
+from itertools import islice
+from pathlib import Path
+from typing import overload
+
+from attrs import define, field, frozen
+
+from ..errors import JournalError, OptionError
+from ..logs import logger_for
+from ..records import JournalRecord
+from ..wording import describe
+from .database import explained, reader_of, transaction, writer_of
+from .durability import Durability
+from .journal import Journal, OpenWorkflow
+from .lock import Lock, refuse_if_held, take
+from .rows import COLUMNS, Row, is_text, record_of, row_of
+
+logger = logger_for(__name__)
+
+_COLUMNS = ", ".join(COLUMNS)
+_WRITE = f"INSERT OR REPLACE INTO steps (workflow, {_COLUMNS}) VALUES (?{', ?' * len(COLUMNS)})"
+_FIND = f"SELECT {_COLUMNS} FROM steps WHERE workflow = ? AND task_id = ?"
+_OF_WORKFLOW = "workflow = (SELECT id FROM workflows WHERE workflow_id = ?)"
+_ROWS = f"SELECT {_COLUMNS} FROM steps WHERE {_OF_WORKFLOW}"
+_IDS_AT_ONCE = 900  # SQLite before 3.32 takes 999 parameters
+_ROWS_AT_ONCE = 50
+
+
+def _absolute(path: str | os.PathLike[str]) -> Path:
+    is_path: bool = isinstance(path, (str, os.PathLike))
+    if not is_path or not os.fspath(path) or "\0" in os.fsdecode(path):
+        raise OptionError(f"path must be that of a file, as a str or a pathlib.Path, got {describe(path)}")
+    if path == ":memory:":
+        raise OptionError("path must be that of a file, got ':memory:'; MemoryJournal() keeps everything in memory")
+    return Path(os.fsdecode(path)).absolute()
+
+
+@frozen
+class SqliteJournal(Journal):
+    """A journal in one SQLite file, which is made when a run first uses it.
+
+    Any number of runs, in one process or in several, may use one file at once, each on a workflow of its own, while
+    others read it. It has to be on a local disk: SQLite's write-ahead log does not work on network file systems
+    (https://sqlite.org/wal.html).
+
+    Attributes:
+        path: The file; a relative path is made absolute. Beside it SQLite keeps `<path>-wal` and `<path>-shm` while it
+            is in use: they belong to it, and whoever copies it then has to use SQLite's own means.
+
+    Raises:
+        OptionError: `path` is none.
+    """
+
+    path: Path = field(converter=_absolute)
+
+    def open(self, workflow_id: str) -> OpenWorkflow:
+        connection = writer_of(self.path)
+        try:
+            with explained(self.path):
+                lock = take(connection, self.path, workflow_id)
+                return _OpenSqliteWorkflow(self.path, connection, lock, Durability.of(self.path))
+        except BaseException:
+            connection.close()
+            raise
+
+    def workflows(self) -> list[str]:
+        with reader_of(self.path) as connection:
+            rows = connection.execute("SELECT workflow_id FROM workflows ORDER BY id").fetchall()
+        return [workflow_id for (workflow_id,) in rows]
+
+    def records(self, workflow_id: str) -> Sequence[JournalRecord]:
+        records = _Records(self.path, workflow_id)
+        len(records)  # so that a journal that cannot be read is refused here, not somewhere later
+        return records
+
+    def delete(self, workflow_id: str) -> None:
+        with reader_of(self.path):  # which makes no file that is not there
+            pass
+        with explained(self.path), closing(writer_of(self.path)) as connection, transaction(connection):
+            refuse_if_held(connection, self.path, workflow_id)
+            connection.execute(f"DELETE FROM steps WHERE {_OF_WORKFLOW}", (workflow_id,))
+            connection.execute("DELETE FROM workflows WHERE workflow_id = ?", (workflow_id,))
+
+
+@define(eq=False)
+class _OpenSqliteWorkflow(OpenWorkflow):
+    _path: Path
+    _connection: sqlite3.Connection | None
+    _lock: Lock
+    _durability: Durability
+    _pid: int = field(factory=os.getpid)
+    _is_unsynced: bool = True  # the beginning of the workflow is
+
+    def identities(self, task_ids: Iterable[str]) -> dict[str, str | None]:
+        connection = self._usable()
+        wanted = filter(is_text, task_ids)
+        found: dict[str, str | None] = {}
+        with explained(self._path):
+            while some := list(islice(wanted, _IDS_AT_ONCE)):
+                marks = ", ".join("?" * len(some))
+                sql = f"SELECT task_id, identity FROM steps WHERE workflow = ? AND task_id IN ({marks})"
+                found.update(connection.execute(sql, (self._lock.workflow, *some)).fetchall())
+        return found
+
+    def find(self, task_id: str) -> JournalRecord | None:
+        connection = self._usable()
+        if not is_text(task_id):
+            return None
+        with explained(self._path):
+            row = connection.execute(_FIND, (self._lock.workflow, task_id)).fetchone()
+        return None if row is None else _read(self._path, row)
+
+    def write(self, records: Sequence[JournalRecord]) -> None:
+        connection = self._usable()
+        rows = [(self._lock.workflow, *row_of(record)) for record in records]
+        self._is_unsynced = True
+        with explained(self._path), transaction(connection):
+            self._lock.check()
+            connection.executemany(_WRITE, rows)
+
+    def renew(self) -> None:
+        connection = self._usable()
+        if self._lock.is_due():
+            with explained(self._path), transaction(connection):
+                self._lock.check()
+
+    def sync(self) -> None:
+        self._usable()
+        if self._is_unsynced:
+            with explained(self._path):
+                self._durability.sync()
+            self._is_unsynced = False
+
+    def close(self) -> None:
+        connection, self._connection = self._connection, None
+        if connection is None:
+            return
+        if os.getpid() != self._pid:
+            _INHERITED.append(connection)
+            return
+        try:
+            with explained(self._path), closing(connection), closing(self._durability):
+                self._lock.release()
+        except JournalError:  # whoever comes next sees that this process is done with it, or dead
+            logger.warning("a workflow could not be let go", exc_info=True)
+
+    def __del__(self) -> None:
+        # Whoever was interrupted may never close it. No waiting for locks here: the garbage collector may have come in
+        # the midst of a transaction of this very thread.
+        with suppress(Exception):
+            if self._connection is not None and os.getpid() == self._pid:
+                self._connection.execute("PRAGMA busy_timeout = 0")
+            self.close()
+
+    def _usable(self) -> sqlite3.Connection:
+        if self._connection is None:
+            raise JournalError(f"{self._path}: the workflow has been closed; open it again")
+        if os.getpid() != self._pid:
+            raise JournalError(f"{self._path}: was opened before this process was forked; open it in this process")
+        return self._connection
+
+
+_INHERITED: list[sqlite3.Connection] = []
+"""What a forked child has of its parent's connections: to be neither used nor closed there."""
+
+
+@frozen(eq=False)
+class _Records(Sequence[JournalRecord]):
+    # What is journalled of a workflow, read when it is asked for.
+    _path: Path
+    _workflow_id: str
+
+    def __len__(self) -> int:
+        with reader_of(self._path) as connection:
+            return self._count(connection)
+
+    def __iter__(self) -> Iterator[JournalRecord]:
+        return self._walk("ASC", ">", (-1, ""))
+
+    def __reversed__(self) -> Iterator[JournalRecord]:
+        return self._walk("DESC", "<", (2**63 - 1, ""))
+
+    def _walk(self, order: str, beyond: str, place: tuple[int, str]) -> Iterator[JournalRecord]:
+        # Some at a time, each time from where the last ones ended: a query that is left open while somebody thinks
+        # about its first row would keep the writers' log from ever being begun anew.
+        sql = (
+            f"{_ROWS} AND (position, task_id) {beyond} (?, ?) "
+            f"ORDER BY position {order}, task_id {order} LIMIT {_ROWS_AT_ONCE}"
+        )
+        with reader_of(self._path) as connection:
+            while rows := connection.execute(sql, (self._workflow_id, *place)).fetchall():
+                for row in rows:
+                    yield _read(self._path, row)
+                place = (rows[-1][1], rows[-1][0])
+
+    @overload
+    def __getitem__(self, index: int) -> JournalRecord: ...
+    @overload
+    def __getitem__(self, index: slice) -> list[JournalRecord]: ...
+    def __getitem__(self, index: int | slice) -> JournalRecord | list[JournalRecord]:
+        with reader_of(self._path) as connection:
+            places = range(self._count(connection))[index]
+            if isinstance(places, int):
+                return self._some(connection, places, 1)[0]
+            if not places:
+                return []
+            first = min(places[0], places[-1])
+            rows = self._some(connection, first, max(places[0], places[-1]) - first + 1)
+            return [rows[place - first] for place in places]
+
+    def _count(self, connection: sqlite3.Connection) -> int:
+        sql = f"SELECT count(*) FROM steps WHERE {_OF_WORKFLOW}"
+        (count,) = connection.execute(sql, (self._workflow_id,)).fetchone()
+        return int(count)
+
+    def _some(self, connection: sqlite3.Connection, first: int, count: int) -> list[JournalRecord]:
+        sql = f"{_ROWS} ORDER BY position, task_id LIMIT ? OFFSET ?"
+        rows = connection.execute(sql, (self._workflow_id, count, first))
+        return [_read(self._path, row) for row in rows]
+
+    def __repr__(self) -> str:
+        return f"<records of workflow {self._workflow_id!r} in {self._path}>"
+
+
+def _read(path: Path, row: Row) -> JournalRecord:
+    try:
+        return record_of(row)
+    except JournalError as error:
+        raise JournalError(f"{path}: {error}") from error
