@@ -53,7 +53,8 @@ class Exhausted:
     used: float
 
     def __str__(self) -> str:
-        return f"the budget is used up: {used_of(self.resource, self.used, self.limit)}"
+        told = f"{used_of(self.resource, self.used, self.limit)} used"
+        return told if self.used >= self.limit else f"{told}, which leaves too little for another step"
 
 
 def used_of(resource: Resource, used: float, limit: float) -> str:

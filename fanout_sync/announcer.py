@@ -7,9 +7,10 @@ import time
 
 from .attempt import Report
 from .channel import EventChannel
-from .events import Event, RunEnd, RunStart, StepRetry, SubagentEnd, SubagentStart
-from .executor import EventSender
+from .events import BudgetExhausted, Event, RunEnd, RunStart, StepRetry, SubagentEnd, SubagentStart
+from .executor import EventSink
 from .logs import logger_for
+from .records import AttemptRecord
 from .steps import AgentStepSpec, session_id_of
 
 logger = logger_for(__name__)
@@ -24,7 +25,7 @@ INTERRUPTED_FLUSH_S = 0.2
 class Announcer:
     """Tells `event_tx` how one run goes. Every start that it sends is followed by exactly one end."""
 
-    def __init__(self, event_tx: EventSender, total: int | None) -> None:
+    def __init__(self, event_tx: EventSink, total: int | None) -> None:
         self._event_tx = event_tx
         self._open: dict[int, AgentStepSpec] = {}
         self._run_id = os.urandom(16).hex()
@@ -39,12 +40,19 @@ class Announcer:
         session_id = session_id_of(spec.task_id)
         self._send(SubagentStart(spec.task_id, session_id, parent, spec.agent, spec.description, _now_ms()))
 
-    def tried_again(self, spec: AgentStepSpec, attempt: int, wait_s: float, reason: str) -> None:
-        self._send(StepRetry(spec.task_id, attempt, wait_s, reason))
+    def tried_again(self, spec: AgentStepSpec, attempt: AttemptRecord) -> None:
+        self._send(StepRetry(spec.task_id, attempt.number, attempt.wait_s or 0.0, attempt.reason or ""))
+
+    def exhausted(self, resource: str, limit: float, used: float) -> None:
+        self._send(BudgetExhausted(resource, limit, used))
 
     def ended(self, report: Report) -> None:
-        spec = self._open.pop(report.ticket)
+        """Tell of a step's end; of one that was never told to have started, it is only counted."""
         outcome = report.outcome
+        spec = self._open.pop(report.ticket, None)
+        if spec is None:
+            self._count(outcome.success)
+            return
         if report.started is None or report.duration_s is None:
             finished_ms = _now_ms()
         else:
@@ -65,11 +73,14 @@ class Announcer:
             self._event_tx.flush(flush_s)
 
     def _end(self, spec: AgentStepSpec, session_id: str, output: str, success: bool, finished_ms: int) -> None:
+        self._count(success)
+        self._send(SubagentEnd(spec.task_id, session_id, spec.agent, output, success, finished_ms))
+
+    def _count(self, success: bool) -> None:
         if success:
             self._succeeded += 1
         else:
             self._failed += 1
-        self._send(SubagentEnd(spec.task_id, session_id, spec.agent, output, success, finished_ms))
 
     def _send(self, event: Event) -> None:
         # The sender may be the caller's own class: what goes wrong in it must not cost an outcome.

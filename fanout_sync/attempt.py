@@ -11,14 +11,17 @@ from attrs import evolve
 from .current import RunningStep, running_step
 from .errors import WireError
 from .executor import AgentExecutor, EventSender
+from .options import not_negative
+from .retry_after import RetryAfter
 from .status import Status, StepError
 from .steps import AgentStepSpec, StepOutcome
 from .strict_json import check_json, check_text
 from .wording import describe, printable
 
 if TYPE_CHECKING:
-    from .records import AttemptRecord
+    from .records import AttemptRecord, JournalRecord
     from .retry import RetryRule
+    from .usage import Usage
 
 
 class Report(NamedTuple):
@@ -36,6 +39,9 @@ class Report(NamedTuple):
         exit_code: Of the worker process that died of it.
         signal: The name of the signal that ended that worker.
         earlier: The attempts before this one.
+        retry_after: For how long the step wants nobody to start another one like it, in seconds.
+        usage: What all the step's attempts have reported as used; `None` if nothing.
+        journalled: What the journal had of the step, which was not run.
     """
 
     ticket: int
@@ -49,6 +55,9 @@ class Report(NamedTuple):
     exit_code: int | None = None
     signal: str | None = None
     earlier: tuple[AttemptRecord, ...] = ()
+    retry_after: float | None = None
+    usage: Usage | None = None
+    journalled: JournalRecord | None = None
 
     @property
     def reason(self) -> str | None:
@@ -70,8 +79,8 @@ def run_attempt(
     Does not return in a child that the step forked: the report, and all other steps, are its parent's.
     """
     forks = _forks
-    spec, ticket, attempt, timeout_s, _, _ = step
-    error = retry_in = None
+    spec, ticket, attempt, timeout_s, _, _, _ = step
+    error = retry_in = retry_after = None
     running_step.set(step)
     started = time()
     clock = perf_counter()
@@ -83,6 +92,8 @@ def run_attempt(
         # exception is kept, so that neither its frames nor an object that does not pickle outlives it.
         duration_s = perf_counter() - clock
         error = StepError.of(raised)
+        if isinstance(raised, RetryAfter):
+            retry_after = _seconds_of(raised)
         if rule is not None and forks == _forks:
             retry_in, error = _ask(rule, spec, attempt, None, raised, error)
     if forks != _forks:
@@ -90,7 +101,8 @@ def run_attempt(
     if timeout_s is not None and duration_s >= timeout_s:
         return timed_out(step, started, duration_s, worker)
     if error is not None:
-        return failure(ticket, spec, "raised", error, started, duration_s, worker)._replace(retry_in=retry_in)
+        report = failure(ticket, spec, "raised", error, started, duration_s, worker)
+        return report._replace(retry_in=retry_in, retry_after=retry_after)
     fault = _fault_of(outcome)
     if fault is not None:
         return failure(ticket, spec, "invalid", StepError("InvalidOutcome", fault), started, duration_s, worker)
@@ -98,10 +110,16 @@ def run_attempt(
         retry_in, error = _ask(rule, spec, attempt, outcome, None, None)
     status = "succeeded" if outcome.success else "failed"
     # Made as a plain tuple is: this is the commonest way to end, and a named tuple's own way takes three times as long.
-    report: Report = _NEW(
-        Report, (ticket, status, outcome, error, started, duration_s, worker, retry_in, None, None, ())
-    )
-    return report
+    fields = (ticket, status, outcome, error, started, duration_s, worker, retry_in, None, None, (), None, None, None)
+    succeeded: Report = _NEW(Report, fields)
+    return succeeded
+
+
+def _seconds_of(raised: RetryAfter) -> float | None:
+    try:
+        return not_negative("seconds of RetryAfter", raised.seconds)
+    except BaseException:  # a subclass of the caller's own, whose seconds are none; the retry rule says so
+        return None
 
 
 def _ask(
@@ -159,7 +177,7 @@ def timed_out(step: RunningStep, started: float, duration_s: float, worker: str 
         worker: Thread name or process id.
         and_then: What became of the worker.
     """
-    spec, ticket, _, timeout_s, _, _ = step
+    spec, ticket, _, timeout_s, _, _, _ = step
     error = StepError("TimeoutError", f"timed out after {timeout_s:g} s{and_then}")
     return failure(ticket, spec, "timed_out", error, started, duration_s, worker)
 

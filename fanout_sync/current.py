@@ -6,10 +6,14 @@ import contextvars
 import threading
 from collections.abc import Callable
 from time import monotonic
+from typing import TYPE_CHECKING, Protocol
 
 from attrs import field, frozen
 
 from .steps import AgentStepSpec
+
+if TYPE_CHECKING:
+    from .usage import Usage
 
 
 class StopSignal:
@@ -38,6 +42,16 @@ class StopSignal:
 
     def unlisten(self, listener: Callable[[], None]) -> None:
         self._listeners.remove(listener)
+
+
+class Meter(Protocol):
+    """Takes what the steps of a run report as used; from any thread."""
+
+    def add(self, ticket: int, usage: Usage) -> None:
+        """Count `usage` for the step with this index."""
+
+    def nest(self, ticket: int) -> None:
+        """Take note that the step with this index waits for a run of its own."""
 
 
 class Cancelled:
@@ -80,14 +94,30 @@ class CurrentStep:
     timeout_s: float | None
     deadline: float | None
     stop: StopSignal = field(repr=False)
+    meter: Meter = field(repr=False)
 
     @property
     def cancelled(self) -> Cancelled:
         """Whether the step should stop by itself; has `is_set()` and `wait(timeout)`."""
         return Cancelled(self.stop, self.deadline)
 
+    def add_usage(self, *, prompt_tokens: int = 0, completion_tokens: int = 0, cost_usd: float = 0.0) -> None:
+        """Report what this step has used up since its last report, for rate limits, budgets and its record.
 
-RunningStep = tuple[AgentStepSpec, int, int, float | None, float | None, StopSignal]
+        Args:
+            prompt_tokens: Tokens that went in.
+            completion_tokens: Tokens that came out.
+            cost_usd: What it cost, in US dollars.
+
+        Raises:
+            OptionError: One of them is negative or no number; it is named.
+        """
+        from .usage import Usage  # few steps report any
+
+        self.meter.add(self.index, Usage(prompt_tokens, completion_tokens, cost_usd))
+
+
+RunningStep = tuple[AgentStepSpec, int, int, float | None, float | None, StopSignal, Meter]
 """The attributes of a `CurrentStep`, in their order: every step has them, few ask for them."""
 
 running_step: contextvars.ContextVar[RunningStep | None] = contextvars.ContextVar("fanout_sync_step", default=None)
@@ -110,5 +140,5 @@ def current_step() -> CurrentStep:
 
 def begun(step: RunningStep) -> RunningStep:
     """Return `step` with its deadline, if its time begins now."""
-    spec, index, attempt, timeout_s, _, stop = step
-    return spec, index, attempt, timeout_s, None if timeout_s is None else monotonic() + timeout_s, stop
+    spec, index, attempt, timeout_s, _, stop, meter = step
+    return spec, index, attempt, timeout_s, None if timeout_s is None else monotonic() + timeout_s, stop, meter

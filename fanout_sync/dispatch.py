@@ -2,33 +2,42 @@
 
 from __future__ import annotations
 
-import heapq
 import math
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from time import monotonic
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, TypeVar
 
-from attrs import define, evolve, field, frozen
+from attrs import frozen
 
 from .announcer import Announcer
 from .attempt import Report, failure
 from .backends.backend import Session
+from .errors import InputError, JournalConflict, JournalError
+from .intake import Intake
 from .interrupts import Guard
+from .logs import logger_for
+from .metering import RunMeter
 from .options import positive_seconds
-from .records import AttemptRecord
+from .retrying import Retrying
 from .status import StepError
 from .steps import AgentStepSpec
-from .wording import describe
 
 if TYPE_CHECKING:
+    from .admission import Exhausted
+    from .journalling import Journalling
     from .retry import RetryPolicy
+    from .turnstile import Turnstile
+
+T = TypeVar("T")
+
+logger = logger_for(__name__)
 
 SLOW_INPUT_S = 0.02
 """After so long, outcomes that are there do not wait any more for the input to fill the window."""
 
 MAX_WAITING = 1024
-"""So many steps at most wait for their next attempt; then an input that is no list waits, too."""
+"""So many steps at most wait for their next attempt, or at a gate; then an input that is no list waits, too."""
 
 STOP_GRACE_S = 1.0
 """How long an interrupted run waits for steps on threads to stop by themselves."""
@@ -44,11 +53,13 @@ class Policies:
         timeout_s: How long an attempt may take; `None` for any time.
         timeout_for: Asked for each step; what it says goes before `timeout_s`.
         retry: Whether and when there is another attempt; `None` for never.
+        max_failures: After so many failed steps no more are started; `None` for any number.
     """
 
     timeout_s: float | None = None
     timeout_for: Callable[[AgentStepSpec], float | None] | None = None
     retry: RetryPolicy | None = None
+    max_failures: int | None = None
 
     def timeout_of(self, spec: AgentStepSpec) -> float | None:
         """Return the timeout of an attempt at `spec`.
@@ -63,15 +74,6 @@ class Policies:
         return None if seconds == math.inf else seconds
 
 
-@define(eq=False)
-class _History:
-    """The attempts at a step that failed so far."""
-
-    first_began: float
-    idle_s: float = 0.0
-    attempts: list[AttemptRecord] = field(factory=list)
-
-
 class Dispatch:
     """One run of specs over a session.
 
@@ -80,18 +82,24 @@ class Dispatch:
         session: Where the steps run.
         bound: How many may run at once.
         lookahead: How many more may be handed over early, to wait in the session: only for an input that is at hand.
-        policies: Timeouts and retries.
+        policies: Timeouts, retries, and how many failures are too many.
         announcer: Tells of starts and ends; `None` when nobody listens.
         guard: Told when the caller's own code runs, in which an interrupt is to be raised at once.
         expires_at: When the run is to be given up, on the clock; the deadline of the step that it is part of.
         clock: Seconds, monotonic.
+        turnstile: Says when a step may start; `None` for at once.
+        journalling: Knows what need not run, and keeps what has run; `None` without a journal.
+        meter: Knows what steps have used up.
+        failures: How many steps have failed before, in the same loop.
 
     Attributes:
         guard: As given.
         window: How many steps may be under way for more of the input to be read; the consumer may change it between
             reports.
-        input_error: Why the input ended early; `None` as long as it did not.
+        intake: The input, and why it ended early if it did.
         is_interrupted: Whether the run is to be given up; then `reports` ends, and `wind_down` gives the rest.
+        failures: How many steps have failed, with those before.
+        journal_error: Why the journal cannot be used any more; then, too, `reports` ends, and `wind_up` gives the rest.
     """
 
     def __init__(
@@ -105,117 +113,254 @@ class Dispatch:
         guard: Guard | None = None,
         expires_at: float = math.inf,
         clock: Callable[[], float] = monotonic,
+        *,
+        turnstile: Turnstile | None = None,
+        journalling: Journalling | None = None,
+        meter: RunMeter | None = None,
+        failures: int = 0,
     ) -> None:
-        self._at_hand = specs if isinstance(specs, Sequence) else ()
-        self._is_lazy = not isinstance(specs, Sequence)
-        self._specs = iter(specs)
         self._session = session
         self._policies = policies or Policies()
-        self._asks_timeouts = self._policies.timeout_for is not None
         self._announcer = announcer
         self.guard = guard or Guard()
         self._expires_at = expires_at
-        self._is_timed = self._asks_timeouts or expires_at < math.inf
         self._clock = clock
-        self._lookahead = lookahead
-        self._most_at_once = self.window = bound + lookahead
-        self._most_waiting = MAX_WAITING if self._is_lazy else math.inf
-        self.input_error: BaseException | None = None
-        self.input_error_reason = ""
+        self._turnstile = turnstile
+        self._journalling = journalling
+        self._meter = RunMeter() if meter is None else meter
         self.is_interrupted = False
+        self.journal_error: JournalError | None = None
+        self.intake = Intake(specs, self.guard, self.interrupt)
+        self._retrying = Retrying(self._policies.retry, self.guard, self.interrupt, clock)
+        is_governed = turnstile is not None or journalling is not None
+        asks_timeouts = self._policies.timeout_for is not None
+        self._looks_at_each = is_governed or asks_timeouts or self._policies.max_failures is not None
+        # Where a step may have to wait or need not run at all, or be the last one, nothing is handed over early.
+        self._lookahead = 0 if self._looks_at_each else lookahead
+        self._is_timed = is_governed or expires_at < math.inf
+        self._must_watch = self._looks_at_each or self._is_timed or self._policies.retry is not None
+        self._most_at_once = self.window = bound + self._lookahead
+        self._most_waiting = math.inf if self.intake.is_at_hand else MAX_WAITING
         self._start = self._start_outside if session.may_run_inline else session.start
-        self._has_more = True
-        self._fed = 0
         self._flying: dict[int, AgentStepSpec] = {}
-        self._refused: deque[Report] = deque()
-        self._waiting: list[tuple[float, int, AgentStepSpec]] = []
-        self._histories: dict[int, _History] = {}
+        self._at_once: deque[Report] = deque()
+        self.failures = failures
+        # Why no step is started for the first time any more; and whether none is tried again either.
+        self._halt: StepError | None = None
+        self._is_over = False
 
     def interrupt(self) -> None:
         """Give the run up. May be called from any thread and from a signal handler."""
         self.is_interrupted = True
         self._session.wake()
 
+    @property
+    def is_halted(self) -> bool:
+        """Whether no more steps are started, because the budget is exhausted or too many have failed."""
+        return self._halt is not None
+
     def reports(self) -> Iterator[Report]:
         """Yield one report for each spec, in the order in which the steps end; the input is read in between."""
-        may_retry, flying, wait = self._policies.retry is not None, self._flying, self._session.wait
-        feed = self._feed if self._is_lazy else self._feed_at_hand
+        flying, intake, wait, must_watch = self._flying, self.intake, self._session.wait, self._must_watch
+        feed = self._feed if self._looks_at_each or not intake.is_at_hand else self._feed_at_hand
         refill_below = max(1, self._lookahead // 2)
-        while not self.is_interrupted:
-            if self._waiting:
-                self._try_again_what_is_due()
+        while not (self.is_interrupted or self.journal_error):
+            if must_watch:
+                yield from self._do_what_is_due()
             report = None
-            if self._has_more and len(flying) <= self.window - refill_below and len(self._waiting) < self._most_waiting:
+            if intake.has_more and len(flying) <= self.window - refill_below and (not must_watch or self._may_feed()):
                 report = feed()
             if report is None:
-                if not flying and not self._waiting:
+                if not flying and not (must_watch and self._is_waiting()):
                     return
-                if (report := self._wait() if self._waiting or self._is_timed else wait()) is None:
+                if (report := self._next() if must_watch else wait()) is None:
                     continue
             spec = flying.pop(report.ticket, None)
             if spec is None:  # reported already: something struck a thread from outside just when it had
                 continue
-            if may_retry and (report := self._unless_tried_again(report, spec)) is None:
-                continue
-            if self._announcer is not None:
-                self._announcer.ended(report)
-            yield report
+            if must_watch:
+                yield from self._concluded(report, spec)
+            else:
+                yield self._told(self._metered(report))
 
-    def _wait(self) -> Report | None:
+    def _do_what_is_due(self) -> Iterator[Report]:
+        """Start what has waited for its time, and yield what is durable by now."""
+        journalling = self._journalling
+        if journalling is not None and (not self._flying or journalling.is_due(self._clock())):
+            yield from self._durable()
+        if self._retrying:
+            self._try_again_what_is_due()
+        if self._turnstile is not None:
+            self._start_what_is_admitted()
+
+    def _is_waiting(self) -> bool:
+        """Whether anything is still to come though no step is running."""
+        return bool(self._at_once or self._retrying or self._turnstile or self._holds_back())
+
+    def _next(self) -> Report | None:
         """Return the next report; `None` if something else is to be done first."""
-        return self._refused.popleft() if self._refused else self._session.wait(self._patience())
+        if self._at_once:
+            return self._at_once.popleft()
+        if self._journalling is not None:
+            return self._next_while_writing(self._journalling)
+        if self._is_timed or self._retrying:
+            return self._session.wait(self._patience())
+        return self._session.wait()
 
-    def wind_down(self) -> Iterator[Report]:
-        """Yield what is missing of an interrupted run: what still ended by itself, then all that did not."""
-        self.guard.is_attended = True
-        for report in [*self._refused, *self._session.cancel(STOP_GRACE_S)]:
-            self._flying.pop(report.ticket, None)
-            yield self._told(self._with_history(report))
-        for ticket, spec in self._flying.items():
-            yield self._told(self._cancelled(ticket, spec, "the run was interrupted before the step was done"))
-        for _, ticket, spec in self._waiting:
-            last = self._histories[ticket].attempts[-1]
-            again = f"the run was interrupted before attempt {last.number + 1}; attempt {last.number}: {last.reason}"
-            yield self._told(self._cancelled(ticket, spec, again))
-        self._flying.clear()
-        self._waiting.clear()
-        for ticket, spec in enumerate(self._at_hand[self._fed :], self._fed):
-            if isinstance(spec, AgentStepSpec):
-                yield self._cancelled(ticket, spec, "the run was interrupted before the step began")
+    def _next_while_writing(self, journalling: Journalling) -> Report | None:
+        report = self._session.poll() if journalling.unwritten else self._session.wait(self._patience())
+        if report is None:  # none that could be written together with those before
+            self._with_journal(journalling.write if journalling.unwritten else journalling.renew)
+        return report
+
+    def _concluded(self, report: Report, spec: AgentStepSpec) -> Iterator[Report]:
+        """Yield a step's last report, unless it has to be made durable first."""
+        final = self._final(report, spec)
+        if final is None:
+            return
+        if self._journalling is not None and _is_new(final):
+            self._journalling.add(final, spec)
+        else:
+            yield self._told(final)
+
+    def _patience(self) -> float:
+        """Return how long nothing is to be done but wait for reports, in seconds."""
+        now = self._clock()
+        until = self._expires_at
+        if self._lost_if_killed() < self._most_at_once:
+            until = min(until, self._retrying.due_at)
+            if self._turnstile is not None:
+                until = min(until, self._turnstile.asks_at(now))
+        if self._journalling is not None:
+            until = min(until, self._journalling.due_at)
+        left = until - now
+        if left <= 0 and until == self._expires_at:
+            self.is_interrupted = True
+        return min(max(0.0, left), _LONGEST_WAIT_S)
 
     def _told(self, report: Report) -> Report:
         if self._announcer is not None:
             self._announcer.ended(report)
         return report
 
+    # Ends that come early ---------------------------------------------------------------------------------------------
+
+    def wind_down(self) -> Iterator[Report]:
+        """Yield what is missing of an interrupted run: what still ended by itself, then all that did not."""
+        self.guard.is_attended = True
+        for report in [*self._at_once, *self._session.cancel(STOP_GRACE_S)]:
+            self._keep_final(report, self._flying.pop(report.ticket, None))
+        yield from self._all_kept()
+        yield from self._cancelled("the run was interrupted before the step was done")
+        for ticket, spec in self.intake.unread():
+            yield self._retrying.cut_short(ticket, spec, _cancellation("the run was interrupted before the step began"))
+
+    def wind_up(self) -> Iterator[Report]:
+        """Yield what is missing of a run whose journal failed: of the steps that were started, all."""
+        while self._flying and not self.is_interrupted:
+            report = self._at_once.popleft() if self._at_once else self._session.wait(self._patience())
+            if report is not None:
+                self._keep_final(report, self._flying.pop(report.ticket, None))
+        if self.is_interrupted:
+            yield from self.wind_down()
+            return
+        yield from self._all_kept()
+        yield from self._cancelled("the journal failed before the step was done")
+
+    def _keep_final(self, report: Report, spec: AgentStepSpec | None) -> None:
+        if spec is None:
+            return
+        if self._turnstile is not None:
+            self._turnstile.settle(report, self._clock())
+        report = self._retrying.completed(self._metered(report))
+        if self._journalling is not None and _is_new(report):
+            self._journalling.add(report, spec)
+        else:
+            self._at_once.append(report)
+
+    def _all_kept(self) -> Iterator[Report]:
+        """Yield what `_keep_final` was given."""
+        if self._journalling is not None:
+            if self.journal_error is None:
+                yield from self._durable()
+            yield from map(self._told, self._journalling.give_up())
+        while self._at_once:
+            yield self._told(self._at_once.popleft())
+
+    def _cancelled(self, reason: str) -> Iterator[Report]:
+        for ticket, spec in self._drained():
+            yield self._told(self._metered(self._retrying.cut_short(ticket, spec, _cancellation(reason))))
+
+    def _drained(self) -> list[tuple[int, AgentStepSpec]]:
+        """Return all steps that are under way in any manner, and forget them."""
+        drained = [*self._flying.items(), *self._retrying.drain()]
+        if self._turnstile is not None:
+            drained += self._turnstile.drain()
+        self._flying.clear()
+        return drained
+
+    def _stop_starting(self, error: StepError, *, spares_retries: bool = False) -> None:
+        """Finish what runs, and have every other step end with `error`, now or when it is read.
+
+        Args:
+            error: Why.
+            spares_retries: Whether steps that have been tried before may be tried again.
+        """
+        self._halt = error
+        self._is_over = not spares_retries
+        waiting = [] if spares_retries else self._retrying.drain()
+        if self._turnstile is not None:
+            waiting += self._turnstile.drain(spares_retries=spares_retries)
+        for ticket, spec in waiting:
+            self._refuse(ticket, spec, error)
+
+    def _refuse(self, ticket: int, spec: AgentStepSpec, error: StepError) -> None:
+        self._flying[ticket] = spec
+        self._at_once.append(self._retrying.cut_short(ticket, spec, error))
+
     # Feeding ----------------------------------------------------------------------------------------------------------
+
+    def _may_feed(self) -> bool:
+        """Whether there is room for one more step, also if it has to wait: for its next attempt, or at a gate."""
+        if self._lost_if_killed() >= self.window:
+            return False
+        if self._turnstile is None:
+            return len(self._retrying) < self._most_waiting
+        most = self._most_waiting if self._turnstile.has_keys else self._most_at_once
+        return len(self._retrying) + len(self._turnstile) < most
+
+    def _lost_if_killed(self) -> int:
+        """Return how many steps have begun and are not journalled: never more than may run at once."""
+        return len(self._flying) + (0 if self._journalling is None else self._journalling.unwritten)
+
+    def _holds_back(self) -> bool:
+        return self._journalling is not None and self._journalling.holds_back
 
     def _feed_at_hand(self) -> Report | None:
         """Hand over specs of a list until the window is full; see `_feed`."""
-        room = self.window - len(self._flying)
-        specs = self._at_hand[self._fed : self._fed + room]
-        self._has_more = len(specs) == room
-        return self._hand_over(specs)
+        return self._hand_over(self.intake.slice(self.window - len(self._flying)))
 
     def _feed(self) -> Report | None:
         """Hand over specs until the window is full; if that takes time, return a report that is there already."""
-        return self._hand_over(self._read())
+        return self._hand_over(self.intake.read(self._has_room))
+
+    def _has_room(self) -> bool:
+        return self._may_feed() and not (self.is_interrupted or self.journal_error)
 
     def _hand_over(self, specs: Iterable[Any]) -> Report | None:
         began = monotonic()
-        start, announcer, flying = self._start, self._announcer, self._flying
-        timeout_s, may_take_long = self._policies.timeout_s, self._asks_timeouts or not self._lookahead
+        start, announcer, flying, intake = self._start, self._announcer, self._flying, self.intake
+        timeout_s, may_take_long = self._policies.timeout_s, self._looks_at_each or not self._lookahead
         for spec in specs:
-            if type(spec) is not AgentStepSpec and not self._is_spec(spec):
-                self._has_more = False
+            if type(spec) is not AgentStepSpec and not intake.accepts(spec):
                 break
-            ticket = self._fed
-            if announcer is not None:
-                announcer.started(ticket, spec)
-            self._fed += 1
-            if self._asks_timeouts:
-                self._launch(ticket, spec, 1)
+            ticket = intake.count
+            intake.count += 1
+            if self._looks_at_each:
+                self._take_in(ticket, spec)
             else:
+                if announcer is not None:
+                    announcer.started(ticket, spec)
                 flying[ticket] = spec
                 start(ticket, spec, 1, timeout_s)
             if not may_take_long:
@@ -223,19 +368,77 @@ class Dispatch:
             if self.is_interrupted:
                 break
             if monotonic() - began > SLOW_INPUT_S and (report := self._session.poll()) is not None:
-                self._has_more = True
+                intake.has_more = intake.error is None
                 return report
         return None
 
+    def _take_in(self, ticket: int, spec: AgentStepSpec) -> None:
+        """Start a step, unless it need not run, must wait, or is one too many."""
+        if self._journalling is not None and self._is_found(self._journalling, ticket, spec):
+            return
+        if self._halt is not None:
+            self._refuse(ticket, spec, self._halt)
+        elif self._turnstile is not None:
+            self._line_up(ticket, spec, 1)
+            self._start_what_is_admitted()
+        else:
+            self._launch(ticket, spec, 1)
+
+    def _is_found(self, journalling: Journalling, ticket: int, spec: AgentStepSpec) -> bool:
+        """Return whether the journal ends this step, having its outcome or having failed."""
+        try:
+            report = journalling.reuse(ticket, spec)
+        except (JournalConflict, InputError) as error:
+            self.intake.fail(error, str(error))
+        except JournalError as error:
+            self.journal_error = error
+        else:
+            if report is None:
+                return False
+            self._flying[ticket] = spec
+            self._at_once.append(report)
+        return True
+
+    def _line_up(self, ticket: int, spec: AgentStepSpec, attempt: int) -> None:
+        assert self._turnstile is not None, "there are gates"
+        try:
+            with self.guard.outside():
+                candidate = self._turnstile.candidate(ticket, spec, attempt)
+        except KeyboardInterrupt:
+            self.interrupt()
+        except BaseException as error:  # the caller's own code: it costs this step alone
+            self._flying[ticket] = spec
+            self._at_once.append(failure(ticket, spec, "raised", StepError.of(error)))
+        else:
+            self._turnstile.enqueue(candidate)
+
+    def _start_what_is_admitted(self) -> None:
+        assert self._turnstile is not None, "there are gates"
+        while self._turnstile and self._lost_if_killed() < self._most_at_once:
+            if (candidate := self._turnstile.admit(self._clock())) is None:
+                break
+            self._launch(candidate.ticket, candidate.spec, candidate.attempt)
+        if not self._is_over and (gone := self._turnstile.exhausted(self._clock())) is not None:
+            self._run_out(gone)
+
+    def _run_out(self, gone: Exhausted) -> None:
+        """Take note that there is no more of something; of `steps`, those that have begun need no more."""
+        if self._announcer is not None and self._halt is None:
+            self._announcer.exhausted(gone.resource, gone.limit, gone.used)
+        error = StepError("BudgetExhausted", f"budget exhausted: {gone}")
+        self._stop_starting(error, spares_retries=gone.resource == "steps")
+
     def _launch(self, ticket: int, spec: AgentStepSpec, attempt: int) -> None:
         self._flying[ticket] = spec
+        if attempt == 1 and self._announcer is not None:
+            self._announcer.started(ticket, spec)
         try:
             with self.guard.outside():
                 timeout_s = self._policies.timeout_of(spec)
         except KeyboardInterrupt:
             self.interrupt()
         except BaseException as error:  # the executor's own code: it costs this step alone
-            self._refused.append(failure(ticket, spec, "raised", StepError.of(error)))
+            self._at_once.append(failure(ticket, spec, "raised", StepError.of(error)))
         else:
             self._start(ticket, spec, attempt, timeout_s)
 
@@ -250,107 +453,61 @@ class Dispatch:
         if self.guard.was_raised:  # in the step, which took it for its own
             self.interrupt()
 
-    def _read(self) -> Iterator[Any]:
-        """Yield what the caller's iterator gives, as long as there is room."""
-        while len(self._flying) < self.window and not self.is_interrupted:
-            self.guard.is_inside = False
-            try:
-                spec = next(self._specs)
-            except StopIteration:
-                self._has_more = False
-                return
-            except KeyboardInterrupt:
-                self.interrupt()
-                return
-            except (Exception, SystemExit) as error:  # the caller's generator; what is running is finished first
-                self.input_error = error
-                self.input_error_reason = f"the input raised after {self._fed} specs: {StepError.of(error)}"
-                self._has_more = False
-                return
-            finally:
-                self.guard.is_inside = True
-            yield spec
-
-    def _is_spec(self, spec: Any) -> bool:
-        """Return whether what came is a spec; if not, it is the end of the input, and the reason is set."""
-        if isinstance(spec, AgentStepSpec):
-            return True
-        self.input_error = TypeError(f"expected an AgentStepSpec, got {describe(spec)}")
-        self.input_error_reason = (
-            f"specs[{self._fed}] is {describe(spec)}, expected an AgentStepSpec "
-            "(AgentStepSpec.from_dict makes one from a mapping)"
-        )
-        return False
-
-    # Trying again -----------------------------------------------------------------------------------------------------
-
-    def _patience(self) -> float:
-        until = self._expires_at
-        if self._waiting and len(self._flying) < self._most_at_once:
-            until = min(until, self._waiting[0][0])
-        left = until - self._clock()
-        if left <= 0 and until == self._expires_at:
-            self.is_interrupted = True
-        return min(max(0.0, left), _LONGEST_WAIT_S)
+    # After an attempt -------------------------------------------------------------------------------------------------
 
     def _try_again_what_is_due(self) -> None:
-        now = self._clock()
-        while self._waiting and self._waiting[0][0] <= now and len(self._flying) < self._most_at_once:
-            _, ticket, spec = heapq.heappop(self._waiting)
-            self._launch(ticket, spec, len(self._histories[ticket].attempts) + 1)
+        while self._retrying and self._lost_if_killed() < self._most_at_once:
+            if (due := self._retrying.pop_due(self._clock())) is None:
+                return
+            if self._turnstile is None:
+                self._launch(*due)
+            else:
+                self._line_up(*due)
 
-    def _unless_tried_again(self, report: Report, spec: AgentStepSpec) -> Report | None:
-        """Return the report if it is the step's last one."""
-        if report.status == "succeeded" and report.retry_in is None:
-            return self._with_history(report) if self._histories else report
-        wait_s = self._wait_after(report, spec)
-        if wait_s is None:
-            return self._with_history(report)
-        history = self._histories.setdefault(report.ticket, _History(self._clock() - (report.duration_s or 0.0)))
-        number = len(history.attempts) + 1
-        reason = report.reason or "the retry strategy wants another attempt"
-        history.attempts.append(AttemptRecord(number, report.status, reason, report.duration_s, wait_s))
-        history.idle_s += wait_s
-        if self._announcer is not None:
-            self._announcer.tried_again(spec, number, wait_s, reason)
-        heapq.heappush(self._waiting, (self._clock() + wait_s, report.ticket, spec))
-        return None
+    def _final(self, report: Report, spec: AgentStepSpec) -> Report | None:
+        """Return a step's last report, with all that is known of it; `None` if there is another attempt."""
+        if self._turnstile is not None:
+            self._turnstile.settle(report, self._clock())
+        if not self._is_over and (wait_s := self._retrying.wait_after(report, spec)) is not None:
+            attempt = self._retrying.postpone(report, spec, wait_s)
+            if self._announcer is not None:
+                self._announcer.tried_again(spec, attempt)
+            return None
+        report = self._retrying.completed(self._metered(report))
+        if not report.outcome.success and report.status != "cancelled":
+            self._count_failure()
+        return report
 
-    def _wait_after(self, report: Report, spec: AgentStepSpec) -> float | None:
-        policy = self._policies.retry
-        assert policy is not None, "there are retries"
-        history = self._histories.get(report.ticket)
-        number = 1 if history is None else len(history.attempts) + 1
-        began = self._clock() - (report.duration_s or 0.0) if history is None else history.first_began
-        idle_s = 0.0 if history is None else history.idle_s
+    def _metered(self, report: Report) -> Report:
+        if self._meter and (usage := self._meter.take(report.ticket)) is not None:
+            return report._replace(usage=usage)
+        return report
+
+    def _count_failure(self) -> None:
+        self.failures += 1
+        if not self._is_over and self.failures == self._policies.max_failures:
+            steps = "1 step had" if self.failures == 1 else f"{self.failures} steps had"
+            self._stop_starting(_cancellation(f"not started: {steps} failed by then, which is max_failures"))
+
+    def _durable(self) -> Iterator[Report]:
+        assert self._journalling is not None, "there is a journal"
+        if self._journalling.holds_back:
+            for report in self._with_journal(self._journalling.durable) or ():
+                yield self._told(report)
+
+    def _with_journal(self, use: Callable[[], T]) -> T | None:
         try:
-            wait_s = report.retry_in
-            if wait_s is None and report.started is not None:
-                wait_s = policy.rule.wait_after_loss(spec, number, report.status, report.reason or "")
-            if wait_s is None:
-                return None
-            with self.guard.outside():
-                is_over = policy.is_over(spec, number, began, idle_s, wait_s, report)
-        except KeyboardInterrupt:
-            self.interrupt()
+            return use()
+        except JournalError as error:
+            logger.error("the journal failed; no more steps are started: %s", error)
+            self.journal_error = error
             return None
-        except BaseException as error:  # the caller's own strategies: what they raise costs the other attempts alone
-            from .retry import told_of_strategy
 
-            told_of_strategy(error)
-            return None
-        return None if is_over else wait_s
 
-    def _with_history(self, report: Report) -> Report:
-        history = self._histories.pop(report.ticket, None)
-        if history is None:
-            return report
-        outcome = report.outcome
-        if not outcome.success:
-            outcome = evolve(outcome, output=f"{outcome.output} (after {len(history.attempts) + 1} attempts)")
-        return report._replace(outcome=outcome, earlier=tuple(history.attempts))
+def _cancellation(reason: str) -> StepError:
+    return StepError("CancelledError", reason)
 
-    def _cancelled(self, ticket: int, spec: AgentStepSpec, reason: str) -> Report:
-        report = failure(ticket, spec, "cancelled", StepError("CancelledError", reason))
-        history = self._histories.pop(ticket, None)
-        return report if history is None else report._replace(earlier=tuple(history.attempts))
+
+def _is_new(report: Report) -> bool:
+    """Whether a report is for the journal: not if it came from there, nor if the step never got its chance."""
+    return report.journalled is None and report.status != "cancelled"

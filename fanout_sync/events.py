@@ -281,6 +281,22 @@ class RunEnd(Event):
     elapsed_s: float = field(converter=_as_float, validator=_a_float)
 
 
+@frozen
+class BudgetExhausted(Event):
+    """The budget of a run is used up: no more steps are started, and this is sent once.
+
+    Attributes:
+        resource: Which limit it is: `"tokens"`, `"cost_usd"`, `"seconds"` or `"steps"`.
+        limit: How much there was of it.
+        used: How much is used up.
+    """
+
+    tag: ClassVar[str] = "budget_exhausted"
+    resource: str = field(validator=_a_str)
+    limit: float = field(converter=_as_float, validator=_a_float)
+    used: float = field(converter=_as_float, validator=_a_float)
+
+
 EVENT_CLASSES: dict[str, type[Event]] = {
     cls.tag: cls
     for cls in (
@@ -293,6 +309,7 @@ EVENT_CLASSES: dict[str, type[Event]] = {
         StepRetry,
         RunStart,
         RunEnd,
+        BudgetExhausted,
     )
 }
 """The class of every known `type`."""

@@ -17,11 +17,21 @@ TEARDOWN_GRACE_S = 5.0
 """How long the end of a run waits for `teardown` before it abandons the thread or kills the worker."""
 
 
+class EventSink(Protocol):
+    """What a runner takes as `event_tx`: an `EventChannel`, or anything else with a `send` method."""
+
+    def send(self, event: Event) -> None:
+        """Take `event`, from any thread."""
+
+
 class EventSender(Protocol):
-    """What an executor gets as `event_tx`: an `EventChannel`, or its stand-in in a worker process."""
+    """What an executor gets as `event_tx`, in a thread or in a worker process."""
 
     def send(self, event: Event) -> None:
         """Send `event` to whoever listens; never blocks on a listener."""
+
+    def usage(self, *, prompt_tokens: int = 0, completion_tokens: int = 0, cost_usd: float = 0.0) -> None:
+        """Report what the running step has used up; as `CurrentStep.add_usage`, in the same thread."""
 
 
 class AgentExecutor(abc.ABC):
@@ -37,7 +47,7 @@ class AgentExecutor(abc.ABC):
 
         Args:
             spec: What to run.
-            event_tx: Where to send events, live; `None` when nobody listens.
+            event_tx: Where to send events, live, and to report usage; `None` when nobody listens to either.
 
         Returns:
             The outcome, `success` true or false. Whatever is raised becomes a failed outcome as well.

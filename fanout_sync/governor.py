@@ -60,6 +60,11 @@ class Governor:
         self._budget = budget
         self._account = None if budget is None else budget.account
 
+    @property
+    def has_keys(self) -> bool:
+        """Whether steps may count against different keys, so that one may start while another has to wait."""
+        return any(limit.key is not None for limit in self._limits)
+
     # A step -----------------------------------------------------------------------------------------------------------
 
     def request(self, spec: AgentStepSpec) -> Request:

@@ -51,7 +51,7 @@ def not_negative_int(name: str, value: Any) -> int:
     """
     if not isinstance(value, int) or isinstance(value, bool) or value < 0:
         raise OptionError(f"{name} must be an int of at least 0, got {describe(value)}")
-    return value
+    return int(value)
 
 
 def not_negative_amount(name: str, value: Any) -> float:

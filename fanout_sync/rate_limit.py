@@ -8,7 +8,7 @@ from typing import Any, NoReturn
 
 from attrs import Attribute, define, field, setters
 
-from .admission import POLL_S
+from .admission import POLL_S, SHORTEST_WAIT_S
 from .errors import OptionError
 from .gate import Gate
 from .options import positive_amount, positive_int
@@ -24,6 +24,17 @@ PLACE_KEPT_S = 1.0
 
 LONGEST_TURN_S = 1.0
 """After so long a run asks again whether those that came before it still wait."""
+
+ARRIVAL_S = 0.2
+"""So long after an attempt has started, or when it has ended, its request has arrived where it is counted.
+
+Its time in the window begins only then: one that is late must not be too close there to the one that takes its place.
+"""
+
+LATEST_ARRIVAL_S = 5.0
+"""The same where attempts usually take less than `ARRIVAL_S`: one that takes longer may still be on its way."""
+
+_NEWS = 0.1  # the weight of one attempt's duration in what they usually take
 
 _FEWEST_TO_SWEEP = 64
 
@@ -175,6 +186,7 @@ class Stay:
         key: The key's name.
         agent: The spec's agent.
         entered: In which round of the gate it began.
+        since: When.
         tokens: How many it has reported so far.
         is_counted: Whether it is in the way of others.
     """
@@ -182,6 +194,7 @@ class Stay:
     key: str
     agent: str
     entered: int
+    since: float
     tokens: int = 0
     is_counted: bool = True
 
@@ -192,6 +205,8 @@ class Key:
 
     Attributes:
         requests: The attempts that started lately; `None` if they are not limited.
+        under_way: Those that may not have arrived yet, in their order: they are put in when they have.
+        usual_s: How long attempts usually take.
         tokens: The tokens of attempts that ended lately, in units; `None` if they are not limited.
         unit: How many tokens a unit is.
         gate: What `RetryAfter` closes.
@@ -208,6 +223,8 @@ class Key:
     tokens: Window | None
     unit: int
     gate: Gate = field(factory=Gate)
+    under_way: dict[Stay, None] = field(factory=dict)
+    usual_s: float = ARRIVAL_S
     agents: dict[str, _Agent] = field(factory=dict)
     reserved: int = 0
     debt: int = 0
@@ -219,7 +236,7 @@ class Key:
         """Return when to ask again, 0 if a step may start; if it may not, the run has a place from now on."""
         wait_s = self.gate.opens_in_s(now) or (POLL_S if self.gate.is_crowded else 0.0)
         if self.requests is not None:
-            wait_s = max(wait_s, self.requests.room_in_s(1, now))
+            wait_s = max(wait_s, self._requests_wait_s(self.requests, now))
         if self.tokens is not None:
             wait_s = max(wait_s, self._tokens_wait_s(self.tokens, agent, now))
         if not self.places and not wait_s:
@@ -233,9 +250,9 @@ class Key:
 
     def start(self, agent: str, now: float) -> Stay:
         """Begin an attempt that need not wait."""
-        stay = Stay(self.name, agent, self.gate.enter())
+        stay = Stay(self.name, agent, self.gate.enter(), now)
         if self.requests is not None:
-            self.requests.put(1, now)
+            self.under_way[stay] = None
         if self.tokens is not None:
             known = self._agent(agent)
             known.in_flight += 1
@@ -279,6 +296,11 @@ class Key:
         else:
             self.gate.close(stay.entered, now, closed_s)
         self.step_aside(stay)
+        if self.requests is not None:
+            if stay in self.under_way:
+                del self.under_way[stay]
+                self.requests.put(1, now)
+            self.usual_s += _NEWS * (min(now - stay.since, LATEST_ARRIVAL_S) - self.usual_s)
         if self.tokens is None:
             return
         if closed_s is None or stay.tokens:  # one that was sent away says nothing about what another takes
@@ -293,7 +315,29 @@ class Key:
             self._pay(self.tokens, now)
             if self.debt or not self.tokens.is_empty(now):
                 return False
-        return self.requests is None or self.requests.is_empty(now)
+        if self.requests is None:
+            return True
+        self._arrive(self.requests, now)
+        return not self.under_way and self.requests.is_empty(now)
+
+    def _requests_wait_s(self, window: Window, now: float) -> float:
+        self._arrive(window, now)
+        if len(self.under_way) < window.burst:
+            return window.room_in_s(1 + len(self.under_way), now)
+        return max(next(iter(self.under_way)).since + self._arrival_s() - now, SHORTEST_WAIT_S)
+
+    def _arrive(self, window: Window, now: float) -> None:
+        """Put in those that must have arrived by now."""
+        arrival_s = self._arrival_s()
+        while self.under_way:
+            stay = next(iter(self.under_way))
+            if stay.since + arrival_s > now:
+                return
+            del self.under_way[stay]
+            window.put(1, stay.since + arrival_s)
+
+    def _arrival_s(self) -> float:
+        return ARRIVAL_S if self.usual_s >= ARRIVAL_S else LATEST_ARRIVAL_S
 
     def _tokens_wait_s(self, window: Window, agent: str, now: float) -> float:
         self._pay(window, now)

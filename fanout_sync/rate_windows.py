@@ -6,8 +6,8 @@ import math
 
 MINUTE_S = 60.0
 
-MARGIN_S = 0.05
-"""Windows are longer by this: what starts here at a moment arrives there a little later, or earlier, than the next."""
+MARGIN_S = 0.02
+"""Windows are longer by this: clocks differ."""
 
 SMALLEST_BURST = 10
 """So many requests may start at once, whatever the rate; then those of a second."""
@@ -26,9 +26,10 @@ class Window:
 
     Attributes:
         limit: How much the longest of the rates allows.
+        burst: How much the shortest does.
     """
 
-    __slots__ = ("_bucket", "_item", "_latest_ms", "_rates", "limit")
+    __slots__ = ("_bucket", "_item", "_latest_ms", "_rates", "burst", "limit")
 
     def __init__(self, rates: list[tuple[int, int]]) -> None:
         from pyrate_limiter import InMemoryBucket, Rate, RateItem  # dear: it brings asyncio and sqlite3
@@ -38,6 +39,7 @@ class Window:
         self._bucket = InMemoryBucket([Rate(limit, interval_ms) for limit, interval_ms in rates])
         self._latest_ms = -_LONGEST_MS
         self.limit = rates[-1][0]
+        self.burst = rates[0][0]
 
     def room_in_s(self, weight: int, now: float) -> float:
         """Return in how many seconds `weight` fits, 0 if it does now; if it never does, when all is empty."""

@@ -2,13 +2,17 @@
 
 from __future__ import annotations
 
-from datetime import datetime
+from datetime import datetime, timedelta, timezone
+from typing import TYPE_CHECKING
 
-from attrs import frozen
+from attrs import evolve, frozen
 
 from .status import Status, StepError
 from .steps import AgentStepSpec, StepOutcome
 from .usage import Usage
+
+if TYPE_CHECKING:
+    from .attempt import Report
 
 
 @frozen
@@ -80,3 +84,29 @@ class JournalRecord(StepRecord):
     outcome: StepOutcome
     spec: AgentStepSpec | None = None
     identity: str | None = None
+
+
+def record_of(report: Report) -> StepRecord:
+    """Return the record of a step from its last report."""
+    if report.journalled is not None:
+        return evolve(report.journalled, index=report.ticket)
+    attempts = report.earlier
+    started = finished = None
+    if report.started is not None and report.duration_s is not None:
+        started = datetime.fromtimestamp(report.started, timezone.utc)
+        finished = started + timedelta(seconds=report.duration_s)
+    if report.started is not None or (attempts and report.status != "cancelled"):
+        attempts += (AttemptRecord(len(attempts) + 1, report.status, report.reason, report.duration_s, None),)
+    return StepRecord(
+        report.ticket,
+        report.status,
+        report.error,
+        attempts,
+        started,
+        finished,
+        report.duration_s,
+        report.worker,
+        report.exit_code,
+        report.signal,
+        report.usage,
+    )

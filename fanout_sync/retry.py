@@ -11,6 +11,7 @@ from attrs import field, frozen
 from .errors import OptionError
 from .logs import logger_for
 from .options import flag, not_negative, positive_int
+from .retry_after import RetryAfter
 from .status import Status, StepError
 from .steps import AgentStepSpec, StepOutcome
 from .wording import describe
@@ -26,26 +27,6 @@ logger = logger_for(__name__)
 
 FIRST_WAIT_S = 0.5
 LONGEST_WAIT_S = 60.0
-
-
-class RetryAfter(Exception):
-    """Raised by a step that wants to be tried again later, as when a server answers with `Retry-After`.
-
-    It is tried again whatever `retry_on` says, as long as attempts are left.
-
-    Args:
-        seconds: How long to wait, in seconds.
-
-    Raises:
-        OptionError: `seconds` is no number of at least 0.
-    """
-
-    def __init__(self, seconds: float) -> None:
-        super().__init__(not_negative("seconds of RetryAfter", seconds))
-        self.seconds = float(seconds)
-
-    def __str__(self) -> str:
-        return f"asked to be tried again after {self.seconds:g} s"
 
 
 def _a_flag(retry: Retry, attribute: Any, value: Any) -> None:

@@ -5,11 +5,10 @@ from __future__ import annotations
 import heapq
 from collections import Counter
 from collections.abc import Sequence
-from datetime import datetime, timedelta, timezone
 from typing import overload
 
 from .attempt import Report
-from .records import AttemptRecord, StepRecord
+from .records import StepRecord, record_of
 from .steps import StepOutcome
 
 MAX_REASON_CHARS = 200
@@ -24,7 +23,8 @@ class Run(Sequence[StepOutcome]):
         elapsed: Seconds from the call to its return.
     """
 
-    def __init__(self, reports: Sequence[Report], elapsed: float) -> None:
+    def __init__(self, reports: Sequence[Report], elapsed: float, notes: Sequence[str] = ()) -> None:
+        self._notes = notes
         self._outcomes = [report.outcome for report in reports]
         self.records: Sequence[StepRecord] = Records(reports)
         self.elapsed = elapsed
@@ -42,7 +42,8 @@ class Run(Sequence[StepOutcome]):
     def summary(self) -> str:
         """Return, for people to read: counts by status, the time, the slowest steps, each failed one with its reason.
 
-        Reasons are cut to one line of at most `MAX_REASON_CHARS` characters.
+        What came from the journal is counted, and what there was of a budget is told. Reasons are cut to one line
+        of at most `MAX_REASON_CHARS` characters.
         """
         records = list(self.records)
         counts = Counter(record.status for record in records)
@@ -52,7 +53,11 @@ class Run(Sequence[StepOutcome]):
         tried_again = sum(len(record.attempts) > 1 for record in records)
         if tried_again:
             lines.append(f"  tried more than once: {tried_again}")
-        timed = [(_busy_s(record), place) for place, record in enumerate(records) if record.attempts]
+        reused = sum(record.from_journal for record in records)
+        if reused:
+            lines.append(f"  from the journal: {reused}")
+        lines += [f"  {note}" for note in self._notes]
+        timed = [(_busy_s(record), place) for place, record in enumerate(records) if _has_run(record)]
         slowest = heapq.nlargest(MAX_SLOWEST, timed, key=lambda item: item[0])
         if slowest:
             named = ", ".join(f"{self[place].task_id} {busy_s:.3g} s" for busy_s, place in slowest)
@@ -97,7 +102,7 @@ class Records(Sequence[StepRecord]):
         if isinstance(index, slice):
             return [self[i] for i in range(*index.indices(len(self)))]
         place = range(len(self))[index]
-        return _record(self._reports[place])
+        return record_of(self._reports[place])
 
     def __len__(self) -> int:
         return len(self._reports)
@@ -106,26 +111,8 @@ class Records(Sequence[StepRecord]):
         return repr(list(self))
 
 
-def _record(report: Report) -> StepRecord:
-    attempts = report.earlier
-    started = finished = None
-    if report.started is not None and report.duration_s is not None:
-        started = datetime.fromtimestamp(report.started, timezone.utc)
-        finished = started + timedelta(seconds=report.duration_s)
-    if report.started is not None or (attempts and report.status != "cancelled"):
-        attempts += (AttemptRecord(len(attempts) + 1, report.status, report.reason, report.duration_s, None),)
-    return StepRecord(
-        report.ticket,
-        report.status,
-        report.error,
-        attempts,
-        started,
-        finished,
-        report.duration_s,
-        report.worker,
-        report.exit_code,
-        report.signal,
-    )
+def _has_run(record: StepRecord) -> bool:
+    return bool(record.attempts) and not record.from_journal
 
 
 def _busy_s(record: StepRecord) -> float:

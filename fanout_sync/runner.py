@@ -3,43 +3,62 @@
 from __future__ import annotations
 
 import math
+import os
 import sys
 import time
 import warnings
 from collections.abc import Callable, Generator, Iterable, Iterator, Sequence, Sized
 from concurrent.futures import Executor
-from contextlib import AbstractContextManager, contextmanager, suppress
+from contextlib import AbstractContextManager, closing, contextmanager, suppress
 from types import TracebackType
 from typing import TYPE_CHECKING, Any, Literal, NoReturn, cast
 from weakref import WeakSet
 
 from .announcer import FLUSH_S, INTERRUPTED_FLUSH_S, Announcer
+from .arguments import (
+    OPTIONS,
+    a_backend,
+    a_budget,
+    a_retry,
+    a_timeout,
+    a_workflow,
+    an_event_sink,
+    an_executor,
+    own_timeout_for,
+    rate_limits,
+)
 from .attempt import Report
-from .backends import Backend, ProcessBackend, ThreadBackend
+from .backends import Backend
 from .backends.backend import RunContext, Session
+from .backends.forwarding import StepEvents
 from .current import CurrentStep, StopSignal, current_step, running_step
 from .dispatch import Dispatch, Policies
-from .errors import FanoutInterrupted, InputError, OptionError
-from .executor import AgentExecutor, EventSender
+from .errors import FanoutInterrupted, InputError, JournalConflict, JournalError, OptionError
+from .executor import AgentExecutor, EventSink
 from .interrupts import Guard, end_as_if_killed
 from .logs import logger_for
-from .options import one_of, positive_int, positive_seconds, refuse_unknown
+from .loop import NextRound, specs_of_next_round
+from .metering import RunMeter
+from .options import one_of, positive_int, refuse_unknown
+from .pipeline import Pipeline, Stage
 from .run import Run
 from .steps import AgentStepSpec, StepOutcome
-from .wording import describe, did_you_mean
+from .wording import describe
 
 if TYPE_CHECKING:
     from tenacity import BaseRetrying
 
-    from .retry import Retry, RetryPolicy
+    from .budget import Budget
+    from .journal import Journal, Workflow
+    from .journalling import Journalling
+    from .rate_limit import RateLimit
+    from .retry import Retry
+    from .turnstile import Turnstile
 
 logger = logger_for(__name__)
 
 MAX_UNREAD = 256
 """How many outcomes `stream(order="input")` holds back behind a slow step before it stops feeding."""
-
-_BACKENDS: dict[str, Callable[[], Backend]] = {"thread": ThreadBackend, "process": ProcessBackend}
-_OPTIONS = ("backend", "max_concurrency", "timeout", "retry", "event_tx", "on_interrupt")
 
 
 class Runner:
@@ -61,6 +80,13 @@ class Runner:
             `UserWarning` says so).
         retry: Whether steps that failed are tried again: how many attempts there are, a `Retry`, or a
             `tenacity.Retrying` object, of which `stop`, `wait` and `retry` count. By default each step is tried once.
+        rate_limit: A `RateLimit`, or several: steps wait, holding no slot, until all of them let them start.
+        budget: A `Budget`: what all steps together may use up.
+        max_failures: After so many failed steps (not attempts) no more are started; those left end as `cancelled`.
+        journal: Keeps outcomes, so that a run that was cut short resumes where it was: the path of an SQLite file, a
+            `Journal`, or one of its workflows (`SqliteJournal("run.db").workflow("nightly")`). Every outcome is durable
+            before it is handed out. A step that is journalled with success is not run again; each step of a run needs
+            a `task_id` of its own.
         event_tx: Where events go, usually an `EventChannel`: anything with a `send` method.
         on_interrupt: What Ctrl-C does when everything is cleaned up: `"raise"` a `FanoutInterrupted`, or `"return"`
             what there is.
@@ -77,16 +103,24 @@ class Runner:
         max_concurrency: int | None = None,
         timeout: float | None = None,
         retry: int | Retry | BaseRetrying | None = None,
-        event_tx: EventSender | None = None,
+        rate_limit: RateLimit | Sequence[RateLimit] | None = None,
+        budget: Budget | None = None,
+        max_failures: int | None = None,
+        journal: str | os.PathLike[str] | Journal | Workflow | None = None,
+        event_tx: EventSink | None = None,
         on_interrupt: Literal["raise", "return"] = "raise",
         **unknown: NoReturn,
     ) -> None:
-        refuse_unknown("Runner", unknown, _OPTIONS)
-        self._executor = _an_executor(executor)
-        self._backend = _a_backend(backend)
+        refuse_unknown("Runner", unknown, OPTIONS)
+        self._executor = an_executor(executor)
+        self._backend = a_backend(backend)
         self._max_concurrency = None if max_concurrency is None else positive_int("max_concurrency", max_concurrency)
-        self._policies = Policies(_a_timeout(timeout), _timeout_for(self._executor), _a_retry(retry))
-        self._event_tx = _an_event_sender(event_tx)
+        breaker = None if max_failures is None else positive_int("max_failures", max_failures)
+        self._policies = Policies(a_timeout(timeout), own_timeout_for(self._executor), a_retry(retry), breaker)
+        self._limits = rate_limits(rate_limit)
+        self._budget = a_budget(budget)
+        self._workflow = None if journal is None else a_workflow(journal)
+        self._event_tx = an_event_sink(event_tx)
         self._streams: WeakSet[Generator[StepOutcome, None, None]] = WeakSet()
         self._raises_interrupts = one_of("on_interrupt", on_interrupt, ("raise", "return")) == "raise"
         has_limits = self._policies.timeout_s is not None or self._policies.timeout_for is not None
@@ -110,26 +144,14 @@ class Runner:
             InputError: `specs` is not iterable, its iterator raised, or an item is no spec. Steps that were started
                 by then are finished first, and are in its `.run`.
             ExecutorNotPicklable: The executor cannot be sent to worker processes; nothing was run.
+            JournalError: The journal cannot be used; if that comes to light in the middle, steps that were started are
+                finished first, and are in its `.run`.
+            JournalConflict: Two specs have the same `task_id`, or one is journalled with another spec; nothing was run.
             FanoutInterrupted: Ctrl-C. Worker processes are killed, steps on threads have `current_step().cancelled`
                 set and a second to stop. Its `.run` has what was done.
         """
-        began = time.monotonic()
-        reports: dict[int, Report] = {}
-        with self._dispatching(specs, unattended=False) as dispatch:
-            try:
-                for report in dispatch.reports():
-                    reports[report.ticket] = report
-            except KeyboardInterrupt:  # one that was raised rather than noted, by whatever means
-                dispatch.interrupt()
-            if dispatch.is_interrupted:
-                reports.update((report.ticket, report) for report in dispatch.wind_down())
-                self._raise_interrupt(reports, began)
-        if dispatch.is_interrupted:  # at the very end, perhaps
-            self._raise_interrupt(reports, began)
-        run = _run_of(reports, began)
-        if dispatch.input_error is not None and not dispatch.is_interrupted:
-            raise InputError(dispatch.input_error_reason, run) from dispatch.input_error
-        return run
+        with self._journalled() as journalling:
+            return self._run(specs, journalling)[0]
 
     def stream(
         self, specs: Iterable[AgentStepSpec], order: Literal["input", "completion"] = "input"
@@ -148,12 +170,71 @@ class Runner:
             InputError: As in `run`; steps that were started are finished and yielded first.
             OptionError: `order` is neither.
             ExecutorNotPicklable: As in `run`.
+            JournalError, JournalConflict: As in `run`; but unless `specs` is a list or tuple, a conflict is found only
+                when its spec is read.
             FanoutInterrupted: Ctrl-C while it waits for an outcome; its `.run` has those that were not yielded yet.
         """
         one_of("order", order, ("input", "completion"))
-        stream = self._stream(self._dispatching(specs, unattended=True), order == "input")
+        _an_iterator(specs)
+        stream = self._stream(specs, order == "input")
         self._streams.add(stream)
         return stream
+
+    def pipeline(self, items: Iterable[Any], stages: Sequence[Stage]) -> list[StepOutcome | None]:
+        """Take each item through the stages on its own: no item waits for another one's stage.
+
+        Args:
+            items: Any iterable, consumed lazily, in this thread.
+            stages: Functions `stage(outcome, item) -> AgentStepSpec | None`: each makes an item's next step of the
+                outcome of the one before (`None` for the first stage) and the item. They are called in this thread.
+                `None` ends the item's chain, and so does a step that fails.
+
+        Returns:
+            Each item's last outcome, in the order of `items`; `None` if its first stage gave no spec. A stage that
+            raises ends its own chain only, with a failed outcome that names stage and error.
+
+        Raises:
+            OptionError: `stages` is no list of functions.
+            InputError: `items` is not iterable or its iterator raised. What was under way is finished first.
+            ExecutorNotPicklable, JournalError, JournalConflict, FanoutInterrupted: As in `run`; a conflict is found
+                only when its spec is made.
+        """
+        chains = Pipeline(items, stages)
+        with self._journalled() as journalling:
+            self._run(chains, journalling, on_report=chains.take)
+        return chains.outcomes
+
+    def loop(self, initial: Iterable[AgentStepSpec], max_iterations: int, next_round: NextRound) -> list[StepOutcome]:
+        """Run rounds of steps, each when the one before is done, until `next_round` says stop.
+
+        Args:
+            initial: The specs of the first round.
+            max_iterations: How many rounds there are at the most, at least 1.
+            next_round: Called, in this thread, with the outcomes of a round; returns `Continue(specs)` or `Stop()`.
+                `Continue` with no specs ends the loop, too.
+
+        Returns:
+            The outcomes of the last round, in the order of its specs. It is the last one also if the budget is
+            exhausted or `max_failures` steps have failed by then.
+
+        Raises:
+            OptionError: `max_iterations` is no int of at least 1, or `next_round` no function.
+            InputError: As in `run`; or `next_round` raised, or returned neither: `.run` is the round before.
+            ExecutorNotPicklable, JournalError, JournalConflict, FanoutInterrupted: As in `run`.
+        """
+        positive_int("max_iterations", max_iterations)
+        if not callable(next_round):
+            raise OptionError(f"next_round must be a function of a list of outcomes, got {describe(next_round)}")
+        specs, failures = initial, 0
+        with self._journalled() as journalling, self._warm():
+            for iteration in range(1, max_iterations + 1):
+                run, dispatch = self._run(specs, journalling, failures=failures)
+                if not run or iteration == max_iterations or dispatch.is_halted or dispatch.is_interrupted:
+                    break
+                if not (specs := specs_of_next_round(next_round, run)):
+                    break
+                failures = dispatch.failures
+        return list(run)
 
     def __enter__(self) -> Runner:
         if isinstance(self._backend, Backend):
@@ -169,22 +250,92 @@ class Runner:
         if isinstance(self._backend, Backend):
             self._backend.cool_down(is_urgent=isinstance(error, KeyboardInterrupt))
 
-    def _stream(
-        self, dispatching: AbstractContextManager[Dispatch], in_input_order: bool
-    ) -> Generator[StepOutcome, None, None]:
+    @contextmanager
+    def _warm(self) -> Iterator[None]:
+        """Keep workers from one round to the next."""
+        if not isinstance(self._backend, Backend):
+            yield
+            return
+        self._backend.keep_warm()
+        is_urgent = True
+        try:
+            yield
+            is_urgent = False
+        finally:
+            self._backend.cool_down(is_urgent=is_urgent)
+
+    @contextmanager
+    def _journalled(self) -> Iterator[Journalling | None]:
+        """Hold the workflow, if there is a journal."""
+        if self._workflow is None:
+            yield None
+            return
+        from .journalling import Journalling  # few need it, and importing it is dear
+
+        with closing(Journalling(self._workflow)) as journalling:
+            yield journalling
+
+    def _run(
+        self,
+        specs: Iterable[AgentStepSpec],
+        journalling: Journalling | None,
+        on_report: Callable[[Report], None] | None = None,
+        failures: int = 0,
+    ) -> tuple[Run, Dispatch]:
+        """Run specs to their end, with a barrier.
+
+        Args:
+            specs: As in `run`.
+            journalling: The hold on the workflow, if there is a journal.
+            on_report: Called with each step's last report, before more of `specs` is read.
+            failures: How many steps have failed in the rounds before.
+
+        Raises:
+            Exception: As in `run`.
+        """
         began = time.monotonic()
-        with dispatching as dispatch:
-            unread: dict[int, Report] = {}
-            reports = _in_input_order(dispatch, unread) if in_input_order else dispatch.reports()
-            yield from _handed_out(dispatch, reports)
+        reports: dict[int, Report] = {}
+        if journalling is not None and on_report is None:
+            specs = _read_and_checked(specs, journalling)
+        with self._dispatching(specs, journalling, unattended=False, failures=failures) as dispatch:
+            try:
+                for report in dispatch.reports():
+                    reports[report.ticket] = report
+                    if on_report is not None:
+                        on_report(report)
+            except KeyboardInterrupt:  # one that was raised rather than noted, by whatever means
+                dispatch.interrupt()
+            if dispatch.journal_error is not None:
+                reports.update((report.ticket, report) for report in dispatch.wind_up())
             if dispatch.is_interrupted:
-                unread.update((report.ticket, report) for report in dispatch.wind_down())
-                self._raise_interrupt(unread, began)
-                yield from _handed_out(dispatch, [unread.pop(ticket) for ticket in sorted(unread)])
+                reports.update((report.ticket, report) for report in dispatch.wind_down())
+                self._raise_interrupt(reports, began)
+        if dispatch.is_interrupted:  # at the very end, perhaps
+            self._raise_interrupt(reports, began)
+        run = self._run_of(reports, began)
+        if not dispatch.is_interrupted:
+            _raise_what_ended(dispatch, run)
+        return run, dispatch
+
+    def _stream(self, specs: Iterable[AgentStepSpec], in_input_order: bool) -> Generator[StepOutcome, None, None]:
+        began = time.monotonic()
+        unread: dict[int, Report] = {}
+        with self._journalled() as journalling:
+            if journalling is not None and type(specs) in (list, tuple):
+                journalling.check(cast("Sequence[Any]", specs))
+            with self._dispatching(specs, journalling, unattended=True) as dispatch:
+                reports = _in_input_order(dispatch, unread) if in_input_order else dispatch.reports()
+                yield from _handed_out(dispatch, reports)
+                if dispatch.journal_error is not None:
+                    unread.update((report.ticket, report) for report in dispatch.wind_up())
+                if dispatch.is_interrupted:
+                    unread.update((report.ticket, report) for report in dispatch.wind_down())
+                    self._raise_interrupt(unread, began)
+                    yield from _handed_out(dispatch, [unread.pop(ticket) for ticket in sorted(unread)])
         if dispatch.is_interrupted:
             self._raise_interrupt(unread, began)
-        if dispatch.input_error is not None and not dispatch.is_interrupted:
-            raise InputError(dispatch.input_error_reason, Run([], 0.0)) from dispatch.input_error
+        else:
+            _raise_what_ended(dispatch, self._run_of(unread, began))
 
     def _raise_interrupt(self, reports: dict[int, Report], began: float) -> None:
         """Raise what an interrupted run ends with, unless it is to return.
@@ -193,42 +344,72 @@ class Runner:
         """
         if self._raises_interrupts:
             end_as_if_killed()
-            raise FanoutInterrupted(_run_of(reports, began))
+            raise FanoutInterrupted(self._run_of(reports, began))
 
-    def _dispatching(self, specs: Iterable[AgentStepSpec], *, unattended: bool) -> AbstractContextManager[Dispatch]:
-        """Check the arguments of a call now; what is returned opens and ends the backend's session around it."""
-        try:
-            iterator = iter(specs)
-        except Exception as error:
-            reason = f"specs must be an iterable of AgentStepSpec, got {describe(specs)}"
-            raise InputError(reason, Run([], 0.0)) from error
-        total = _length_of(specs)
-        if type(specs) in (list, tuple):
-            return self._session(
-                cast("Sequence[Any]", specs), total, may_look_ahead=not unattended, unattended=unattended
-            )
-        # Whoever reads them from elsewhere may be away for long, too, while the next spec is being made.
-        return self._session(iterator, total, may_look_ahead=False, unattended=True)
+    def _run_of(self, reports: dict[int, Report], began: float) -> Run:
+        notes = () if self._budget is None else (self._budget.summary_line(time.monotonic()),)
+        return Run([reports[ticket] for ticket in sorted(reports)], time.monotonic() - began, notes)
+
+    def _dispatching(
+        self,
+        specs: Iterable[AgentStepSpec],
+        journalling: Journalling | None,
+        *,
+        unattended: bool,
+        failures: int = 0,
+    ) -> AbstractContextManager[Dispatch]:
+        """Return what opens and ends the backend's session around a call."""
+        is_at_hand = type(specs) in (list, tuple)
+        source = cast("Sequence[Any]", specs) if is_at_hand else _an_iterator(specs)
+        return self._session(
+            source,
+            _length_of(specs),
+            journalling,
+            may_look_ahead=is_at_hand and not unattended,
+            # Whoever reads them from elsewhere may be away for long, too, while the next spec is being made.
+            unattended=unattended or not is_at_hand,
+            failures=failures,
+        )
 
     @contextmanager
     def _session(
-        self, specs: Iterator[Any] | Sequence[Any], total: int | None, *, may_look_ahead: bool, unattended: bool
+        self,
+        specs: Iterator[Any] | Sequence[Any],
+        total: int | None,
+        journalling: Journalling | None,
+        *,
+        may_look_ahead: bool,
+        unattended: bool,
+        failures: int,
     ) -> Iterator[Dispatch]:
         bound = self._bound()
         outer = None if running_step.get() is None else current_step()
-        stop = StopSignal()
+        stop, meter = StopSignal(), RunMeter()
         rule = None if self._policies.retry is None else self._policies.retry.rule
-        context = RunContext(self._executor, bound, self._event_tx, rule, stop, unattended)
-        with Guard() as guard:
+        context = RunContext(self._executor, bound, meter, self._step_events(), rule, stop, unattended)
+        if outer is not None:
+            outer.meter.nest(outer.index)
+        with Guard() as guard, self._governed(meter) as turnstile:
             session = self._open(context)
             announcer = None
             try:
                 # With events, a step is handed over no sooner than it starts, so that its start can be told.
                 if self._event_tx is not None:
                     announcer = Announcer(self._event_tx, total)
-                lookahead = session.lookahead if may_look_ahead and announcer is None else 0
-                expires_at = math.inf if outer is None or outer.deadline is None else outer.deadline
-                dispatch = Dispatch(specs, session, bound, lookahead, self._policies, announcer, guard, expires_at)
+                dispatch = Dispatch(
+                    specs,
+                    session,
+                    bound,
+                    session.lookahead if may_look_ahead and announcer is None else 0,
+                    self._policies,
+                    announcer,
+                    guard,
+                    math.inf if outer is None or outer.deadline is None else outer.deadline,
+                    turnstile=turnstile,
+                    journalling=journalling,
+                    meter=meter,
+                    failures=failures,
+                )
                 with _interrupting(dispatch, guard, outer):
                     yield dispatch
                     guard.is_attended = True
@@ -244,6 +425,31 @@ class Runner:
                 if announcer is not None:
                     announcer.close(FLUSH_S if not guard.is_interrupted else INTERRUPTED_FLUSH_S)
 
+    @contextmanager
+    def _governed(self, meter: RunMeter) -> Iterator[Turnstile | None]:
+        """Have the limits and the budget know of a run as long as it lasts."""
+        if not self._limits and self._budget is None:
+            yield None
+            return
+        from .governor import Governor
+        from .turnstile import Turnstile  # few need it, and importing it is dear
+
+        governor = Governor(self._limits, self._budget)
+        turnstile = Turnstile(governor)
+        meter.on_usage, meter.on_nest = turnstile.spend, turnstile.nest
+        governor.begin_run(time.monotonic())
+        try:
+            yield turnstile
+        finally:
+            now = time.monotonic()
+            turnstile.close(now)
+            governor.end_run(now)
+
+    def _step_events(self) -> StepEvents | None:
+        """Return the `event_tx` of steps: there is one if anybody listens, be it to their usage alone."""
+        counts_usage = self._limits or self._budget is not None
+        return StepEvents(self._event_tx) if self._event_tx is not None or counts_usage else None
+
     def _open(self, context: RunContext) -> Session:
         if isinstance(self._backend, Backend):
             return self._backend.open(context)
@@ -258,30 +464,6 @@ class Runner:
         if not isinstance(hint, int) or isinstance(hint, bool):
             raise OptionError(f"concurrency_hint() of the executor must return an int, got {describe(hint)}")
         return max(1, hint)
-
-
-def execute_steps_parallel(
-    executor: AgentExecutor, specs: Iterable[AgentStepSpec], event_tx: EventSender | None = None, **options: Any
-) -> list[StepOutcome]:
-    """Run every spec, at most `executor.concurrency_hint()` at once, and return when all are done.
-
-    Args:
-        executor: How a step runs.
-        specs: Any iterable of specs.
-        event_tx: Where events go.
-        **options: The keyword arguments of `Runner`.
-
-    Returns:
-        One outcome per spec, in the order of `specs`; a step that failed has a failed outcome.
-
-    Raises:
-        OptionError: An option that nobody can mean or that does not exist; it is named.
-        InputError: As in `Runner.run`.
-        ExecutorNotPicklable: As in `Runner.run`.
-        FanoutInterrupted: As in `Runner.run`.
-    """
-    refuse_unknown("execute_steps_parallel", options, _OPTIONS)
-    return list(Runner(executor, event_tx=event_tx, **options).run(specs))
 
 
 @contextmanager
@@ -300,8 +482,48 @@ def _interrupting(dispatch: Dispatch, guard: Guard, outer: CurrentStep | None) -
         outer.stop.unlisten(dispatch.interrupt)
 
 
-def _run_of(reports: dict[int, Report], began: float) -> Run:
-    return Run([reports[ticket] for ticket in sorted(reports)], time.monotonic() - began)
+def _an_iterator(specs: Iterable[AgentStepSpec]) -> Iterator[AgentStepSpec]:
+    try:
+        return iter(specs)
+    except Exception as error:
+        reason = f"specs must be an iterable of AgentStepSpec, got {describe(specs)}"
+        raise InputError(reason, Run([], 0.0)) from error
+
+
+def _read_and_checked(specs: Iterable[AgentStepSpec], journalling: Journalling) -> Iterable[AgentStepSpec]:
+    """Read all specs, so that conflicts with the journal are found before anything runs.
+
+    Returns:
+        The specs; if their iterator raised, an iterator that raises the same at the end.
+    """
+    read: list[AgentStepSpec] = []
+    failed: BaseException | None = None
+    try:
+        read.extend(_an_iterator(specs))
+    except KeyboardInterrupt as interrupt:
+        return _raising_after([], interrupt)
+    except (Exception, SystemExit) as error:  # the caller's generator; what came before is run first
+        if isinstance(error, InputError) and not read:
+            raise
+        failed = error
+    journalling.check(read)
+    return read if failed is None else _raising_after(read, failed)
+
+
+def _raising_after(specs: list[AgentStepSpec], error: BaseException) -> Iterator[AgentStepSpec]:
+    yield from specs
+    raise error
+
+
+def _raise_what_ended(dispatch: Dispatch, run: Run) -> None:
+    """Raise what ended a run before its time, with the steps that were done."""
+    if (failed := dispatch.journal_error) is not None:
+        raise JournalError(failed.reason, run) from failed.__cause__
+    error = dispatch.intake.error
+    if isinstance(error, JournalConflict):
+        raise JournalConflict(error.reason, error.conflicts, run) from error.__cause__
+    if error is not None:
+        raise InputError(dispatch.intake.reason, run) from error
 
 
 def _handed_out(dispatch: Dispatch, reports: Iterable[Report]) -> Iterator[StepOutcome]:
@@ -332,29 +554,6 @@ def _in_input_order(dispatch: Dispatch, unread: dict[int, Report]) -> Iterator[R
         dispatch.window = min(widest, MAX_UNREAD + widest - len(unread))
 
 
-def _an_executor(value: Any) -> AgentExecutor:
-    if isinstance(value, AgentExecutor):
-        return value
-    if isinstance(value, type) and issubclass(value, AgentExecutor):
-        name = value.__name__
-        raise OptionError(f"executor must be an instance of {name}, got the class; call it: {name}()")
-    raise OptionError(
-        f"executor must be an AgentExecutor, got {describe(value)}; "
-        "subclass AgentExecutor, or wrap functions in a FunctionExecutor"
-    )
-
-
-def _a_backend(value: Any) -> Executor:
-    if isinstance(value, Executor):
-        return value
-    if isinstance(value, str) and value in _BACKENDS:
-        return _BACKENDS[value]()
-    raise OptionError(
-        "backend must be 'thread', 'process', a Backend or a concurrent.futures.Executor, "
-        f"got {describe(value)}{did_you_mean(value, _BACKENDS)}"
-    )
-
-
 def _length_of(specs: Iterable[Any]) -> int | None:
     try:
         return len(specs) if isinstance(specs, Sized) else None
@@ -363,34 +562,9 @@ def _length_of(specs: Iterable[Any]) -> int | None:
         return None
 
 
-def _a_timeout(value: Any) -> float | None:
-    seconds = None if value is None else positive_seconds("timeout", value)
-    return None if seconds == math.inf else seconds
-
-
-def _a_retry(value: Any) -> RetryPolicy | None:
-    if value is None:
-        return None
-    from .retry import retry_policy  # few need it, and importing it is dear
-
-    return retry_policy(value)
-
-
-def _timeout_for(executor: AgentExecutor) -> Callable[[AgentStepSpec], float | None] | None:
-    own = executor.timeout_for
-    return None if getattr(own, "__func__", None) is AgentExecutor.timeout_for else own
-
-
 def _level_of_the_caller() -> int:
     """Return the `stacklevel` at which, for `warnings.warn` where this is called, the first frame of others is."""
     level, frame = 1, sys._getframe(1)
     while frame.f_back is not None and frame.f_globals is globals():
         level, frame = level + 1, frame.f_back
     return level
-
-
-def _an_event_sender(value: Any) -> EventSender | None:
-    if value is not None and not callable(getattr(value, "send", None)):
-        raise OptionError(f"event_tx must be an EventChannel or have a send method, got {describe(value)}")
-    sender: EventSender | None = value
-    return sender

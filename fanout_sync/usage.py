@@ -2,19 +2,21 @@
 
 from __future__ import annotations
 
-from typing import Any
-
-from attrs import Attribute, field, frozen
+from attrs import field, frozen
 
 from .options import not_negative_amount, not_negative_int
 
 
-def _a_count(_: Any, attribute: Attribute[Any], value: Any) -> None:
-    not_negative_int(attribute.name, value)
+def _prompt_tokens(value: int) -> int:
+    return not_negative_int("prompt_tokens", value)
 
 
-def _an_amount(_: Any, attribute: Attribute[Any], value: Any) -> None:
-    not_negative_amount(attribute.name, value)
+def _completion_tokens(value: int) -> int:
+    return not_negative_int("completion_tokens", value)
+
+
+def _cost_usd(value: float) -> float:
+    return not_negative_amount("cost_usd", value)
 
 
 @frozen
@@ -30,9 +32,9 @@ class Usage:
         OptionError: One of them is negative or no number; it is named.
     """
 
-    prompt_tokens: int = field(default=0, validator=_a_count)
-    completion_tokens: int = field(default=0, validator=_a_count)
-    cost_usd: float = field(default=0.0, validator=_an_amount)
+    prompt_tokens: int = field(default=0, converter=_prompt_tokens)
+    completion_tokens: int = field(default=0, converter=_completion_tokens)
+    cost_usd: float = field(default=0.0, converter=_cost_usd)
 
     @property
     def tokens(self) -> int:

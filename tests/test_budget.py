@@ -115,7 +115,7 @@ def test_so_many_steps_may_start() -> None:
     start(governor)
     answer = ask(governor)
     assert answer == Exhausted("steps", 2, 2)
-    assert str(answer) == "the budget is used up: 2 of 2 steps"
+    assert str(answer) == "2 of 2 steps used"
     start(governor, attempt=2)
     assert ask(governor) == answer
 
@@ -219,7 +219,7 @@ def test_used_up_it_stays_so() -> None:
     governor.settle(other, 0.0)
     refused = ask(governor, "large")
     assert refused == Exhausted("tokens", 1000, 551)
-    assert str(refused) == "the budget is used up: 551 of 1000 tokens"
+    assert str(refused) == "551 of 1000 tokens used, which leaves too little for another step"
     for agent in ("small", "large", "unknown"):
         assert ask(governor, agent) == refused
         assert ask(governor, agent, attempt=2) == refused

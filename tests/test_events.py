@@ -14,6 +14,7 @@ from attrs import field, frozen
 from fanout_sync.errors import WireError
 from fanout_sync.events import (
     EVENT_CLASSES,
+    BudgetExhausted,
     Event,
     RunEnd,
     RunStart,
@@ -64,6 +65,10 @@ WRITTEN: list[tuple[Event, str]] = [
     (RunStart("r", 1000), '{"type":"run_start","run_id":"r","total":1000}'),
     (RunStart("r"), '{"type":"run_start","run_id":"r"}'),
     (RunEnd("r", 999, 1, 12.0), '{"type":"run_end","run_id":"r","succeeded":999,"failed":1,"elapsed_s":12.0}'),
+    (
+        BudgetExhausted("cost_usd", 5, 4.75),
+        '{"type":"budget_exhausted","resource":"cost_usd","limit":5.0,"used":4.75}',
+    ),
     (
         UnknownEvent("brain_wave", {"z": [1, {"b": None}], "a": 1e300, "task_id": 7}),
         '{"type":"brain_wave","z":[1,{"b":null}],"a":1e300,"task_id":7}',

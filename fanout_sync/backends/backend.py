@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 from attrs import field, frozen
 
 from ..attempt import Report
-from ..current import StopSignal
+from ..current import Meter, StopSignal
 from ..executor import AgentExecutor, EventSender
 from ..steps import AgentStepSpec
 
@@ -86,12 +86,14 @@ class RunContext:
         event_tx: Takes the events of steps; `None` when nobody listens.
         retry_rule: What is asked after each attempt, where it ran; `None` when steps are tried once.
         stop: Set when the run is given up.
+        meter: Takes what steps report as used.
         unattended: Whether the caller's thread may be away between calls (`Runner.stream`), so that workers have to be
             looked after from another thread.
     """
 
     executor: AgentExecutor
     bound: int
+    meter: Meter
     event_tx: EventSender | None = None
     retry_rule: RetryRule | None = None
     stop: StopSignal = field(factory=StopSignal)

@@ -16,7 +16,7 @@ from time import monotonic, time
 from typing import TYPE_CHECKING, Any
 
 from ..attempt import Report, failure, run_attempt
-from ..current import StopSignal, begun
+from ..current import Meter, StopSignal, begun, current_step
 from ..events import Event
 from ..executor import AgentExecutor, EventSender
 from ..status import StepError
@@ -27,6 +27,7 @@ from .hooks import Hooks
 
 if TYPE_CHECKING:
     from ..retry import RetryRule
+    from ..usage import Usage
 
 POLL_S = 0.05
 """How often to ask a pool whether a step has begun that has a timeout."""
@@ -48,8 +49,9 @@ class ForeignSession(Session):
     def __init__(self, pool: Executor, context: RunContext) -> None:
         self._pool = pool
         self._stop = context.stop
+        self._meter = context.meter
         self._forward = None if context.event_tx is None else EventForwarder(context.event_tx)
-        self._home = _Home(context.executor, context.event_tx, context.retry_rule, context.stop)
+        self._home = _Home(context.executor, context.event_tx, context.retry_rule, context.stop, context.meter)
         self._home.hooks.arrive()
         if _runs_in_processes(pool):
             self._home.payload  # noqa: B018 - refused now, before any step runs, if it does not pickle
@@ -146,9 +148,13 @@ class ForeignSession(Session):
             return failure(ticket, spec, "cancelled", StepError("CancelledError", "the pool cancelled the step"))
         return failure(ticket, spec, "crashed" if isinstance(error, BrokenExecutor) else "raised", StepError.of(error))
 
-    def _arrived(self, ticket: int, spec: AgentStepSpec, packed: bytes, events: list[str]) -> Report:
+    def _arrived(
+        self, ticket: int, spec: AgentStepSpec, packed: bytes, events: list[str], usages: list[Usage]
+    ) -> Report:
         from ..workers.messages import read_report, unpack
 
+        for usage in usages:
+            self._meter.add(ticket, usage)
         if self._forward is not None:
             for text in events:
                 self._forward(text)
@@ -164,20 +170,26 @@ def _given_up(step: _ForeignStep, duration_s: float) -> Report:
 _Step = tuple[AgentStepSpec, int, int, float | None]
 """Spec, index, attempt and timeout in seconds."""
 
-_Result = Report | tuple[bytes, list[str]]
-"""What a step in this process returns, or one in another: the packed report and the events as JSON."""
+_Result = Report | tuple[bytes, list[str], "list[Usage]"]
+"""What a step in this process returns, or one in another: the packed report, the events as JSON, and the usage."""
 
 
 class _Home:
     """What the steps of one run share in the process that they started from."""
 
     def __init__(
-        self, executor: AgentExecutor, event_tx: EventSender | None, rule: RetryRule | None, stop: StopSignal
+        self,
+        executor: AgentExecutor,
+        event_tx: EventSender | None,
+        rule: RetryRule | None,
+        stop: StopSignal,
+        meter: Meter,
     ) -> None:
         self.executor = executor
         self.event_tx = event_tx
         self.rule = rule
         self.stop = stop
+        self.meter = meter
         self.hooks = Hooks(executor)
         self.token = f"{os.getpid()}-{next(_home_numbers)}"
 
@@ -188,7 +200,12 @@ class _Home:
         return pickle_executor(self.executor, self.rule)
 
     def run(
-        self, step: _Step, event_tx: EventSender | None, worker: str | int, on_begin: Callable[[], None] | None = None
+        self,
+        step: _Step,
+        event_tx: EventSender | None,
+        worker: str | int,
+        meter: Meter,
+        on_begin: Callable[[], None] | None = None,
     ) -> Report:
         spec, ticket, attempt, timeout_s = step
         self.hooks.arrive()
@@ -198,7 +215,7 @@ class _Home:
                 return failure(ticket, spec, "raised", setup_error)
             if on_begin is not None:
                 on_begin()
-            running = begun((spec, ticket, attempt, timeout_s, None, self.stop))
+            running = begun((spec, ticket, attempt, timeout_s, None, self.stop, meter))
             return self.hooks.context.copy().run(run_attempt, self.executor, running, event_tx, worker, self.rule)
         finally:
             self.hooks.depart()
@@ -234,7 +251,7 @@ class _ForeignStep:
         if event_tx is not None and self.timeout_s is not None:
             event_tx = Gate(event_tx, lambda: not self.is_given_up)
         step = self.spec, self.ticket, self.attempt, self.timeout_s
-        return home.run(step, event_tx, threading.current_thread().name, self._begin)
+        return home.run(step, event_tx, threading.current_thread().name, home.meter, self._begin)
 
     def _begin(self) -> None:
         self.began = monotonic()
@@ -254,14 +271,14 @@ class _RemoteStep:
         self._wants_events = wants_events
         self._step = step
 
-    def __call__(self) -> tuple[bytes, list[str]]:
+    def __call__(self) -> tuple[bytes, list[str], list[Usage]]:
         from ..workers.messages import pack_report
 
-        events = _EventList()
+        events, meter = _EventList(), _UsageList()
         event_tx = events if self._wants_events else None
         home = _remote_home(self._token, self._payload)
-        report = home.run(self._step, event_tx, os.getpid())
-        return pack_report(report, self._step[0]), events.items
+        report = home.run(self._step, event_tx, os.getpid(), meter)
+        return pack_report(report, self._step[0]), events.items, meter.items
 
 
 class _EventList:
@@ -272,6 +289,20 @@ class _EventList:
         if not isinstance(event, Event):
             raise TypeError(f"an Event is sent, got {type(event).__name__}")
         self.items.append(str.__str__(event.to_json()))
+
+    def usage(self, *, prompt_tokens: int = 0, completion_tokens: int = 0, cost_usd: float = 0.0) -> None:
+        current_step().add_usage(prompt_tokens=prompt_tokens, completion_tokens=completion_tokens, cost_usd=cost_usd)
+
+
+class _UsageList:
+    def __init__(self) -> None:
+        self.items: list[Usage] = []
+
+    def add(self, ticket: int, usage: Usage) -> None:
+        self.items.append(usage)
+
+    def nest(self, ticket: int) -> None:
+        """Nothing: what holds in the caller's process does not hold in another one's own runs."""
 
 
 _remote_homes: OrderedDict[str, _Home] = OrderedDict()
@@ -286,7 +317,7 @@ def _remote_home(token: str, payload: bytes) -> _Home:
 
                 Finalize(None, _leave_remote_homes, exitpriority=10)
             executor, rule = pickle.loads(payload)
-            home = _remote_homes[token] = _Home(executor, None, rule, StopSignal())
+            home = _remote_homes[token] = _Home(executor, None, rule, StopSignal(), _UsageList())
             home.hooks.arrive()
             if len(_remote_homes) > MAX_REMOTE_EXECUTORS:
                 _remote_homes.popitem(last=False)[1].hooks.depart()

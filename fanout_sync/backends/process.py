@@ -75,6 +75,7 @@ class ProcessBackend(Backend):
             payload,
             on_event,
             warm[:size],
+            meter=context.meter,
             max_tasks=self._max_tasks,
             captures_output=self._captures_output,
         )

@@ -65,6 +65,7 @@ class ThreadSession(Session):
         self._event_tx = context.event_tx
         self._rule = context.retry_rule
         self._stop = context.stop
+        self._meter = context.meter
         self._hooks = Hooks(context.executor)
         self._inbox: SimpleQueue[RunningStep | None] = SimpleQueue()
         # Tasks that go before those in the inbox; for each one more there is a nudge in the inbox.
@@ -87,7 +88,7 @@ class ThreadSession(Session):
         if timeout_s is not None:
             self._shortest_s = min(timeout_s, self._shortest_s)
             self._look_at = min(self._look_at, monotonic() + timeout_s)
-        task = (spec, ticket, attempt, timeout_s, None, self._stop)
+        task = (spec, ticket, attempt, timeout_s, None, self._stop, self._meter)
         if attempt > 1:
             self._urgent.append(task)
             self._inbox.put(_NUDGE)
@@ -192,7 +193,7 @@ class ThreadSession(Session):
                 self._abandon(step, worker, now)
 
     def _abandon(self, step: RunningStep, worker: str, now: float) -> None:
-        *_, timeout_s, deadline, _ = step
+        _, _, _, timeout_s, deadline, _, _ = step
         duration_s = (timeout_s or 0.0) + now - (deadline or now)
         del self._threads[worker]
         and_then = f"; its thread {worker} is abandoned and replaced"

@@ -15,6 +15,7 @@ from collections.abc import Callable, Iterable
 from functools import partial
 from typing import Any
 
+from ..current import Meter
 from ..executor import TEARDOWN_GRACE_S
 from ..interrupts import Guard
 from ..logs import logger_for
@@ -57,6 +58,7 @@ class Lanes:
         payload: The pickled executor, sent once to each worker; empty when there is none.
         on_event: Takes each event that a worker sends, as JSON; `None` when nobody listens.
         warm: Workers of an earlier set.
+        meter: Takes what steps report as used; where only calls are made, nobody does.
         max_tasks: How many messages a worker gets before it is replaced; `None` for any number.
         captures_output: Whether what workers print comes to this process's streams.
     """
@@ -68,6 +70,7 @@ class Lanes:
         on_event: Callable[[str], None] | None = None,
         warm: Iterable[Lane] = (),
         *,
+        meter: Meter | None = None,
         max_tasks: int | None = None,
         captures_output: bool = False,
     ) -> None:
@@ -75,6 +78,7 @@ class Lanes:
         self._bound = bound
         self._prepare = pack((messages.PREPARE, payload, on_event is not None, levels_here()))
         self._on_event = on_event
+        self._meter = meter
         self._max_tasks = max_tasks or math.inf
         self._captures_output = captures_output
         self._selector = selectors.DefaultSelector()
@@ -316,6 +320,12 @@ class Lanes:
         if lane.state != "gone" and not output.pump(lane.label()):
             self._selector.unregister(output)
 
+    def _on_usage(self, ticket: int, prompt_tokens: int, completion_tokens: int, cost_usd: float) -> None:
+        if self._meter is not None:
+            from ..usage import Usage  # most steps report none
+
+            self._meter.add(ticket, Usage(prompt_tokens, completion_tokens, cost_usd))
+
     def _on_log(self, fields: dict[str, Any]) -> None:
         try:
             emit_here(fields)
@@ -327,6 +337,8 @@ class Lanes:
         if kind == messages.EVENT:
             if self._on_event is not None:
                 self._on_event(message[1])
+        elif kind == messages.USAGE:
+            self._on_usage(*message[1:])
         elif kind == messages.LEAVING:
             lane.leaves_in_order = True
             self._let_leave(lane, TEARDOWN_GRACE_S)

@@ -8,7 +8,7 @@ import pickle
 from typing import Any
 
 from ..attempt import Report, failure
-from ..current import RunningStep, StopSignal, begun
+from ..current import Meter, RunningStep, StopSignal, begun
 from ..status import StepError
 from ..steps import AgentStepSpec, StepOutcome
 from ..strict_json import Json, check_json
@@ -26,6 +26,7 @@ DONE = "done"  # (DONE, ticket, report fields) after STEP
 LEAVING = "leaving"  # (LEAVING,) before its last answer
 RETURNED = "returned"  # (RETURNED, ticket, pickled result) after CALL
 RAISED = "raised"  # (RAISED, ticket, pickled exception or None, error fields) after CALL
+USAGE = "usage"  # (USAGE, ticket, prompt tokens, completion tokens, cost in US dollars) between STEP and DONE
 LOG = "log"  # (LOG, fields of a log record)
 EVENT = "event"  # (EVENT, event as JSON)
 
@@ -50,12 +51,12 @@ def pack_step(ticket: int, spec: AgentStepSpec, attempt: int, timeout_s: float |
     return pack((STEP, ticket, *map(_exact, texts), spec.max_steps, parent_session_id, schema, attempt, timeout_s))
 
 
-def unpack_step(message: Message, stop: StopSignal) -> RunningStep:
+def unpack_step(message: Message, stop: StopSignal, meter: Meter) -> RunningStep:
     """Return the step of a STEP message; its time begins now."""
     _, ticket, task_id, agent, description, prompt, max_steps, parent_session_id, schema, attempt, timeout_s = message
     output_schema = None if schema is None else json.loads(schema)
     spec = AgentStepSpec(task_id, agent, description, prompt, max_steps, parent_session_id, output_schema)
-    return begun((spec, ticket, attempt, timeout_s, None, stop))
+    return begun((spec, ticket, attempt, timeout_s, None, stop, meter))
 
 
 def pack_report(report: Report, spec: AgentStepSpec) -> bytes:
@@ -79,14 +80,14 @@ def read_report(ticket: int, spec: AgentStepSpec, message: Message) -> Report:
 
 
 def _unpack_report(message: Message) -> Report:
-    _, ticket, status, error, started, duration_s, worker, retry_in, *outcome_fields = message
+    _, ticket, status, error, started, duration_s, worker, retry_in, retry_after, *outcome_fields = message
     task_id, session_id, agent, output, success, structured = outcome_fields
     if structured is not None:
         structured = json.loads(structured)
     if error is not None:
         error = StepError(*error)
     outcome = StepOutcome(task_id, session_id, agent, output, success, structured)
-    return Report(ticket, status, outcome, error, started, duration_s, worker, retry_in)
+    return Report(ticket, status, outcome, error, started, duration_s, worker, retry_in, retry_after=retry_after)
 
 
 def unpack(data: bytes | bytearray | memoryview) -> Message:
@@ -121,6 +122,7 @@ def _pack_report(report: Report) -> bytes:
             duration_s,
             worker,
             retry_in,
+            report.retry_after,
             _exact(outcome.task_id),
             _exact(outcome.session_id),
             _exact(outcome.agent),

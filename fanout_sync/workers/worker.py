@@ -13,7 +13,7 @@ from multiprocessing.connection import Connection
 from typing import TYPE_CHECKING, Any, NoReturn
 
 from ..attempt import run_attempt
-from ..current import StopSignal, running_step
+from ..current import StopSignal, current_step, running_step
 from ..executor import AgentExecutor
 from ..logs import logger_for
 from ..status import StepError
@@ -28,6 +28,7 @@ from .surroundings import Surroundings
 if TYPE_CHECKING:
     from ..events import Event
     from ..retry import RetryRule
+    from ..usage import Usage
 
 logger = logger_for(__name__)
 
@@ -138,10 +139,19 @@ class Worker:
             self._link.send(pack((messages.LOG, fields)))
 
     def _run_step(self, message: Message) -> bytes:
-        step = unpack_step(message, self._stop)
+        step = unpack_step(message, self._stop, self)
         assert self._executor is not None, "STEP comes after READY"
         report = run_attempt(self._executor, step, self._event_tx, self._pid, self._rule)
         return pack_report(report, step[0])
+
+    def add(self, ticket: int, usage: Usage) -> None:
+        """Tell the caller, at once: a step that is killed has used it up all the same."""
+        if os.getpid() == self._pid:  # as for events
+            message = (messages.USAGE, ticket, usage.prompt_tokens, usage.completion_tokens, usage.cost_usd)
+            self._link.send(pack(message))
+
+    def nest(self, ticket: int) -> None:
+        """Nothing: what holds in the caller's process does not hold in a worker's own runs."""
 
     def _run_call(self, message: Message) -> bytes:
         _, ticket, payload = message
@@ -179,6 +189,10 @@ class WorkerEventSender:
             raise TypeError(f"an Event is sent, got {type(event).__name__}")
         if os.getpid() == self._pid:  # a child that a step forked has no part in the conversation
             self._link.send(pack((messages.EVENT, str.__str__(event.to_json()))))
+
+    def usage(self, *, prompt_tokens: int = 0, completion_tokens: int = 0, cost_usd: float = 0.0) -> None:
+        """Report what the running step has used up."""
+        current_step().add_usage(prompt_tokens=prompt_tokens, completion_tokens=completion_tokens, cost_usd=cost_usd)
 
 
 def _portable(value: Any) -> bytes:

@@ -1,0 +1,92 @@
+"""The input of a run, read in the caller's thread, as far as there is room."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Sequence
+from typing import Any
+
+from .interrupts import Guard
+from .status import StepError
+from .steps import AgentStepSpec
+from .wording import describe
+
+NOT_YET: Any = object()
+"""What an iterator of specs gives when the next one depends on what is still running."""
+
+
+class Intake:
+    """Specs, and why there are no more of them.
+
+    Args:
+        specs: A list or tuple is at hand: reading it takes no time and is nobody's code.
+        guard: Told when the caller's own code runs, in which an interrupt is to be raised at once.
+        on_interrupt: Called when it was raised there.
+
+    Attributes:
+        is_at_hand: Whether `specs` is.
+        has_more: Whether more is to be expected.
+        count: How many specs were taken.
+        error: Why the input ended early; `None` as long as it did not.
+        reason: The same in words.
+    """
+
+    def __init__(self, specs: Iterator[Any] | Sequence[Any], guard: Guard, on_interrupt: Callable[[], None]) -> None:
+        self.is_at_hand = isinstance(specs, Sequence)
+        self.has_more = True
+        self.count = 0
+        self.error: BaseException | None = None
+        self.reason = ""
+        self._at_hand: Sequence[Any] = specs if isinstance(specs, Sequence) else ()
+        self._specs = iter(specs)
+        self._guard = guard
+        self._on_interrupt = on_interrupt
+
+    def slice(self, room: int) -> Sequence[Any]:
+        """Return the next items of an input that is at hand, at most `room`."""
+        items = self._at_hand[self.count : self.count + room]
+        self.has_more = len(items) == room
+        return items
+
+    def read(self, has_room: Callable[[], bool]) -> Iterator[Any]:
+        """Yield items of any input, as long as there is room and it has some now."""
+        while self.has_more and has_room():
+            self._guard.is_inside = False
+            try:
+                item = next(self._specs)
+            except StopIteration:
+                self.has_more = False
+                return
+            except KeyboardInterrupt:
+                self._on_interrupt()
+                return
+            except (Exception, SystemExit) as error:  # the caller's generator; what is running is finished first
+                self.fail(error, f"the input raised after {self.count} specs: {StepError.of(error)}")
+                return
+            finally:
+                self._guard.is_inside = True
+            if item is NOT_YET:
+                return
+            yield item
+
+    def accepts(self, item: Any) -> bool:
+        """Return whether what came is a spec; if not, it is the end of the input, and the reason is set."""
+        if isinstance(item, AgentStepSpec):
+            return True
+        reason = (
+            f"specs[{self.count}] is {describe(item)}, expected an AgentStepSpec "
+            "(AgentStepSpec.from_dict makes one from a mapping)"
+        )
+        self.fail(TypeError(f"expected an AgentStepSpec, got {describe(item)}"), reason)
+        return False
+
+    def fail(self, error: BaseException, reason: str) -> None:
+        """End the input early."""
+        self.error = error
+        self.reason = reason
+        self.has_more = False
+
+    def unread(self) -> Iterator[tuple[int, AgentStepSpec]]:
+        """Yield the specs of an input at hand that were not taken, with their indices."""
+        for index, spec in enumerate(self._at_hand[self.count :], self.count):
+            if isinstance(spec, AgentStepSpec):
+                yield index, spec

@@ -1,0 +1,272 @@
+"""A run's use of its journal: what need not run again, and what has to be kept."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import math
+import sqlite3
+from collections import deque
+from collections.abc import Callable, Iterable, Sequence
+from time import monotonic
+from typing import TYPE_CHECKING, Any
+
+import attrs
+
+from .attempt import Report
+from .errors import InputError, JournalConflict, WireError
+from .records import JournalRecord, record_of
+from .run import Run
+from .steps import AgentStepSpec
+from .strict_json import check_record
+
+if TYPE_CHECKING:
+    from .journal import Workflow
+
+GATHER_S = 0.003
+"""For so long, outcomes that are written wait for others, to be made safe against power failures together."""
+
+MAX_GATHERED = 256
+"""No more outcomes than so many wait for each other."""
+
+MAX_NAMED = 10
+"""So many conflicts are named in a message, at most."""
+
+_FIELDS = attrs.fields(AgentStepSpec)
+
+
+def identity_of(workflow_id: str, spec: AgentStepSpec) -> str:
+    """Return the identity of a step: a SHA-256, in hex, over canonical JSON of `workflow_id` and every field of `spec`.
+
+    Canonical: one object, keys sorted at every depth, no white space, UTF-8; an optional field that is `None` is null.
+
+    Raises:
+        WireError: The spec holds what JSON cannot carry; the field is named.
+    """
+    fields: dict[str, Any] = {field.name: getattr(spec, field.name) for field in _FIELDS}
+    check_record(fields)
+    fields["workflow_id"] = workflow_id
+    canonical = json.dumps(fields, ensure_ascii=False, sort_keys=True, separators=(",", ":"))
+    return hashlib.sha256(canonical.encode()).hexdigest()
+
+
+class Journalling:
+    """Holds a workflow of a journal for one run, or for several in a row.
+
+    A report is held back from `add` until it is durable: `write` makes it safe against the end of this process, `sync`
+    against the end of the machine.
+
+    Args:
+        workflow: Which one.
+        clock: Seconds, monotonic.
+
+    Attributes:
+        unwritten: How many reports a killed process would lose.
+
+    Raises:
+        JournalError: The journal cannot be used, or another run holds the workflow.
+    """
+
+    def __init__(self, workflow: Workflow, clock: Callable[[], float] = monotonic) -> None:
+        self._workflow_id = workflow.workflow_id
+        self._may_rerun = workflow.on_conflict == "rerun"
+        self._clock = clock
+        self._seen = _Names()
+        self._is_checked = False
+        self._identities: dict[int, str] = {}
+        self._new: list[tuple[Report, JournalRecord]] = []
+        self._written: deque[Report] = deque()
+        self._sync_at = 0.0
+        self._store = workflow.journal.open(workflow.workflow_id)
+
+    @property
+    def unwritten(self) -> int:
+        return len(self._new)
+
+    @property
+    def holds_back(self) -> bool:
+        """Whether there are reports that are not durable yet."""
+        return bool(self._new or self._written)
+
+    # What need not run again ------------------------------------------------------------------------------------------
+
+    def check(self, specs: Sequence[Any]) -> None:
+        """See that all specs of a run can be journalled, before it begins.
+
+        Args:
+            specs: All of them; an item that is no spec is left for the run to refuse.
+
+        Raises:
+            JournalConflict: Some `task_id` is there twice, or stands for another step in the journal.
+            InputError: Some spec cannot be journalled.
+            JournalError: The journal cannot be read.
+        """
+        identities = {}
+        twice: dict[str, tuple[str, ...]] = {}
+        for index, spec in enumerate(specs):
+            if isinstance(spec, AgentStepSpec):
+                if spec.task_id in identities or not self._seen.add(spec.task_id):
+                    twice[spec.task_id] = ()
+                identities[spec.task_id] = self._identity(index, spec)
+        if twice:
+            raise self._duplicates(twice)
+        known = self._store.identities(identities)
+        differing = [task_id for task_id, identity in known.items() if identity != identities[task_id]]
+        if differing and not self._may_rerun:
+            self._refuse({spec.task_id: spec for spec in specs if isinstance(spec, AgentStepSpec)}, differing)
+        self._is_checked = True
+
+    def reuse(self, index: int, spec: AgentStepSpec) -> Report | None:
+        """Return the report of a step that was journalled with success; `None` if it has to run.
+
+        Raises:
+            JournalConflict: Its `task_id` was there already, or stands for another step in the journal.
+            InputError: The spec cannot be journalled.
+            JournalError: The journal cannot be read.
+        """
+        identity = self._identity(index, spec)
+        if not self._is_checked and not self._seen.add(spec.task_id):
+            raise self._duplicates({spec.task_id: ()})
+        record = self._store.find(spec.task_id)
+        if record is not None:
+            differing = _differing(record, spec, identity)
+            if differing and not self._may_rerun:
+                raise self._conflicts({spec.task_id: differing})
+            if record.outcome.success and not differing:
+                return _report_of(index, record)
+        self._identities[index] = identity
+        return None
+
+    def _refuse(self, specs: dict[str, AgentStepSpec], task_ids: Iterable[str]) -> None:
+        conflicts = {}
+        for task_id in task_ids:
+            record = self._store.find(task_id)
+            if record is not None:
+                spec = specs[task_id]
+                if differing := _differing(record, spec, self._identity(0, spec)):
+                    conflicts[task_id] = differing
+        if conflicts:
+            raise self._conflicts(conflicts)
+
+    def _identity(self, index: int, spec: AgentStepSpec) -> str:
+        try:
+            return identity_of(self._workflow_id, spec)
+        except WireError as error:
+            raise InputError(f"specs[{index}] cannot be journalled: {error}", Run([], 0.0)) from error
+
+    def _duplicates(self, twice: dict[str, tuple[str, ...]]) -> JournalConflict:
+        reason = (
+            f"two specs of one journalled run have the same task_id: {_named(map(repr, twice))}; "
+            "in a journal it names the step, so give each its own"
+        )
+        return JournalConflict(reason, twice)
+
+    def _conflicts(self, conflicts: dict[str, tuple[str, ...]]) -> JournalConflict:
+        told = _named(f"{task_id!r} ({', '.join(fields)})" for task_id, fields in conflicts.items())
+        reason = (
+            f"steps of the workflow {self._workflow_id!r} are journalled with other specs; what differs: {told}. "
+            "Give the steps new task_ids, name another workflow, or run them again with on_conflict='rerun'"
+        )
+        return JournalConflict(reason, conflicts)
+
+    # What has to be kept ----------------------------------------------------------------------------------------------
+
+    def add(self, report: Report, spec: AgentStepSpec) -> None:
+        """Take a step's last report; it comes back from `durable`."""
+        if not self._new and not self._written:
+            self._sync_at = self._clock() + GATHER_S
+        identity = self._identities.pop(report.ticket, None)
+        record = record_of(report)
+        fields = {field.name: getattr(record, field.name) for field in attrs.fields(type(record))}
+        self._new.append(
+            (
+                report,
+                JournalRecord(**fields, task_id=spec.task_id, outcome=report.outcome, spec=spec, identity=identity),
+            )
+        )
+
+    def is_due(self, now: float) -> bool:
+        """Return whether reports have been held back for long enough."""
+        return now >= self.due_at or self.unwritten >= MAX_GATHERED
+
+    @property
+    def due_at(self) -> float:
+        """When they will have been, on the clock; `inf` if there are none."""
+        return self._sync_at if self.holds_back else math.inf
+
+    def write(self) -> None:
+        """Make what was added safe against the end of this process.
+
+        Raises:
+            JournalError: It cannot be written.
+        """
+        if self._new:
+            self._store.write([record for _, record in self._new])
+            self._written.extend(report for report, _ in self._new)
+            self._new.clear()
+
+    def durable(self) -> list[Report]:
+        """Make what was added durable, and return its reports, in the order in which they came.
+
+        Raises:
+            JournalError: It cannot be written.
+        """
+        self.write()
+        self._store.sync()
+        return self.give_up()
+
+    def give_up(self) -> list[Report]:
+        """Return the reports that are held back, durable or not."""
+        reports = [*self._written, *(report for report, _ in self._new)]
+        self._written.clear()
+        self._new.clear()
+        return reports
+
+    def renew(self) -> None:
+        """Tell others that this run goes on, though nothing is to be written."""
+        self._store.renew()
+
+    def close(self) -> None:
+        """Let go of the workflow."""
+        self._seen.close()
+        self._store.close()
+
+
+class _Names:
+    """A set of any number of names, in little memory: SQLite keeps what is too much in a temporary file."""
+
+    def __init__(self) -> None:
+        self._connection = sqlite3.connect("", isolation_level=None, check_same_thread=False)
+        self._connection.execute("PRAGMA journal_mode = OFF")
+        self._connection.execute("CREATE TABLE names (name TEXT PRIMARY KEY) WITHOUT ROWID")
+        self._connection.execute("BEGIN")
+
+    def add(self, name: str) -> bool:
+        """Add a name; return whether it is new."""
+        return self._connection.execute("INSERT OR IGNORE INTO names VALUES (?)", (name,)).rowcount == 1
+
+    def close(self) -> None:
+        self._connection.close()
+
+
+def _differing(record: JournalRecord, spec: AgentStepSpec, identity: str) -> tuple[str, ...]:
+    """Return the names of the fields in which a spec is not what was journalled."""
+    if record.identity == identity:
+        return ()
+    if record.spec is None:  # of a checkpoint, which has no specs: what it tells of the step is all that can differ
+        return () if record.outcome.agent == spec.agent else ("agent",)
+    names = [field.name for field in _FIELDS if getattr(record.spec, field.name) != getattr(spec, field.name)]
+    return tuple(names or ["output_schema"])  # equal in Python, as 1 and 1.0 are, but not as JSON
+
+
+def _report_of(index: int, record: JournalRecord) -> Report:
+    started = None if record.started is None else record.started.timestamp()
+    return Report(
+        index, record.status, record.outcome, None, started, record.duration_s, record.worker, journalled=record
+    )
+
+
+def _named(items: Iterable[str]) -> str:
+    names = list(items)
+    more = len(names) - MAX_NAMED
+    return ", ".join(names[:MAX_NAMED]) + (f" and {more} more" if more > 0 else "")

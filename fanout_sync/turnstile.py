@@ -1,0 +1,196 @@
+"""The steps of a run that a rate limit or a budget does not let start yet. They hold no slot."""
+
+from __future__ import annotations
+
+import heapq
+import itertools
+import math
+from collections import deque
+from collections.abc import Iterator
+from typing import TYPE_CHECKING
+
+from attrs import frozen
+
+from .admission import Exhausted, Wait
+from .attempt import Report
+from .governor import Governor, Hold, Request
+from .steps import AgentStepSpec
+
+if TYPE_CHECKING:
+    from .usage import Usage
+
+
+@frozen(eq=False)
+class Candidate:
+    """An attempt at a step that is to start.
+
+    Attributes:
+        ticket: The step's index.
+        spec: What to run.
+        attempt: Which try it is.
+        request: What the governor has to know of it.
+    """
+
+    ticket: int
+    spec: AgentStepSpec
+    attempt: int
+    request: Request
+
+
+class Turnstile:
+    """Queues in front of the gates of a governor, one for each key: who waits in one delays nobody in another.
+
+    Used by the thread of the run alone, but for `spend` and `nest`.
+    """
+
+    def __init__(self, governor: Governor) -> None:
+        self._exhausted: Exhausted | None = None
+        self._governor = governor
+        self._queues: dict[tuple[str, ...], deque[Candidate]] = {}
+        # The keys that may be asked for, in turns; and those that need not be asked for before some time.
+        self._askable: deque[tuple[str, ...]] = deque()
+        self._closed: list[tuple[float, int, tuple[str, ...]]] = []
+        self._order = itertools.count()
+        self._budget_asks_at = -math.inf
+        self._waiting = 0
+        self._running: dict[int, tuple[Hold, tuple[str, ...]]] = {}
+        self._abandoned: dict[int, Hold] = {}
+
+    def __len__(self) -> int:
+        """How many steps wait."""
+        return self._waiting
+
+    @property
+    def has_keys(self) -> bool:
+        """Whether a step may overtake those before it, having another key."""
+        return self._governor.has_keys
+
+    def candidate(self, ticket: int, spec: AgentStepSpec, attempt: int) -> Candidate:
+        """Return what `enqueue` takes; asks the caller's own functions.
+
+        Raises:
+            Exception: Whatever those raise, or `OptionError` if their answer is unusable.
+        """
+        return Candidate(ticket, spec, attempt, self._governor.request(spec))
+
+    def enqueue(self, candidate: Candidate) -> None:
+        """Have an attempt wait for its turn; one that is not the step's first goes before those that are."""
+        keys = candidate.request.keys
+        queue = self._queues.get(keys)
+        if queue is None:
+            queue = self._queues[keys] = deque()
+            self._askable.append(keys)
+        if candidate.attempt > 1:
+            queue.appendleft(candidate)
+        else:
+            queue.append(candidate)
+        self._waiting += 1
+
+    def admit(self, now: float) -> Candidate | None:
+        """Return an attempt that may start now, and has to; `None` if there is none."""
+        if self._exhausted is not None or now < self._budget_asks_at:
+            return None
+        while self._closed and self._closed[0][0] <= now:
+            self._askable.append(heapq.heappop(self._closed)[2])
+        while self._askable:
+            keys = self._askable[0]
+            queue = self._queues[keys]
+            answer = self._governor.admit(queue[0].request, queue[0].attempt, now)
+            if isinstance(answer, Exhausted):
+                self._exhausted = answer
+                return None
+            if isinstance(answer, Wait):
+                if answer.on == "budget":
+                    self._budget_asks_at = now + answer.seconds
+                    return None
+                self._askable.popleft()
+                heapq.heappush(self._closed, (now + answer.seconds, next(self._order), keys))
+                continue
+            return self._admitted(keys, queue, answer)
+        return None
+
+    def asks_at(self, now: float) -> float:
+        """Return when `admit` is worth calling again, on the clock; `inf` if not before a step ends."""
+        at = math.inf
+        if self._waiting:
+            at = self._closed[0][0] if self._closed else math.inf
+            if self._askable:
+                at = self._budget_asks_at
+        return min(at, now + self._governor.seconds_left(now))
+
+    def exhausted(self, now: float) -> Exhausted | None:
+        """Return what the budget ran out of, once for each time that it refused; `None` if it has not."""
+        gone, self._exhausted = self._exhausted, None
+        return gone or self._governor.check(now)
+
+    def settle(self, report: Report, now: float) -> None:
+        """Take note of how an admitted attempt ended."""
+        running = self._running.pop(report.ticket, None)
+        if running is None:
+            return
+        hold, keys = running
+        if report.status == "timed_out":  # on a thread, it may go on and report what it uses
+            self._abandoned[report.ticket] = hold
+        if report.started is None:
+            self._governor.release(hold, now)
+        else:
+            self._governor.settle(hold, now, report.retry_after)
+        self._budget_asks_at = -math.inf
+        # Others with the same key may have waited for just this.
+        for place, (_, order, closed_keys) in enumerate(self._closed):
+            if closed_keys == keys:
+                self._closed[place] = (-math.inf, order, keys)
+                heapq.heapify(self._closed)
+                break
+
+    def spend(self, ticket: int, usage: Usage) -> None:
+        """Count usage as it is reported; from any thread."""
+        running = self._running.get(ticket)
+        hold = self._abandoned.get(ticket) if running is None else running[0]
+        if hold is not None:
+            self._governor.spend(hold, usage)
+
+    def nest(self, ticket: int) -> None:
+        """Take note that a step waits for a run of its own, which what it has reserved must not block."""
+        if (running := self._running.get(ticket)) is not None:
+            self._governor.yield_reservation(running[0])
+
+    def drain(self, *, spares_retries: bool = False) -> list[tuple[int, AgentStepSpec]]:
+        """Return the steps that wait, with their indices, and forget them.
+
+        Args:
+            spares_retries: Whether steps that have been tried before go on waiting.
+        """
+        waiting = sorted(self._all(), key=lambda candidate: candidate.ticket)
+        self._queues.clear()
+        self._askable.clear()
+        self._closed.clear()
+        self._waiting = 0
+        drained = []
+        for candidate in waiting:
+            if spares_retries and candidate.attempt > 1:
+                self.enqueue(candidate)
+            else:
+                drained.append((candidate.ticket, candidate.spec))
+        return drained
+
+    def close(self, now: float) -> None:
+        """Give back what steps hold that were given up."""
+        while self._running:
+            _, (hold, _) = self._running.popitem()
+            self._governor.settle(hold, now)
+
+    def _admitted(self, keys: tuple[str, ...], queue: deque[Candidate], hold: Hold) -> Candidate:
+        candidate = queue.popleft()
+        self._waiting -= 1
+        self._running[candidate.ticket] = hold, keys
+        self._askable.popleft()
+        if queue:
+            self._askable.append(keys)
+        else:
+            del self._queues[keys]
+        return candidate
+
+    def _all(self) -> Iterator[Candidate]:
+        for queue in self._queues.values():
+            yield from queue

@@ -1,0 +1,459 @@
+"""Rate limits and budgets in real runs: over threads and processes, shared, nested, and against a real server."""
+
+from __future__ import annotations
+
+import http.client
+import threading
+import time
+from collections import deque
+from collections.abc import Callable, Iterator
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from typing import Any
+
+import pytest
+from attrs import define, field
+from conftest import HANG_BOUND_S
+
+from fanout_sync import (
+    AgentExecutor,
+    AgentStepSpec,
+    Budget,
+    BudgetExhausted,
+    EventChannel,
+    FunctionExecutor,
+    OptionError,
+    RateLimit,
+    Retry,
+    RetryAfter,
+    RunEnd,
+    Runner,
+    StepOutcome,
+    SubagentStart,
+    current_step,
+)
+from fanout_sync.testing import Ledger, LedgerExecutor, make_specs
+
+MakeRunner = Callable[..., Runner]
+
+
+def _spec(name: str, agent: str = "tester") -> AgentStepSpec:
+    return AgentStepSpec(name, agent, "", name)
+
+
+class Spender(AgentExecutor):
+    """Every step uses what its agent is called, in tokens; agent `"retry"` asks for patience first."""
+
+    def execute_step(self, spec: AgentStepSpec, event_tx: Any = None) -> StepOutcome:
+        current_step().add_usage(prompt_tokens=int(spec.agent), cost_usd=int(spec.agent) / 1000)
+        return StepOutcome.completed(spec, spec.prompt)
+
+
+def _spenders(count: int, tokens: int = 100) -> list[AgentStepSpec]:
+    return [_spec(f"s{n}", str(tokens)) for n in range(count)]
+
+
+# A real server -------------------------------------------------------------------------------------------------------
+
+
+@define
+class Limiter:
+    """What a provider does: at most so many requests in any second; more get a 429.
+
+    Attributes:
+        limit: How many.
+        accepted: When, on the clock, each accepted request came.
+        refused: How many were not.
+    """
+
+    limit: int
+    accepted: list[float] = field(factory=list)
+    refused: int = 0
+    _recent: deque[float] = field(factory=deque)
+    _lock: threading.Lock = field(factory=threading.Lock)
+
+    def accepts(self) -> bool:
+        """Take note of a request that has just come."""
+        now = time.monotonic()
+        with self._lock:
+            while self._recent and self._recent[0] <= now - 1.0:
+                self._recent.popleft()
+            if len(self._recent) >= self.limit:
+                self.refused += 1
+                return False
+            self._recent.append(now)
+            self.accepted.append(now)
+            return True
+
+
+@pytest.fixture
+def server() -> Iterator[tuple[Limiter, int]]:
+    """A real HTTP server on this machine that takes 60 requests a second."""
+    limiter = Limiter(60)
+
+    class Handler(BaseHTTPRequestHandler):
+        protocol_version = "HTTP/1.1"
+
+        def do_GET(self) -> None:
+            is_accepted = limiter.accepts()
+            self.send_response(200 if is_accepted else 429)
+            if not is_accepted:
+                self.send_header("Retry-After", "1")
+            self.send_header("Content-Length", "2")
+            self.end_headers()
+            self.wfile.write(b"ok")
+
+        def log_message(self, *args: object) -> None:
+            """Nothing: its log is the limiter's."""
+
+    class Server(ThreadingHTTPServer):
+        request_queue_size = 128  # with the usual five, connections come a second late
+
+    with Server(("127.0.0.1", 0), Handler) as http_server:
+        thread = threading.Thread(target=http_server.serve_forever, kwargs={"poll_interval": 0.01})
+        thread.start()
+        yield limiter, http_server.server_address[1]
+        http_server.shutdown()
+        thread.join(HANG_BOUND_S)
+
+
+class Client(AgentExecutor):
+    """Asks the server, and passes on what it says about patience."""
+
+    def __init__(self, port: int) -> None:
+        self.port = port
+
+    def execute_step(self, spec: AgentStepSpec, event_tx: Any = None) -> StepOutcome:
+        connection = http.client.HTTPConnection("127.0.0.1", self.port, timeout=HANG_BOUND_S)
+        try:
+            connection.request("GET", "/")
+            answer = connection.getresponse()
+            text = answer.read().decode()
+        finally:
+            connection.close()
+        if answer.status == 429:
+            raise RetryAfter(float(answer.headers["Retry-After"]))
+        return StepOutcome.completed(spec, text)
+
+
+def test_a_server_with_a_limit_hardly_ever_has_to_say_no(server: tuple[Limiter, int]) -> None:
+    """300 steps over 16 threads: all succeed, with at most a handful of 429s, and the limit is kept and used."""
+    limiter, port = server
+    runner = Runner(
+        Client(port), max_concurrency=16, rate_limit=RateLimit(requests_per_minute=60 * limiter.limit), retry=9
+    )
+    run = runner.run(make_specs(300))
+    assert len(run.succeeded) == 300
+    assert limiter.refused <= 5
+    assert len(limiter.accepted) == 300
+    for first, later in zip(limiter.accepted, limiter.accepted[limiter.limit :], strict=False):
+        assert later - first > 1.0, "the server's own log keeps the limit"
+
+
+def test_a_limit_that_is_set_too_high_is_found_out(server: tuple[Limiter, int]) -> None:
+    """A 429 closes the gate for everybody: of 16 threads at most those hear it that were asking just then."""
+    limiter, port = server
+    runner = Runner(Client(port), max_concurrency=16, rate_limit=RateLimit(requests_per_minute=10**6), retry=20)
+    run = runner.run(make_specs(150))
+    assert len(run.succeeded) == 150
+    assert limiter.refused <= 3 * 16, "each closing costs those in flight, and the reopening is gentle"
+
+
+# Rate limits in runs -------------------------------------------------------------------------------------------------
+
+
+def test_who_waits_holds_no_slot(make_runner: MakeRunner, ledger: Ledger) -> None:
+    """With one slot, steps of another key pass those that must wait."""
+    limit = RateLimit(requests_per_minute=2, key=lambda spec: spec.prompt[0])
+    executor = LedgerExecutor(ledger, concurrency=1)
+    specs = [_spec(name) for name in ("a1", "a2", "a3", "a4", "b1", "b2")]
+    stream = make_runner(executor, rate_limit=limit, max_concurrency=1).stream(specs, order="completion")
+    first_four = [next(stream).task_id for _ in range(4)]
+    stream.close()
+    assert sorted(first_four) == ["a1", "a2", "b1", "b2"]
+    assert set(ledger.counts()) == {"a1", "a2", "b1", "b2"}
+
+
+def test_an_input_that_is_no_list_is_read_past_those_who_wait(ledger: Ledger) -> None:
+    """Up to a bound: then the input waits, too."""
+    limit = RateLimit(requests_per_minute=1, key=lambda spec: spec.prompt[0])
+    read: list[str] = []
+
+    def specs() -> Iterator[AgentStepSpec]:
+        for n in range(5000):
+            read.append(f"a{n}")
+            yield _spec(f"a{n}")
+            if n == 900:
+                yield _spec("b")
+
+    stream = Runner(LedgerExecutor(ledger), rate_limit=limit).stream(specs(), order="completion")
+    assert {next(stream).task_id, next(stream).task_id} == {"a0", "b"}
+    stream.close()
+    assert len(read) < 1200
+
+
+def test_one_limit_over_several_runners() -> None:
+    """Two runners in two threads that share a limit keep it together."""
+    limit = RateLimit(requests_per_minute=5)
+    begun = threading.Semaphore(0)
+    starts: list[str] = []
+
+    def step(spec: AgentStepSpec) -> str:
+        starts.append(spec.task_id)
+        begun.release()
+        return "ok"
+
+    executor = FunctionExecutor({"tester": step})
+    budget = Budget(max_seconds=0.7)
+    threads = [
+        threading.Thread(target=Runner(executor, rate_limit=limit, budget=budget).run, args=(make_specs(10),))
+        for _ in range(2)
+    ]
+    for thread in threads:
+        thread.start()
+    for _ in range(5):
+        assert begun.acquire(timeout=HANG_BOUND_S)
+    for thread in threads:
+        thread.join(HANG_BOUND_S)
+    assert len(starts) == 5
+
+
+def test_retry_after_without_retries_fails_the_step_and_warns_the_others() -> None:
+    """The step has no attempts left; the gate is closed all the same."""
+    asked: list[str] = []
+
+    def ask(spec: AgentStepSpec) -> str:
+        asked.append(spec.task_id)
+        if spec.task_id == "t0":
+            raise RetryAfter(3600)
+        return "ok"
+
+    runner = Runner(
+        FunctionExecutor({"tester": ask}), max_concurrency=1, rate_limit=RateLimit(requests_per_minute=10**6)
+    )
+    stream = runner.stream(make_specs(5), order="completion")
+    assert next(stream).output == "fanout_sync.RetryAfter: asked to be tried again after 3600 s"
+    stream.close()
+    assert asked == ["t0"]
+
+
+def test_a_gate_opens_again(make_runner: MakeRunner, ledger: Ledger) -> None:
+    """After `RetryAfter` everything is done in the end, also from worker processes."""
+    executor = LedgerExecutor(ledger, {"t3": _impatient_once})
+    runner = make_runner(executor, rate_limit=RateLimit(requests_per_minute=10**6), retry=5)
+    run = runner.run(make_specs(30))
+    assert len(run.succeeded) == 30
+    assert len(run.records[3].attempts) == 2
+
+
+def _impatient_once(spec: AgentStepSpec) -> StepOutcome:
+    if current_step().attempt == 1:
+        raise RetryAfter(0.05)
+    return StepOutcome.completed(spec, "at last")
+
+
+def test_a_key_that_raises_costs_its_step_alone(ledger: Ledger) -> None:
+    """As with everything of the caller's that is asked about one step."""
+
+    def key(spec: AgentStepSpec) -> str:
+        if spec.task_id == "t1":
+            raise LookupError("no such provider")
+        return 3 if spec.task_id == "t2" else "fine"  # type: ignore[return-value]  # that is the point
+
+    run = Runner(LedgerExecutor(ledger), rate_limit=RateLimit(requests_per_minute=1000, key=key)).run(make_specs(4))
+    assert [outcome.success for outcome in run] == [True, False, False, True]
+    assert run[1].output == "LookupError: no such provider"
+    assert "key of RateLimit must return a str, got int 3" in run[2].output
+
+
+def test_an_interrupted_run_gives_back_what_it_held(ledger: Ledger) -> None:
+    """Another run under the same limit and budget is not held up by steps that were given up."""
+    budget = Budget(max_tokens=1000)
+    limit = RateLimit(tokens_per_minute=10**6)
+    stream = Runner(Spender(), rate_limit=limit, budget=budget, max_concurrency=2).stream(_spenders(50))
+    next(stream)
+    stream.close()
+    assert Runner(Spender(), rate_limit=limit, budget=budget).run(_spenders(1)).succeeded
+
+
+def test_nested_runs_share_a_limit_and_a_budget_without_a_deadlock() -> None:
+    """The step that waits for its own run is not in that run's way, though nothing is known of its agent."""
+    limit, budget = RateLimit(requests_per_minute=10**5, tokens_per_minute=10**6), Budget(max_tokens=10**6)
+    inner = Runner(Spender(), rate_limit=limit, budget=budget)
+
+    def outer(spec: AgentStepSpec) -> str:
+        return str(len(inner.run(_spenders(5)).succeeded))
+
+    run = Runner(FunctionExecutor({"tester": outer}), rate_limit=[limit], budget=budget).run(make_specs(4))
+    assert [outcome.output for outcome in run] == ["5"] * 4
+    assert budget.used.tokens == 4 * 5 * 100
+
+
+# Budgets in runs -----------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("backend", ["thread", "process"])
+@pytest.mark.parametrize("concurrency", [1, 16])
+def test_a_budget_is_not_overshot(backend: Any, concurrency: int) -> None:
+    """However many steps are in flight: what was used is never beyond the limit, if steps use what they used before."""
+    budget = Budget(max_tokens=1050)
+    events: list[Any] = []
+    with EventChannel() as channel:
+        channel.listen(events.append)
+        runner = Runner(Spender(), backend=backend, budget=budget, max_concurrency=concurrency, event_tx=channel)
+        run = runner.run(_spenders(40))
+    assert len(run.succeeded) == 10
+    assert budget.used.tokens == 1000
+    assert [record.status for record in run.records].count("cancelled") == 30
+    told = "budget exhausted: 1000 of 1050 tokens used, which leaves too little for another step"
+    assert {outcome.output for outcome in run.failed} == {told}
+    assert run.failed[0].agent == "100"
+    exhausted = [event for event in events if isinstance(event, BudgetExhausted)]
+    assert exhausted == [BudgetExhausted("tokens", 1050, 1000)]
+    assert len([event for event in events if isinstance(event, SubagentStart)]) == 10
+    assert isinstance(events[-1], RunEnd)
+    assert (events[-1].succeeded, events[-1].failed) == (10, 30)
+    assert "budget: 1000 of 1050 tokens" in run.summary()
+
+
+def test_steps_of_uneven_cost_overshoot_by_one_at_the_most(make_runner: MakeRunner) -> None:
+    """The first of each agent is unknown: it goes alone."""
+    budget = Budget(max_cost_usd=1.0)
+    specs = [_spec(f"s{n}", str(10 * (1 + n % 7))) for n in range(200)]
+    run = make_runner(Spender(), budget=budget, max_concurrency=16).run(specs)
+    assert run.succeeded
+    assert run.failed
+    assert budget.used.cost_usd <= 1.0 + 0.07
+    assert budget.used.cost_usd > 0.8
+
+
+def test_a_callers_estimate_is_believed(ledger: Ledger) -> None:
+    """Then the first steps of an agent need not go alone."""
+    together = threading.Barrier(5, timeout=HANG_BOUND_S)
+
+    def spend(spec: AgentStepSpec) -> str:
+        together.wait()
+        current_step().add_usage(prompt_tokens=10)
+        return "ok"
+
+    budget = Budget(max_tokens=50, estimate=lambda spec: 10)
+    run = Runner(FunctionExecutor({"tester": spend}), max_concurrency=16, budget=budget).run(make_specs(8))
+    assert len(run.succeeded) == 5
+    assert budget.used.tokens == 50
+
+
+def test_a_number_of_steps(make_runner: MakeRunner, ledger: Ledger) -> None:
+    """Exactly so many are started; another attempt at one of them is no new step."""
+    executor = LedgerExecutor(ledger, {"t1": _impatient_once})
+    run = make_runner(executor, budget=Budget(max_steps=4), retry=3).run(make_specs(9))
+    assert [outcome.task_id for outcome in run.succeeded] == ["t0", "t1", "t2", "t3"]
+    assert ledger.counts() == {"t0": 1, "t1": 2, "t2": 1, "t3": 1}
+    assert run[4].output == "budget exhausted: 4 of 4 steps used"
+
+
+def test_time_runs_out(make_runner: MakeRunner) -> None:
+    """Steps in flight finish, and the others are not started, nor waited for."""
+    release = threading.Event()
+    threading.Timer(0.4, release.set).start()
+    run = make_runner(FunctionExecutor({"tester": _sleep}), budget=Budget(max_seconds=0.2), max_concurrency=2).run(
+        [_spec(f"0.3-{n}") for n in range(20)]
+    )
+    assert 2 <= len(run.succeeded) <= 4
+    assert all("budget exhausted: " in outcome.output for outcome in run.failed)
+    assert release.wait(HANG_BOUND_S)
+
+
+def _sleep(spec: AgentStepSpec) -> str:
+    time.sleep(float(spec.prompt.partition("-")[0]))
+    return "ok"
+
+
+def test_time_runs_out_for_those_who_wait() -> None:
+    """A step that would be tried again in an hour is not waited for."""
+
+    def fail(spec: AgentStepSpec) -> str:
+        raise ValueError("busy")
+
+    runner = Runner(FunctionExecutor({"tester": fail}), budget=Budget(max_seconds=0.2), retry=Retry(3, wait=3600))
+    run = runner.run(make_specs(1))
+    assert run.records[0].status == "cancelled"
+    assert run[0].output.startswith("budget exhausted: ")
+    assert run[0].output.endswith("; attempt 1: ValueError: busy")
+    limit = RateLimit(requests_per_minute=1)
+    run = Runner(FunctionExecutor({"tester": lambda spec: "ok"}), rate_limit=limit, budget=Budget(max_seconds=0.2)).run(
+        make_specs(2)
+    )
+    assert [outcome.success for outcome in run] == [True, False]
+
+
+def test_a_budget_lasts_over_runs_and_rounds() -> None:
+    """It belongs to whoever made it, not to one run; a loop ends when it is gone."""
+    budget = Budget(max_tokens=450)
+    runner = Runner(Spender(), budget=budget)
+    assert len(runner.run(_spenders(2)).succeeded) == 2
+    from fanout_sync import Continue
+
+    rounds = 0
+
+    def again(outcomes: Any) -> Continue:
+        nonlocal rounds
+        rounds += 1
+        return Continue(_spenders(1))
+
+    outcomes = runner.loop(_spenders(1), 100, again)
+    assert rounds == 2
+    assert [outcome.success for outcome in outcomes] == [False]
+    assert budget.used.tokens == 400
+
+
+def test_an_estimate_that_raises_costs_its_step_alone() -> None:
+    """As a key that raises."""
+
+    def estimate(spec: AgentStepSpec) -> float:
+        if spec.task_id == "s1":
+            raise LookupError("no price")
+        return 100
+
+    run = Runner(Spender(), budget=Budget(max_tokens=10**6, estimate=estimate)).run(_spenders(3))
+    assert [outcome.success for outcome in run] == [True, False, True]
+    assert run[1].output == "LookupError: no price"
+
+
+def test_event_tx_is_there_when_usage_counts() -> None:
+    """Also when nobody listens to events: what an executor reports there must not be lost."""
+
+    def spend(spec: AgentStepSpec, event_tx: Any) -> str:
+        event_tx.usage(prompt_tokens=5)
+        event_tx.send(BudgetExhausted("tokens", 1, 1))
+        return "ok"
+
+    for backend in ("thread", "process"):
+        budget = Budget(max_tokens=100)
+        run = Runner(FunctionExecutor({"tester": spend}), budget=budget, backend=backend).run(make_specs(3))
+        assert len(run.succeeded) == 3
+        assert budget.used.tokens == 15
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"rate_limit": 60}, "rate_limit must be a RateLimit or a list of them, got int 60"),
+        ({"rate_limit": [RateLimit(5), None]}, "rate_limit must be a RateLimit or a list of them, got None"),
+        ({"budget": 5.0}, r"budget must be a Budget, such as Budget\(max_cost_usd=5\), got float 5.0"),
+    ],
+)
+def test_bad_options(options: dict[str, Any], message: str) -> None:
+    """They are refused at construction, by name."""
+    with pytest.raises(OptionError, match=message):
+        Runner(Spender(), **options)
+
+
+def test_limits_stay_in_their_process() -> None:
+    """An executor that has one cannot be sent to a worker, and the error says where it is."""
+    from fanout_sync import ExecutorNotPicklable
+
+    class Greedy(Spender):
+        def __init__(self) -> None:
+            self.limit = RateLimit(requests_per_minute=1)
+
+    with pytest.raises(ExecutorNotPicklable, match=r"executor.limit .*a RateLimit lives in one process"):
+        Runner(Greedy(), backend="process").run(_spenders(1))
