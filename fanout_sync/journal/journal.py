@@ -117,7 +117,7 @@ class Journal(abc.ABC):
         """Return what is done of a workflow, for other programs.
 
         Returns:
-            It, as compact JSON: `{"schema_version":1,"workflow_id":…,"steps":[{"task_id":…,"outcome":{…}}, …],
+            Compact JSON such as `{"schema_version":1,"workflow_id":…,"steps":[{"task_id":…,"outcome":{…}}, …],
             "checkpoint_ms":…}`. The steps are those that succeeded, in order, because whoever reads it takes all of
             them for done; `checkpoint_ms` is now, in milliseconds since the epoch.
 
