@@ -9,7 +9,7 @@ from importlib.util import find_spec
 
 from attrs import evolve
 
-PEERS = ("joblib", "loky", "mpire", "pebble")
+PEERS = ("diskcache", "joblib", "loky", "mpire", "pebble")
 FEWEST_ROUNDS = 5
 
 

@@ -11,8 +11,10 @@ from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import ProcessPoolExecutor, ThreadPoolExecutor
 from contextlib import AbstractContextManager, contextmanager
 from multiprocessing.pool import ThreadPool
+from pathlib import Path
 from typing import Any
 
+import diskcache
 import joblib
 import loky
 import pebble
@@ -54,6 +56,22 @@ def joblib_threading(function: Function, workers: int) -> Iterator[RunAll]:
     """`joblib.Parallel` with the threading backend."""
     with joblib.Parallel(workers, backend="threading") as parallel:
         yield lambda items: parallel(joblib.delayed(function)(item) for item in items)
+
+
+@contextmanager
+def joblib_memory(function: Function, workers: int, folder: Path) -> Iterator[RunAll]:
+    """`joblib.Memory.cache`, called from the threads of a `ThreadPoolExecutor`."""
+    cached = joblib.Memory(folder, verbose=0).cache(function)
+    with ThreadPoolExecutor(workers) as pool:
+        yield lambda items: list(pool.map(cached, items))
+
+
+@contextmanager
+def diskcache_memoize(function: Function, workers: int, folder: Path) -> Iterator[RunAll]:
+    """`diskcache.Cache.memoize`, called from the threads of a `ThreadPoolExecutor`."""
+    with diskcache.Cache(folder) as cache, ThreadPoolExecutor(workers) as pool:
+        cached = cache.memoize()(function)
+        yield lambda items: list(pool.map(cached, items))
 
 
 @contextmanager

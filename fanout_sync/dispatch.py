@@ -140,6 +140,7 @@ class Dispatch:
         self._is_timed = is_governed or expires_at < math.inf
         self._must_watch = self._looks_at_each or self._is_timed or self._policies.retry is not None
         self._most_at_once = self.window = bound + self._lookahead
+        self._most_written_together = max(1, bound // 8)
         self._most_waiting = math.inf if self.intake.is_at_hand else MAX_WAITING
         self._start = self._start_outside if session.may_run_inline else session.start
         self._flying: dict[int, AgentStepSpec] = {}
@@ -172,7 +173,10 @@ class Dispatch:
                 report = feed()
             if report is None:
                 if not flying and not (must_watch and self._is_waiting()):
-                    return
+                    if not self._holds_back():
+                        return
+                    yield from self._durable()
+                    continue
                 if (report := self._next() if must_watch else wait()) is None:
                     continue
             spec = flying.pop(report.ticket, None)
@@ -185,8 +189,7 @@ class Dispatch:
 
     def _do_what_is_due(self) -> Iterator[Report]:
         """Start what has waited for its time, and yield what is durable by now."""
-        journalling = self._journalling
-        if journalling is not None and (not self._flying or journalling.is_due(self._clock())):
+        if self._journalling is not None and self._journalling.is_due(self._clock()):
             yield from self._durable()
         if self._retrying:
             self._try_again_what_is_due()
@@ -195,7 +198,8 @@ class Dispatch:
 
     def _is_waiting(self) -> bool:
         """Whether anything is still to come though no step is running."""
-        return bool(self._at_once or self._retrying or self._turnstile or self._holds_back())
+        is_to_write = self._journalling is not None and self._journalling.unwritten
+        return bool(self._at_once or self._retrying or self._turnstile or is_to_write)
 
     def _next(self) -> Report | None:
         """Return the next report; `None` if something else is to be done first."""
@@ -208,9 +212,15 @@ class Dispatch:
         return self._session.wait()
 
     def _next_while_writing(self, journalling: Journalling) -> Report | None:
-        report = self._session.poll() if journalling.unwritten else self._session.wait(self._patience())
-        if report is None:  # none that could be written together with those before
-            self._with_journal(journalling.write if journalling.unwritten else journalling.renew)
+        if not journalling.unwritten:
+            if (report := self._session.wait(self._patience())) is None:
+                self._with_journal(journalling.renew)
+            return report
+        # What has come meanwhile is written together; but not all of it, where much ends at once: the first of them
+        # make room for others, which then end at another time than the rest.
+        report = self._session.poll() if journalling.unwritten < self._most_written_together else None
+        if report is None:
+            self._with_journal(journalling.write)
         return report
 
     def _concluded(self, report: Report, spec: AgentStepSpec) -> Iterator[Report]:
@@ -491,9 +501,8 @@ class Dispatch:
 
     def _durable(self) -> Iterator[Report]:
         assert self._journalling is not None, "there is a journal"
-        if self._journalling.holds_back:
-            for report in self._with_journal(self._journalling.durable) or ():
-                yield self._told(report)
+        for report in self._with_journal(self._journalling.durable) or ():
+            yield self._told(report)
 
     def _with_journal(self, use: Callable[[], T]) -> T | None:
         try:

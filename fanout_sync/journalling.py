@@ -15,15 +15,15 @@ import attrs
 
 from .attempt import Report
 from .errors import InputError, JournalConflict, WireError
-from .records import JournalRecord, record_of
+from .records import JournalRecord, journal_record_of
 from .run import Run
 from .steps import AgentStepSpec
-from .strict_json import check_record
+from .strict_json import check_json, check_record
 
 if TYPE_CHECKING:
     from .journal import Workflow
 
-GATHER_S = 0.003
+GATHER_S = 0.005
 """For so long, outcomes that are written wait for others, to be made safe against power failures together."""
 
 MAX_GATHERED = 256
@@ -32,7 +32,8 @@ MAX_GATHERED = 256
 MAX_NAMED = 10
 """So many conflicts are named in a message, at most."""
 
-_FIELDS = attrs.fields(AgentStepSpec)
+_NAMES = tuple(field.name for field in attrs.fields(AgentStepSpec))
+_CANONICAL = json.JSONEncoder(ensure_ascii=False, sort_keys=True, separators=(",", ":"))
 
 
 def identity_of(workflow_id: str, spec: AgentStepSpec) -> str:
@@ -43,11 +44,16 @@ def identity_of(workflow_id: str, spec: AgentStepSpec) -> str:
     Raises:
         WireError: The spec holds what JSON cannot carry; the field is named.
     """
-    fields: dict[str, Any] = {field.name: getattr(spec, field.name) for field in _FIELDS}
-    check_record(fields)
+    if spec.output_schema is not None:
+        check_json(spec.output_schema, "output_schema")
+    fields: dict[str, Any] = {name: getattr(spec, name) for name in _NAMES}
     fields["workflow_id"] = workflow_id
-    canonical = json.dumps(fields, ensure_ascii=False, sort_keys=True, separators=(",", ":"))
-    return hashlib.sha256(canonical.encode()).hexdigest()
+    try:
+        canonical = _CANONICAL.encode(fields).encode()
+    except UnicodeEncodeError:
+        check_record(fields)  # which names the field
+        raise
+    return hashlib.sha256(canonical).hexdigest()
 
 
 class Journalling:
@@ -71,8 +77,10 @@ class Journalling:
         self._workflow_id = workflow.workflow_id
         self._may_rerun = workflow.on_conflict == "rerun"
         self._clock = clock
-        self._seen = _Names()
-        self._is_checked = False
+        self._seen: _NameSet | None = None
+        self._checked: set[str] = set()
+        # Of a run whose specs were checked beforehand: the identities of those that the journal has.
+        self._known: dict[str, str | None] | None = None
         self._identities: dict[int, str] = {}
         self._new: list[tuple[Report, JournalRecord]] = []
         self._written: deque[Report] = deque()
@@ -101,20 +109,21 @@ class Journalling:
             InputError: Some spec cannot be journalled.
             JournalError: The journal cannot be read.
         """
-        identities = {}
+        indices: dict[str, int] = {}
         twice: dict[str, tuple[str, ...]] = {}
         for index, spec in enumerate(specs):
             if isinstance(spec, AgentStepSpec):
-                if spec.task_id in identities or not self._seen.add(spec.task_id):
+                if spec.task_id in indices or spec.task_id in self._checked:
                     twice[spec.task_id] = ()
-                identities[spec.task_id] = self._identity(index, spec)
+                indices[spec.task_id] = index
+                if not _is_plain(spec):
+                    self._identity(index, spec)
         if twice:
             raise self._duplicates(twice)
-        known = self._store.identities(identities)
-        differing = [task_id for task_id, identity in known.items() if identity != identities[task_id]]
-        if differing and not self._may_rerun:
-            self._refuse({spec.task_id: spec for spec in specs if isinstance(spec, AgentStepSpec)}, differing)
-        self._is_checked = True
+        self._known = self._store.identities(indices)
+        if not self._may_rerun:
+            self._refuse_conflicts({task_id: specs[indices[task_id]] for task_id in self._known})
+        self._checked.update(indices)
 
     def reuse(self, index: int, spec: AgentStepSpec) -> Report | None:
         """Return the report of a step that was journalled with success; `None` if it has to run.
@@ -125,9 +134,10 @@ class Journalling:
             JournalError: The journal cannot be read.
         """
         identity = self._identity(index, spec)
-        if not self._is_checked and not self._seen.add(spec.task_id):
+        if self._known is None and not self._is_new(spec.task_id):
             raise self._duplicates({spec.task_id: ()})
-        record = self._store.find(spec.task_id)
+        may_be_there = self._known is None or spec.task_id in self._known
+        record = self._store.find(spec.task_id) if may_be_there else None
         if record is not None:
             differing = _differing(record, spec, identity)
             if differing and not self._may_rerun:
@@ -137,14 +147,20 @@ class Journalling:
         self._identities[index] = identity
         return None
 
-    def _refuse(self, specs: dict[str, AgentStepSpec], task_ids: Iterable[str]) -> None:
+    def _is_new(self, task_id: str) -> bool:
+        """Take note of a name; return whether it is the first time."""
+        if self._seen is None:
+            self._seen = _NameSet()
+        return task_id not in self._checked and self._seen.add(task_id)
+
+    def _refuse_conflicts(self, specs: dict[str, AgentStepSpec]) -> None:
+        assert self._known is not None, "the journal was asked"
         conflicts = {}
-        for task_id in task_ids:
-            record = self._store.find(task_id)
-            if record is not None:
-                spec = specs[task_id]
-                if differing := _differing(record, spec, self._identity(0, spec)):
-                    conflicts[task_id] = differing
+        for task_id, spec in specs.items():
+            identity = self._identity(0, spec)
+            record = None if identity == self._known[task_id] else self._store.find(task_id)
+            if record is not None and (differing := _differing(record, spec, identity)):
+                conflicts[task_id] = differing
         if conflicts:
             raise self._conflicts(conflicts)
 
@@ -176,14 +192,7 @@ class Journalling:
         if not self._new and not self._written:
             self._sync_at = self._clock() + GATHER_S
         identity = self._identities.pop(report.ticket, None)
-        record = record_of(report)
-        fields = {field.name: getattr(record, field.name) for field in attrs.fields(type(record))}
-        self._new.append(
-            (
-                report,
-                JournalRecord(**fields, task_id=spec.task_id, outcome=report.outcome, spec=spec, identity=identity),
-            )
-        )
+        self._new.append((report, journal_record_of(report, spec, identity)))
 
     def is_due(self, now: float) -> bool:
         """Return whether reports have been held back for long enough."""
@@ -228,11 +237,12 @@ class Journalling:
 
     def close(self) -> None:
         """Let go of the workflow."""
-        self._seen.close()
+        if self._seen is not None:
+            self._seen.close()
         self._store.close()
 
 
-class _Names:
+class _NameSet:
     """A set of any number of names, in little memory: SQLite keeps what is too much in a temporary file."""
 
     def __init__(self) -> None:
@@ -255,8 +265,20 @@ def _differing(record: JournalRecord, spec: AgentStepSpec, identity: str) -> tup
         return ()
     if record.spec is None:  # of a checkpoint, which has no specs: what it tells of the step is all that can differ
         return () if record.outcome.agent == spec.agent else ("agent",)
-    names = [field.name for field in _FIELDS if getattr(record.spec, field.name) != getattr(spec, field.name)]
+    names = [name for name in _NAMES if getattr(record.spec, name) != getattr(spec, name)]
     return tuple(names or ["output_schema"])  # equal in Python, as 1 and 1.0 are, but not as JSON
+
+
+def _is_plain(spec: AgentStepSpec) -> bool:
+    """Whether it has an identity in any case; so it is with nearly all."""
+    return (
+        spec.output_schema is None
+        and spec.prompt.isascii()
+        and spec.task_id.isascii()
+        and spec.description.isascii()
+        and spec.agent.isascii()
+        and (spec.parent_session_id is None or spec.parent_session_id.isascii())
+    )
 
 
 def _report_of(index: int, record: JournalRecord) -> Report:

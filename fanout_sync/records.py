@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from datetime import datetime, timedelta, timezone
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from attrs import evolve, frozen
 
@@ -90,6 +90,18 @@ def record_of(report: Report) -> StepRecord:
     """Return the record of a step from its last report."""
     if report.journalled is not None:
         return evolve(report.journalled, index=report.ticket)
+    return StepRecord(*_values_of(report))
+
+
+def journal_record_of(report: Report, spec: AgentStepSpec, identity: str | None) -> JournalRecord:
+    """Return the record of a step for a journal, from its last report."""
+    return JournalRecord(
+        *_values_of(report), task_id=spec.task_id, outcome=report.outcome, spec=spec, identity=identity
+    )
+
+
+def _values_of(report: Report) -> tuple[Any, ...]:
+    """Return the values of a `StepRecord`, in order."""
     attempts = report.earlier
     started = finished = None
     if report.started is not None and report.duration_s is not None:
@@ -97,7 +109,7 @@ def record_of(report: Report) -> StepRecord:
         finished = started + timedelta(seconds=report.duration_s)
     if report.started is not None or (attempts and report.status != "cancelled"):
         attempts += (AttemptRecord(len(attempts) + 1, report.status, report.reason, report.duration_s, None),)
-    return StepRecord(
+    return (
         report.ticket,
         report.status,
         report.error,

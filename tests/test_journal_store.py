@@ -425,8 +425,8 @@ def test_an_interrupted_write_leaves_nothing(path: Path, monkeypatch: pytest.Mon
     with monkeypatch.context() as patched:
         patched.setattr("fanout_sync.journal.lock.Lock.check", _interrupt)
         with pytest.raises(KeyboardInterrupt):
-            opened.write([record("a")])
-    assert opened.find("a") is None
+            opened.write([record(f"a{n}") for n in range(100)])
+    assert opened.find("a0") is None
     opened.write([record("b")])
     opened.close()
     assert list(SqliteJournal(path).records("w")) == [record("b")]

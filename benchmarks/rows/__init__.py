@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable
 
 from ..row import Row, Sizes
-from . import fresh, processes, threads
+from . import fresh, journals, processes, threads
 
 ROWS: dict[str, Callable[[Sizes], Row]] = {
     "thread-noop": threads.noop,
@@ -19,6 +19,9 @@ ROWS: dict[str, Callable[[Sizes], Row]] = {
     "import": fresh.imports,
     "stream-memory": fresh.stream_memory,
     "process-uneven": processes.uneven,
+    "journal-sleep": journals.naps,
+    "journal-noop": journals.noop,
+    "journal-resume": journals.resume,
     "thread-extras": threads.extras,
     "process-extras": processes.extras,
 }

@@ -7,7 +7,7 @@ import sqlite3
 import time
 from datetime import datetime, timezone
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar
 from weakref import WeakValueDictionary
 
 from attrs import define, field
@@ -22,6 +22,8 @@ _HOLDER = "SELECT token, pid, host, pid_space, started, since, renewed FROM work
 @define(eq=False)
 class Lock:
     """The hold itself. It lasts until `release`, or until its process is dead, as far as others can tell."""
+
+    IS_OURS: ClassVar[str] = "EXISTS (SELECT 1 FROM workflows WHERE id = ? AND token = ?)"
 
     _path: Path
     _connection: sqlite3.Connection
@@ -38,6 +40,11 @@ class Lock:
         """
         if not (self._renew() if self.is_due() else self._is_ours()):
             raise JournalError(f"{self._path}: {self._loss()}; nothing was written")
+
+    @property
+    def ours(self) -> tuple[int, str]:
+        """The values for the SQL `IS_OURS`, which tells within a statement what `check` makes sure of."""
+        return self.workflow, self.token
 
     def is_due(self) -> bool:
         """Return whether it is time for a sign of life."""

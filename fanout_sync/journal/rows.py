@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from datetime import datetime, timedelta, timezone
 from typing import Any, get_args
 
@@ -11,8 +12,9 @@ from ..errors import JournalError, WireError
 from ..records import AttemptRecord, JournalRecord
 from ..status import Status, StepError
 from ..steps import AgentStepSpec, StepOutcome
-from ..strict_json import parse_json, write_json
+from ..strict_json import check_json, parse_json
 from ..usage import Usage
+from ..wire import fields_of
 from ..wording import describe, printable
 
 COLUMNS = (
@@ -38,6 +40,7 @@ COLUMNS = (
 Row = tuple[Any, ...]
 """A record as `str`, `int`, `float` and `None`."""
 
+_write = json.JSONEncoder(ensure_ascii=False, allow_nan=False, separators=(",", ":")).encode
 _LARGEST_INT = 2**63 - 1
 _STATUSES = get_args(Status)
 
@@ -64,11 +67,11 @@ def _row_of(record: JournalRecord) -> Row:
         record.task_id,
         record.index,
         record.identity,
-        None if spec is None else spec.to_json(),
-        record.outcome.to_json(),
+        None if spec is None else _text_of(spec),
+        _text_of(record.outcome),
         record.status,
-        None if error is None else write_json(asdict(error)),
-        write_json([asdict(attempt) for attempt in record.attempts]),
+        None if error is None else _write(asdict(error)),
+        _text_of_attempts(record.attempts),
         None if started is None else started.timestamp(),
         record.duration_s,
         record.worker,
@@ -80,13 +83,34 @@ def _row_of(record: JournalRecord) -> Row:
     )
 
 
+def _text_of(record: AgentStepSpec | StepOutcome) -> str:
+    """Return JSON from which the record can be read; plain fields are what their class has checked already."""
+    fields = fields_of(record)
+    for name in ("output_schema", "structured"):
+        if name in fields:
+            check_json(fields[name], name)
+    text = _write(fields)
+    if not is_text(text):
+        record.to_json()  # which names the field
+    return text
+
+
+def _text_of_attempts(attempts: tuple[AttemptRecord, ...]) -> str:
+    if len(attempts) == 1 and (only := attempts[0]).reason is None and only.wait_s is None:
+        # As nearly every step has it.
+        return (
+            f'[{{"number":{only.number},"status":"{only.status}","reason":null,'
+            f'"duration_s":{_write(only.duration_s)},"wait_s":null}}]'
+        )
+    return _write([asdict(attempt) for attempt in attempts])
+
+
 def is_text(value: str) -> bool:
     """Return whether UTF-8 can carry it; what it cannot carry is in no journal."""
     try:
-        value.encode()
+        return value.isascii() or bool(value.encode())
     except UnicodeEncodeError:
         return False
-    return True
 
 
 def _sizable(count: int) -> int | str:

@@ -6,7 +6,7 @@ import os
 import sqlite3
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import closing, suppress
-from itertools import islice
+from itertools import chain, islice
 from pathlib import Path
 from typing import overload
 
@@ -25,12 +25,14 @@ from .rows import COLUMNS, Row, is_text, record_of, row_of
 logger = logger_for(__name__)
 
 _COLUMNS = ", ".join(COLUMNS)
-_WRITE = f"INSERT OR REPLACE INTO steps (workflow, {_COLUMNS}) VALUES (?{', ?' * len(COLUMNS)})"
+_INSERT = f"INSERT OR REPLACE INTO steps (workflow, {_COLUMNS})"
+_WRITE = f"{_INSERT} VALUES (?{', ?' * len(COLUMNS)})"
 _FIND = f"SELECT {_COLUMNS} FROM steps WHERE workflow = ? AND task_id = ?"
 _OF_WORKFLOW = "workflow = (SELECT id FROM workflows WHERE workflow_id = ?)"
 _ROWS = f"SELECT {_COLUMNS} FROM steps WHERE {_OF_WORKFLOW}"
 _IDS_AT_ONCE = 900  # SQLite before 3.32 takes 999 parameters
 _ROWS_AT_ONCE = 50
+_ROWS_WRITTEN_AT_ONCE = 50  # of 17 values each: see above
 
 
 def _absolute(path: str | os.PathLike[str]) -> Path:
@@ -121,9 +123,20 @@ class _OpenSqliteWorkflow(OpenWorkflow):
         connection = self._usable()
         rows = [(self._lock.workflow, *row_of(record)) for record in records]
         self._is_unsynced = True
-        with explained(self._path), transaction(connection):
-            self._lock.check()
-            connection.executemany(_WRITE, rows)
+        with explained(self._path):
+            if len(rows) > _ROWS_WRITTEN_AT_ONCE or self._lock.is_due():
+                with transaction(connection):
+                    self._lock.check()
+                    connection.executemany(_WRITE, rows)
+            elif rows:
+                self._write_at_once(connection, rows)
+
+    def _write_at_once(self, connection: sqlite3.Connection, rows: list[Row]) -> None:
+        # One statement is a transaction too, and each one more gives other threads the time to be in the way.
+        values = f"(?{', ?' * len(COLUMNS)})"
+        sql = f"{_INSERT} SELECT * FROM (VALUES {', '.join([values] * len(rows))}) WHERE {self._lock.IS_OURS}"
+        if not connection.execute(sql, (*chain.from_iterable(rows), *self._lock.ours)).rowcount:
+            self._lock.check()  # which says who has taken it over
 
     def renew(self) -> None:
         connection = self._usable()
