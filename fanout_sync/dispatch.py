@@ -166,8 +166,8 @@ class Dispatch:
         feed = self._feed if self._looks_at_each or not intake.is_at_hand else self._feed_at_hand
         refill_below = max(1, self._lookahead // 2)
         while not (self.is_interrupted or self.journal_error):
-            if must_watch:
-                yield from self._do_what_is_due()
+            if must_watch and self._do_what_is_due():
+                yield from self._durable()
             report = None
             if intake.has_more and len(flying) <= self.window - refill_below and (not must_watch or self._may_feed()):
                 report = feed()
@@ -182,24 +182,22 @@ class Dispatch:
             spec = flying.pop(report.ticket, None)
             if spec is None:  # reported already: something struck a thread from outside just when it had
                 continue
-            if must_watch:
-                yield from self._concluded(report, spec)
-            else:
-                yield self._told(self._metered(report))
+            report = self._concluded(report, spec) if must_watch else self._metered(report)
+            if report is not None:
+                yield self._told(report)
 
-    def _do_what_is_due(self) -> Iterator[Report]:
-        """Start what has waited for its time, and yield what is durable by now."""
-        if self._journalling is not None and self._journalling.is_due(self._clock()):
-            yield from self._durable()
+    def _do_what_is_due(self) -> bool:
+        """Start what has waited for its time; return whether what is held back has waited long enough, too."""
         if self._retrying:
             self._try_again_what_is_due()
         if self._turnstile is not None:
             self._start_what_is_admitted()
+        return self._journalling is not None and self._journalling.is_due(self._clock())
 
     def _is_waiting(self) -> bool:
         """Whether anything is still to come though no step is running."""
-        is_to_write = self._journalling is not None and self._journalling.unwritten
-        return bool(self._at_once or self._retrying or self._turnstile or is_to_write)
+        unwritten = None if self._journalling is None else self._journalling.unwritten
+        return bool(self._at_once or self._retrying or self._turnstile or unwritten)
 
     def _next(self) -> Report | None:
         """Return the next report; `None` if something else is to be done first."""
@@ -218,20 +216,18 @@ class Dispatch:
             return report
         # What has come meanwhile is written together; but not all of it, where much ends at once: the first of them
         # make room for others, which then end at another time than the rest.
-        report = self._session.poll() if journalling.unwritten < self._most_written_together else None
+        report = self._session.poll() if len(journalling.unwritten) < self._most_written_together else None
         if report is None:
             self._with_journal(journalling.write)
         return report
 
-    def _concluded(self, report: Report, spec: AgentStepSpec) -> Iterator[Report]:
-        """Yield a step's last report, unless it has to be made durable first."""
+    def _concluded(self, report: Report, spec: AgentStepSpec) -> Report | None:
+        """Return a step's last report; `None` if it is not the last one, or has to be made durable first."""
         final = self._final(report, spec)
-        if final is None:
-            return
-        if self._journalling is not None and _is_new(final):
-            self._journalling.add(final, spec)
-        else:
-            yield self._told(final)
+        if final is None or self._journalling is None or not _is_new(final):
+            return final
+        self._journalling.add(final, spec)
+        return None
 
     def _patience(self) -> float:
         """Return how long nothing is to be done but wait for reports, in seconds."""
@@ -341,7 +337,7 @@ class Dispatch:
 
     def _lost_if_killed(self) -> int:
         """Return how many steps have begun and are not journalled: never more than may run at once."""
-        return len(self._flying) + (0 if self._journalling is None else self._journalling.unwritten)
+        return len(self._flying) + (0 if self._journalling is None else len(self._journalling.unwritten))
 
     def _holds_back(self) -> bool:
         return self._journalling is not None and self._journalling.holds_back
@@ -442,6 +438,9 @@ class Dispatch:
         self._flying[ticket] = spec
         if attempt == 1 and self._announcer is not None:
             self._announcer.started(ticket, spec)
+        if self._policies.timeout_for is None:
+            self._start(ticket, spec, attempt, self._policies.timeout_s)
+            return
         try:
             with self.guard.outside():
                 timeout_s = self._policies.timeout_of(spec)

@@ -18,7 +18,7 @@ from .errors import InputError, JournalConflict, WireError
 from .records import JournalRecord, journal_record_of
 from .run import Run
 from .steps import AgentStepSpec
-from .strict_json import check_json, check_record
+from .strict_json import check_json, quoted
 
 if TYPE_CHECKING:
     from .journal import Workflow
@@ -44,16 +44,24 @@ def identity_of(workflow_id: str, spec: AgentStepSpec) -> str:
     Raises:
         WireError: The spec holds what JSON cannot carry; the field is named.
     """
+    schema, parent, most = "null", "null", "null"
     if spec.output_schema is not None:
         check_json(spec.output_schema, "output_schema")
-    fields: dict[str, Any] = {name: getattr(spec, name) for name in _NAMES}
-    fields["workflow_id"] = workflow_id
+        schema = _CANONICAL.encode(spec.output_schema)
+    if spec.parent_session_id is not None:
+        parent = quoted(spec.parent_session_id)
+    if spec.max_steps is not None:
+        most = str(int(spec.max_steps))
+    canonical = (
+        f'{{"agent":{quoted(spec.agent)},"description":{quoted(spec.description)},"max_steps":{most},'
+        f'"output_schema":{schema},"parent_session_id":{parent},"prompt":{quoted(spec.prompt)},'
+        f'"task_id":{quoted(spec.task_id)},"workflow_id":{quoted(workflow_id)}}}'
+    )
     try:
-        canonical = _CANONICAL.encode(fields).encode()
+        return hashlib.sha256(canonical.encode()).hexdigest()
     except UnicodeEncodeError:
-        check_record(fields)  # which names the field
+        spec.to_json()  # which names the field
         raise
-    return hashlib.sha256(canonical).hexdigest()
 
 
 class Journalling:
@@ -67,7 +75,7 @@ class Journalling:
         clock: Seconds, monotonic.
 
     Attributes:
-        unwritten: How many reports a killed process would lose.
+        unwritten: What a killed process would lose.
 
     Raises:
         JournalError: The journal cannot be used, or another run holds the workflow.
@@ -82,19 +90,15 @@ class Journalling:
         # Of a run whose specs were checked beforehand: the identities of those that the journal has.
         self._known: dict[str, str | None] | None = None
         self._identities: dict[int, str] = {}
-        self._new: list[tuple[Report, JournalRecord]] = []
+        self.unwritten: list[tuple[Report, JournalRecord]] = []
         self._written: deque[Report] = deque()
         self._sync_at = 0.0
         self._store = workflow.journal.open(workflow.workflow_id)
 
     @property
-    def unwritten(self) -> int:
-        return len(self._new)
-
-    @property
     def holds_back(self) -> bool:
         """Whether there are reports that are not durable yet."""
-        return bool(self._new or self._written)
+        return bool(self.unwritten or self._written)
 
     # What need not run again ------------------------------------------------------------------------------------------
 
@@ -189,14 +193,14 @@ class Journalling:
 
     def add(self, report: Report, spec: AgentStepSpec) -> None:
         """Take a step's last report; it comes back from `durable`."""
-        if not self._new and not self._written:
+        if not self.unwritten and not self._written:
             self._sync_at = self._clock() + GATHER_S
         identity = self._identities.pop(report.ticket, None)
-        self._new.append((report, journal_record_of(report, spec, identity)))
+        self.unwritten.append((report, journal_record_of(report, spec, identity)))
 
     def is_due(self, now: float) -> bool:
         """Return whether reports have been held back for long enough."""
-        return now >= self.due_at or self.unwritten >= MAX_GATHERED
+        return now >= self.due_at or len(self._written) + len(self.unwritten) >= MAX_GATHERED
 
     @property
     def due_at(self) -> float:
@@ -209,10 +213,10 @@ class Journalling:
         Raises:
             JournalError: It cannot be written.
         """
-        if self._new:
-            self._store.write([record for _, record in self._new])
-            self._written.extend(report for report, _ in self._new)
-            self._new.clear()
+        if self.unwritten:
+            self._store.write([record for _, record in self.unwritten])
+            self._written.extend(report for report, _ in self.unwritten)
+            self.unwritten.clear()
 
     def durable(self) -> list[Report]:
         """Make what was added durable, and return its reports, in the order in which they came.
@@ -226,9 +230,9 @@ class Journalling:
 
     def give_up(self) -> list[Report]:
         """Return the reports that are held back, durable or not."""
-        reports = [*self._written, *(report for report, _ in self._new)]
+        reports = [*self._written, *(report for report, _ in self.unwritten)]
         self._written.clear()
-        self._new.clear()
+        self.unwritten.clear()
         return reports
 
     def renew(self) -> None:

@@ -22,6 +22,9 @@ T = TypeVar("T")
 Place = list["str | int"]
 """Where a value stands: keys and indices from the record down; it becomes text only in an error."""
 
+quoted: Callable[[str], str] = encode_basestring
+"""Returns a string as JSON has it; what is no UTF-8 stays as it is."""
+
 _QUICK_INT_BITS = 1024
 _DROP = deque[str](maxlen=0).append  # where the text goes when only its being possible matters
 

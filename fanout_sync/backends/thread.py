@@ -106,6 +106,11 @@ class ThreadSession(Session):
             self._outstanding -= 1
         return report
 
+    def poll(self) -> Report | None:
+        if self._outbox.empty() and monotonic() < self._look_at:
+            return None
+        return self.wait(0.0)
+
     def wake(self) -> None:
         self._outbox.put(None)
 

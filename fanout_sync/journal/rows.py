@@ -12,9 +12,8 @@ from ..errors import JournalError, WireError
 from ..records import AttemptRecord, JournalRecord
 from ..status import Status, StepError
 from ..steps import AgentStepSpec, StepOutcome
-from ..strict_json import check_json, parse_json
+from ..strict_json import Json, check_json, parse_json, quoted
 from ..usage import Usage
-from ..wire import fields_of
 from ..wording import describe, printable
 
 COLUMNS = (
@@ -67,8 +66,8 @@ def _row_of(record: JournalRecord) -> Row:
         record.task_id,
         record.index,
         record.identity,
-        None if spec is None else _text_of(spec),
-        _text_of(record.outcome),
+        None if spec is None else _text_of_spec(spec),
+        _text_of_outcome(record.outcome),
         record.status,
         None if error is None else _write(asdict(error)),
         _text_of_attempts(record.attempts),
@@ -83,16 +82,39 @@ def _row_of(record: JournalRecord) -> Row:
     )
 
 
-def _text_of(record: AgentStepSpec | StepOutcome) -> str:
-    """Return JSON from which the record can be read; plain fields are what their class has checked already."""
-    fields = fields_of(record)
-    for name in ("output_schema", "structured"):
-        if name in fields:
-            check_json(fields[name], name)
-    text = _write(fields)
+def _text_of_spec(spec: AgentStepSpec) -> str:
+    """Return JSON from which the spec can be read; what is plain its class has checked already."""
+    rest = ""
+    if spec.max_steps is not None:
+        rest += f',"max_steps":{int(spec.max_steps)}'
+    if spec.parent_session_id is not None:
+        rest += f',"parent_session_id":{quoted(spec.parent_session_id)}'
+    if spec.output_schema is not None:
+        rest += f',"output_schema":{_checked(spec.output_schema, "output_schema")}'
+    text = (
+        f'{{"task_id":{quoted(spec.task_id)},"agent":{quoted(spec.agent)},'
+        f'"description":{quoted(spec.description)},"prompt":{quoted(spec.prompt)}{rest}}}'
+    )
     if not is_text(text):
-        record.to_json()  # which names the field
+        spec.to_json()  # which names the field
     return text
+
+
+def _text_of_outcome(outcome: StepOutcome) -> str:
+    rest = "" if outcome.structured is None else f',"structured":{_checked(outcome.structured, "structured")}'
+    text = (
+        f'{{"task_id":{quoted(outcome.task_id)},"session_id":{quoted(outcome.session_id)},'
+        f'"agent":{quoted(outcome.agent)},"output":{quoted(outcome.output)},'
+        f'"success":{"true" if outcome.success else "false"}{rest}}}'
+    )
+    if not is_text(text):
+        outcome.to_json()
+    return text
+
+
+def _checked(value: Json, name: str) -> str:
+    check_json(value, name)
+    return _write(value)
 
 
 def _text_of_attempts(attempts: tuple[AttemptRecord, ...]) -> str:
