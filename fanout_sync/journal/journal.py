@@ -117,9 +117,10 @@ class Journal(abc.ABC):
         """Return what is done of a workflow, for other programs.
 
         Returns:
-            Compact JSON such as `{"schema_version":1,"workflow_id":…,"steps":[{"task_id":…,"outcome":{…}}, …],
-            "checkpoint_ms":…}`. The steps are those that succeeded, in order, because whoever reads it takes all of
-            them for done; `checkpoint_ms` is now, in milliseconds since the epoch.
+            Compact JSON, an object such as
+            `{"schema_version":1,"workflow_id":…,"steps":[{"task_id":…,"outcome":{…}}, …],"checkpoint_ms":…}`.
+            The steps are those that succeeded, in order, because whoever reads it takes all of them for done;
+            `checkpoint_ms` is now, in milliseconds since the epoch.
 
         Raises:
             JournalError: The journal cannot be read, there is no such workflow, or an outcome nests too deep.
