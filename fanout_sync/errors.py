@@ -95,6 +95,8 @@ class ExecutorNotPicklable(FanoutError, TypeError):
 
     def __str__(self) -> str:
         way_out = "Make it in the executor's setup(), which runs in each worker, or use backend='thread'."
+        if "lives in one process" in self.reason:
+            way_out = "Or use backend='thread'."
         if self.path.startswith("retry"):
             way_out = "Use a strategy that does without it, or backend='thread'."
         return f"{self.path} cannot be sent to a worker process: {self.reason}. {way_out}"
@@ -104,7 +106,8 @@ class JournalError(FanoutError, Exception):
     """A journal cannot be read or written, or another run is using it. What was journalled before stays readable.
 
     Attributes:
-        run: The `Run` of the steps that had been started by then, all of them finished; `None` if nothing was run.
+        run: The `Run` of the steps that had been started by then, all of them finished, or of the round of a loop
+            before; `None` if nothing was run.
     """
 
     def __init__(self, reason: str, run: Run | None = None) -> None:

@@ -226,14 +226,15 @@ class Runner:
         if not callable(next_round):
             raise OptionError(f"next_round must be a function of a list of outcomes, got {describe(next_round)}")
         specs, failures = initial, 0
+        before: Run | None = None
         with self._journalled() as journalling, self._warm():
             for iteration in range(1, max_iterations + 1):
-                run, dispatch = self._run(specs, journalling, failures=failures)
+                run, dispatch = self._run(specs, journalling, failures=failures, before=before)
                 if not run or iteration == max_iterations or dispatch.is_halted or dispatch.is_interrupted:
                     break
                 if not (specs := specs_of_next_round(next_round, run)):
                     break
-                failures = dispatch.failures
+                before, failures = run, dispatch.failures
         return list(run)
 
     def __enter__(self) -> Runner:
@@ -281,6 +282,7 @@ class Runner:
         journalling: Journalling | None,
         on_report: Callable[[Report], None] | None = None,
         failures: int = 0,
+        before: Run | None = None,
     ) -> tuple[Run, Dispatch]:
         """Run specs to their end, with a barrier.
 
@@ -289,6 +291,7 @@ class Runner:
             journalling: The hold on the workflow, if there is a journal.
             on_report: Called with each step's last report, before more of `specs` is read.
             failures: How many steps have failed in the rounds before.
+            before: The last of those rounds.
 
         Raises:
             Exception: As in `run`.
@@ -296,7 +299,7 @@ class Runner:
         began = time.monotonic()
         reports: dict[int, Report] = {}
         if journalling is not None and on_report is None:
-            specs = _read_and_checked(specs, journalling)
+            specs = _read_and_checked(specs, journalling, before)
         with self._dispatching(specs, journalling, unattended=False, failures=failures) as dispatch:
             try:
                 for report in dispatch.reports():
@@ -490,7 +493,9 @@ def _an_iterator(specs: Iterable[AgentStepSpec]) -> Iterator[AgentStepSpec]:
         raise InputError(reason, Run([], 0.0)) from error
 
 
-def _read_and_checked(specs: Iterable[AgentStepSpec], journalling: Journalling) -> Iterable[AgentStepSpec]:
+def _read_and_checked(
+    specs: Iterable[AgentStepSpec], journalling: Journalling, before: Run | None
+) -> Iterable[AgentStepSpec]:
     """Read all specs, so that conflicts with the journal are found before anything runs.
 
     Returns:
@@ -506,7 +511,10 @@ def _read_and_checked(specs: Iterable[AgentStepSpec], journalling: Journalling) 
         if isinstance(error, InputError) and not read:
             raise
         failed = error
-    journalling.check(read)
+    try:
+        journalling.check(read)
+    except JournalConflict as conflict:
+        raise JournalConflict(conflict.reason, conflict.conflicts, before) from None
     return read if failed is None else _raising_after(read, failed)
 
 

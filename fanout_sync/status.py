@@ -16,7 +16,8 @@ Status = Literal["succeeded", "failed", "raised", "crashed", "timed_out", "cance
 - `raised`: the step, or the `setup` before it, raised.
 - `crashed`: its worker process died.
 - `timed_out`: it took longer than its timeout.
-- `cancelled`: the run was interrupted, or a foreign pool gave it up, before it was done.
+- `cancelled`: the run was interrupted, or a foreign pool gave it up, before it was done; or it was not started, because
+  the budget was exhausted, too many steps had failed, or the journal failed.
 - `invalid`: it returned no `StepOutcome`, or one that the wire cannot carry.
 """
 
@@ -28,7 +29,7 @@ class StepError:
     Attributes:
         type: The exception's qualified name, such as `"ValueError"` or `"json.decoder.JSONDecodeError"`; for a dead
             worker `"WorkerDied"`, for a useless return value `"InvalidOutcome"`, for a timeout `"TimeoutError"`, for a
-            cancelled step `"CancelledError"`.
+            cancelled step `"CancelledError"`, or `"BudgetExhausted"` if that is why.
         message: Its message.
         traceback: The formatted traceback, where there is one.
     """

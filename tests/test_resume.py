@@ -616,8 +616,11 @@ def test_a_loop_resumes(ledger: Ledger, journal: Journal) -> None:
 
 def test_rounds_of_a_loop_need_names_of_their_own(ledger: Ledger, journal: Journal) -> None:
     """A loop is one journalled run: a name from an earlier round would be taken for that step."""
-    with pytest.raises(JournalConflict, match="'t0'"):
-        Runner(LedgerExecutor(ledger), journal=journal).loop(make_specs(1), 3, lambda outcomes: Continue(make_specs(1)))
+    runner = Runner(LedgerExecutor(ledger), journal=journal)
+    with pytest.raises(JournalConflict, match="'t0'") as caught:
+        runner.loop(make_specs(1), 3, lambda outcomes: Continue(make_specs(1)))
+    assert caught.value.run is not None
+    assert [outcome.output for outcome in caught.value.run] == ["0"], "the round that was done is not lost"
     assert ledger.counts() == {"t0": 1}
 
 

@@ -116,10 +116,10 @@ class Journal(abc.ABC):
     def export_checkpoint(self, workflow_id: str) -> str:
         """Return what is done of a workflow, for other programs.
 
-        It has the form `{"schema_version":1,"workflow_id":…,"steps":[{"task_id":…,"outcome":{…}}],"checkpoint_ms":…}`.
-
         Returns:
-            Compact JSON, with the steps that succeeded, in order, because whoever reads it takes all of them for done;
+            Compact JSON, an object such as
+            `{"schema_version":1,"workflow_id":…,"steps":[{"task_id":…,"outcome":{…}}, …],"checkpoint_ms":…}`.
+            The steps are those that succeeded, in order, because whoever reads it takes all of them for done;
             `checkpoint_ms` is now, in milliseconds since the epoch.
 
         Raises:

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
+from pathlib import Path
 from typing import Any
 
 import tenacity
@@ -12,22 +13,40 @@ from fanout_sync import (
     AgentExecutor,
     AgentStepSpec,
     AttemptRecord,
+    Budget,
+    BudgetExhausted,
+    BudgetUsed,
+    Continue,
     EventChannel,
     EventSender,
     FanoutInterrupted,
     FunctionExecutor,
+    Journal,
+    JournalConflict,
+    JournalError,
+    JournalRecord,
     Lagged,
+    MemoryJournal,
+    OpenWorkflow,
     ProcessBackend,
+    RateLimit,
     Retry,
     RetryAfter,
     Run,
     Runner,
+    SqliteJournal,
     StepOutcome,
     StepRecord,
+    Stop,
     TextDelta,
     ThreadBackend,
+    Usage,
+    Workflow,
     current_step,
+    execute_loop,
+    execute_pipeline,
     execute_steps_parallel,
+    execute_steps_parallel_resumable,
     read_specs,
     write_outcomes,
 )
@@ -42,6 +61,8 @@ class Agent(AgentExecutor):
             raise RetryAfter(3)
         if event_tx is not None:
             event_tx.send(TextDelta(spec.task_id, "…"))
+            event_tx.usage(prompt_tokens=900, cost_usd=0.01)
+        current_step().add_usage(prompt_tokens=900, completion_tokens=100, cost_usd=1)
         return StepOutcome.completed(spec, spec.prompt, {"any": ["json"]})
 
 
@@ -84,7 +105,71 @@ except FanoutInterrupted as interrupted:
 for item in EventChannel().subscribe():
     if isinstance(item, Lagged):
         lost: int = item.n
+    elif isinstance(item, BudgetExhausted):
+        left: float = item.limit - item.used
+
+journal: SqliteJournal = SqliteJournal("run.db")
+nightly: Workflow = journal.workflow("nightly", on_conflict="rerun")
+for keeper in ("run.db", Path("run.db"), journal, MemoryJournal(), nightly):
+    Runner(Agent(), journal=keeper)
+resumed: list[StepOutcome] = execute_steps_parallel_resumable(Agent(), [spec], "nightly", journal, on_conflict="rerun")
+kept: JournalRecord = journal.records("nightly")[0]
+was_asked: AgentStepSpec | None = kept.spec
+was_said: StepOutcome = kept.outcome
+workflow_id: str = MemoryJournal().import_checkpoint(journal.export_checkpoint("nightly"))
+try:
+    run = Runner(Agent(), journal=nightly).run([spec])
+except JournalConflict as conflict:
+    fields: tuple[str, ...] = conflict.conflicts["t"]
+except JournalError as error:
+    so_far: Run | None = error.run
+
+
+class Store(Journal):
+    def open(self, workflow_id: str) -> OpenWorkflow:
+        return MemoryJournal().open(workflow_id)
+
+    def workflows(self) -> list[str]:
+        return []
+
+    def records(self, workflow_id: str) -> Sequence[JournalRecord]:
+        return []
+
+    def delete(self, workflow_id: str) -> None:
+        return None
+
+
+limit: RateLimit = RateLimit(requests_per_minute=2.5, tokens_per_minute=10_000, key=lambda spec: spec.agent)
+budget: Budget = Budget(max_tokens=10_000, max_cost_usd=5, max_seconds=60.0, max_steps=100)
+estimated: Budget = Budget(max_cost_usd=0.5, estimate=lambda spec: Usage(prompt_tokens=len(spec.prompt)))
+used: BudgetUsed = budget.used
+total: Usage | None = run.records[0].usage
+governed: Runner = Runner(Agent(), rate_limit=limit, budget=budget, max_failures=10, journal=Store())
+strict: Runner = Runner(Agent(), rate_limit=[limit, RateLimit(60)], budget=estimated)
+
+
+def draft(outcome: StepOutcome | None, item: int) -> AgentStepSpec | None:
+    return None if item < 0 else spec
+
+
+def refine(outcome: StepOutcome | None, item: Any) -> AgentStepSpec:
+    return AgentStepSpec(f"refine-{item}", "a", "", outcome.output if outcome is not None else "")
+
+
+last: list[StepOutcome | None] = governed.pipeline(range(3), [draft, refine])
+last = execute_pipeline(Agent(), ["an item"], [refine], max_concurrency=3)
+
+
+def next_round(outcomes: Sequence[StepOutcome]) -> Continue | Stop:
+    return Stop() if all(outcome.success for outcome in outcomes) else Continue(spec for _ in outcomes)
+
+
+rounds: list[StepOutcome] = governed.loop([spec], 5, next_round)
+rounds = execute_loop(Agent(), iter([spec]), max_iterations=5, next_round=next_round, budget=budget)
 
 Runner(Agent(), max_concurency=3)  # type: ignore[arg-type]  # an option that does not exist
 Runner(Agent(), backend="proces")  # type: ignore[arg-type]  # nor does this backend
 Runner(Agent()).run([1])  # type: ignore[list-item]  # and this is no spec
+Runner(Agent(), budget=5)  # type: ignore[arg-type]  # dollars or tokens?
+Runner(Agent()).loop([spec], 5, lambda outcomes: None)  # type: ignore[arg-type,return-value]  # go on or not?
+journal.workflow("nightly", on_conflict="overwrite")  # type: ignore[arg-type]  # neither refuse nor rerun
