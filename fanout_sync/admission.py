@@ -31,11 +31,11 @@ class Wait:
 
     Attributes:
         seconds: When to ask again.
-        on: Who has to wait: the steps with these keys ("limit"), or all ("budget").
+        on: Who has to wait: the steps with these keys, or all.
     """
 
     seconds: float
-    on: Literal["limit", "budget"]
+    on: Literal["key", "all"]
 
 
 @frozen

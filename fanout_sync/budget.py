@@ -287,12 +287,12 @@ class Account:
         if not self._reserves:
             return None
         if self._alone is not None:
-            return Wait(POLL_S, "budget")
+            return Wait(POLL_S, "all")
         lacking = self._lacking(estimate or self._largest(agent))
         if lacking is None:
             return None
         if self._in_flight:
-            return Wait(POLL_S, "budget")
+            return Wait(POLL_S, "all")
         self._gone = lacking
         return self.exhausted_of(lacking, now)
 

@@ -13,6 +13,7 @@ from attrs import field, frozen
 from .steps import AgentStepSpec
 
 if TYPE_CHECKING:
+    from .governor import Governor
     from .usage import Usage
 
 
@@ -50,8 +51,8 @@ class Meter(Protocol):
     def add(self, ticket: int, usage: Usage) -> None:
         """Count `usage` for the step with this index."""
 
-    def nest(self, ticket: int) -> None:
-        """Take note that the step with this index waits for a run of its own."""
+    def nest(self, ticket: int, governor: Governor) -> None:
+        """Take note that the step with this index waits for a run of its own, which that one governs."""
 
 
 class Cancelled:

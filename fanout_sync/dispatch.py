@@ -42,6 +42,9 @@ MAX_WAITING = 1024
 STOP_GRACE_S = 1.0
 """How long an interrupted run waits for steps on threads to stop by themselves."""
 
+RENEW_EVERY_S = 5.0
+"""How often the journal hears that the run goes on, at the least."""
+
 _LONGEST_WAIT_S = 3600.0
 
 
@@ -235,12 +238,16 @@ class Dispatch:
         until = self._expires_at
         if self._lost_if_killed() < self._most_at_once:
             until = min(until, self._retrying.due_at)
-            if self._turnstile is not None:
+            if self._turnstile is not None and not self._is_over:
                 until = min(until, self._turnstile.asks_at(now))
         if self._journalling is not None:
-            until = min(until, self._journalling.due_at)
-        left = until - now
-        if left <= 0 and until == self._expires_at:
+            until = min(until, self._journalling.due_at, now + RENEW_EVERY_S)
+        return min(max(0.0, until - now), self._time_left())
+
+    def _time_left(self) -> float:
+        """Return how long the run may still wait, in seconds."""
+        left = self._expires_at - self._clock()
+        if left <= 0:
             self.is_interrupted = True
         return min(max(0.0, left), _LONGEST_WAIT_S)
 
@@ -251,23 +258,36 @@ class Dispatch:
 
     # Ends that come early ---------------------------------------------------------------------------------------------
 
+    def rest(self) -> Iterator[Report]:
+        """Yield what `reports` has left, having ended early; nothing if it has not."""
+        if self.journal_error is not None:
+            yield from self.wind_up()
+        elif self.is_interrupted:
+            yield from self.wind_down()
+
     def wind_down(self) -> Iterator[Report]:
         """Yield what is missing of an interrupted run: what still ended by itself, then all that did not."""
         self.guard.is_attended = True
-        for report in [*self._at_once, *self._session.cancel(STOP_GRACE_S)]:
+        at_once = list(self._at_once)
+        self._at_once.clear()
+        for report in [*at_once, *self._session.cancel(STOP_GRACE_S)]:
             self._keep_final(report, self._flying.pop(report.ticket, None))
         yield from self._all_kept()
         yield from self._cancelled("the run was interrupted before the step was done")
         for ticket, spec in self.intake.unread():
-            yield self._retrying.cut_short(ticket, spec, _cancellation("the run was interrupted before the step began"))
+            reason = _cancellation("the run was interrupted before the step began")
+            yield self._told(self._retrying.cut_short(ticket, spec, reason))
 
     def wind_up(self) -> Iterator[Report]:
         """Yield what is missing of a run whose journal failed: of the steps that were started, all."""
+        at_once = self._at_once
+        self._at_once = deque()
         while self._flying and not self.is_interrupted:
-            report = self._at_once.popleft() if self._at_once else self._session.wait(self._patience())
+            report = at_once.popleft() if at_once else self._session.wait(self._time_left())
             if report is not None:
                 self._keep_final(report, self._flying.pop(report.ticket, None))
         if self.is_interrupted:
+            self._at_once.extendleft(reversed(at_once))
             yield from self.wind_down()
             return
         yield from self._all_kept()
@@ -332,8 +352,9 @@ class Dispatch:
             return False
         if self._turnstile is None:
             return len(self._retrying) < self._most_waiting
-        most = self._most_waiting if self._turnstile.has_keys else self._most_at_once
-        return len(self._retrying) + len(self._turnstile) < most
+        if not self._turnstile.has_keys and len(self._turnstile) >= self._most_at_once:
+            return False
+        return len(self._retrying) + len(self._turnstile) < self._most_waiting
 
     def _lost_if_killed(self) -> int:
         """Return how many steps have begun and are not journalled: never more than may run at once."""

@@ -65,6 +65,11 @@ class Governor:
         """Whether steps may count against different keys, so that one may start while another has to wait."""
         return any(limit.key is not None for limit in self._limits)
 
+    def shares(self, other: Governor) -> bool:
+        """Return whether a limit or the budget is also the other's."""
+        is_budget_shared = self._budget is not None and self._budget is other._budget
+        return is_budget_shared or any(limit is theirs for limit in self._limits for theirs in other._limits)
+
     # A step -----------------------------------------------------------------------------------------------------------
 
     def request(self, spec: AgentStepSpec) -> Request:
@@ -92,8 +97,9 @@ class Governor:
             account = self._account
             if account is not None and (exhausted := account.exhausted(attempt, now)) is not None:
                 return exhausted
-            if wait_s := self._wait_s(request, now):
-                return Wait(max(wait_s, SHORTEST_WAIT_S), "limit")
+            wait_s, is_for_all = self._wait_s(request, now)
+            if wait_s:
+                return Wait(max(wait_s, SHORTEST_WAIT_S), "all" if is_for_all else "key")
             charge = None
             if account is not None:
                 if (answer := account.answer(request.agent, request.estimate, now)) is not None:
@@ -181,13 +187,20 @@ class Governor:
         with LOCK:
             return self._account.exhausted_of("seconds", now) if self._account.is_out_of_time(now) else None
 
-    def _wait_s(self, request: Request, now: float) -> float:
-        """Return the longest that a limit wants the request to wait; all are asked, so that each knows who waits."""
-        longest = 0.0
-        for keys, name in zip(self._keys, request.keys, strict=True):
+    def _wait_s(self, request: Request, now: float) -> tuple[float, bool]:
+        """Return the longest that a limit wants the request to wait; all are asked, so that each knows who waits.
+
+        Returns:
+            Also, whether every other request would have to wait as well, whatever its keys.
+        """
+        longest, is_for_all = 0.0, False
+        for limit, keys, name in zip(self._limits, self._keys, request.keys, strict=True):
             keys.sweep(now)
-            longest = max(longest, keys.get(name).wait_s(request.agent, self, now))
-        return longest
+            wait_s = keys.get(name).wait_s(request.agent, self, now)
+            if wait_s and limit.key is None and limit.tokens_per_minute is None:
+                is_for_all = True
+            longest = max(longest, wait_s)
+        return longest, is_for_all
 
 
 def _jitter_s(seconds: float, share: float) -> float:

@@ -58,6 +58,21 @@ class Guard:
         finally:
             self.is_inside = True
 
+    @contextlib.contextmanager
+    def inside(self) -> Iterator[None]:
+        """Have an interrupt noted meanwhile, and raised after it.
+
+        Raises:
+            KeyboardInterrupt: There was one.
+        """
+        self.is_inside = True
+        try:
+            yield
+        finally:
+            self.is_inside = False
+        if self.is_interrupted:
+            raise KeyboardInterrupt
+
     def note(self) -> bool:
         """Take note of an interrupt; return whether that will do."""
         now = time.monotonic()

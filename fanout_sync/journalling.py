@@ -13,10 +13,12 @@ from typing import TYPE_CHECKING, Any
 
 import attrs
 
-from .attempt import Report
+from .attempt import Report, failure
 from .errors import InputError, JournalConflict, WireError
+from .interrupts import Guard
 from .records import JournalRecord, journal_record_of
 from .run import Run
+from .status import StepError
 from .steps import AgentStepSpec
 from .strict_json import check_json, quoted
 
@@ -72,16 +74,19 @@ class Journalling:
 
     Args:
         workflow: Which one.
+        guard: Notes interrupts while the journal is opened, asked beforehand, and closed.
         clock: Seconds, monotonic.
 
     Attributes:
+        guard: As given.
         unwritten: What a killed process would lose.
 
     Raises:
         JournalError: The journal cannot be used, or another run holds the workflow.
     """
 
-    def __init__(self, workflow: Workflow, clock: Callable[[], float] = monotonic) -> None:
+    def __init__(self, workflow: Workflow, guard: Guard | None = None, clock: Callable[[], float] = monotonic) -> None:
+        self.guard = guard or Guard()
         self._workflow_id = workflow.workflow_id
         self._may_rerun = workflow.on_conflict == "rerun"
         self._clock = clock
@@ -196,6 +201,8 @@ class Journalling:
         if not self.unwritten and not self._written:
             self._sync_at = self._clock() + GATHER_S
         identity = self._identities.pop(report.ticket, None)
+        if report.outcome.structured is not None:
+            report = _frozen(report, spec)
         self.unwritten.append((report, journal_record_of(report, spec, identity)))
 
     def is_due(self, now: float) -> bool:
@@ -283,6 +290,19 @@ def _is_plain(spec: AgentStepSpec) -> bool:
         and spec.agent.isascii()
         and (spec.parent_session_id is None or spec.parent_session_id.isascii())
     )
+
+
+def _frozen(report: Report, spec: AgentStepSpec) -> Report:
+    """Return the report with a JSON value that nobody else can change: on threads it is the step's own object."""
+    try:
+        check_json(report.outcome.structured, "structured")
+        copy = json.loads(json.dumps(report.outcome.structured))
+    except Exception as error:  # somebody is just changing it, or has since it was checked
+        refusal = StepError("InvalidOutcome", f"structured cannot be journalled: {StepError.of(error)}")
+        return failure(
+            report.ticket, spec, "invalid", refusal, report.started, report.duration_s, report.worker
+        )._replace(earlier=report.earlier, usage=report.usage)
+    return report._replace(outcome=attrs.evolve(report.outcome, structured=copy))
 
 
 def _report_of(index: int, record: JournalRecord) -> Report:

@@ -7,6 +7,7 @@ from collections.abc import Callable
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
+    from .governor import Governor
     from .usage import Usage
 
 
@@ -20,8 +21,9 @@ class RunMeter:
 
     def __init__(self) -> None:
         self.on_usage: Callable[[int, Usage], None] | None = None
-        self.on_nest: Callable[[int], None] | None = None
-        self._lock = threading.Lock()
+        self.on_nest: Callable[[int, Governor], None] | None = None
+        # It can be taken again: a finalizer or a signal handler may report usage at any moment.
+        self._lock = threading.RLock()
         self._totals: dict[int, Usage] = {}
 
     def __bool__(self) -> bool:
@@ -35,9 +37,9 @@ class RunMeter:
         if self.on_usage is not None:
             self.on_usage(ticket, usage)
 
-    def nest(self, ticket: int) -> None:
+    def nest(self, ticket: int, governor: Governor) -> None:
         if self.on_nest is not None:
-            self.on_nest(ticket)
+            self.on_nest(ticket, governor)
 
     def take(self, ticket: int) -> Usage | None:
         """Return what a step has used up, and forget it; `None` if it reported nothing."""

@@ -78,6 +78,14 @@ class Pipeline(Iterator[Any]):
         if report.outcome.success and chain.stage < len(self._stages):
             self._ended.append(chain)
 
+    def give_up(self) -> None:
+        """Have what was not through all its stages end as cancelled: the run was interrupted."""
+        while self._ended:
+            chain = self._ended.popleft()
+            assert chain.outcome is not None, "a step of it has ended"
+            message = f"the run was interrupted before stage {chain.stage + 1} of {len(self._stages)}"
+            chain.outcome = StepOutcome.failed(chain.outcome.task_id, chain.outcome.agent, message)
+
     def __next__(self) -> Any:
         while (chain := self._next_chain()) is not None:
             if (spec := self._advanced(chain)) is not None:

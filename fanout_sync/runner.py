@@ -135,7 +135,7 @@ class Runner:
         """Run every spec and return when all are done.
 
         Args:
-            specs: Any iterable, consumed lazily, in this thread.
+            specs: Any iterable, consumed lazily, in this thread; with a journal, read to its end first.
 
         Returns:
             One outcome per spec, in the order of `specs`.
@@ -151,7 +151,9 @@ class Runner:
                 set and a second to stop. Its `.run` has what was done.
         """
         with self._journalled() as journalling:
-            return self._run(specs, journalling)[0]
+            run, _ = self._run(specs, journalling)
+        self._raise_late_interrupt(journalling, run)
+        return run
 
     def stream(
         self, specs: Iterable[AgentStepSpec], order: Literal["input", "completion"] = "input"
@@ -175,8 +177,9 @@ class Runner:
             FanoutInterrupted: Ctrl-C while it waits for an outcome; its `.run` has those that were not yielded yet.
         """
         one_of("order", order, ("input", "completion"))
-        _an_iterator(specs)
-        stream = self._stream(specs, order == "input")
+        is_at_hand = type(specs) in (list, tuple)
+        source = specs if is_at_hand else _an_iterator(specs)
+        stream = self._stream(source, _length_of(specs), order == "input")
         self._streams.add(stream)
         return stream
 
@@ -201,7 +204,10 @@ class Runner:
         """
         chains = Pipeline(items, stages)
         with self._journalled() as journalling:
-            self._run(chains, journalling, on_report=chains.take)
+            run, dispatch = self._run(chains, journalling, on_report=chains.take)
+        self._raise_late_interrupt(journalling, run)
+        if dispatch.is_interrupted:
+            chains.give_up()
         return chains.outcomes
 
     def loop(self, initial: Iterable[AgentStepSpec], max_iterations: int, next_round: NextRound) -> list[StepOutcome]:
@@ -211,7 +217,8 @@ class Runner:
             initial: The specs of the first round.
             max_iterations: How many rounds there are at the most, at least 1.
             next_round: Called, in this thread, with the outcomes of a round; returns `Continue(specs)` or `Stop()`.
-                `Continue` with no specs ends the loop, too.
+                `Continue` with no specs ends the loop, too. With a journal all rounds together are one run: each step
+                needs a `task_id` of its own.
 
         Returns:
             The outcomes of the last round, in the order of its specs. It is the last one also if the budget is
@@ -232,9 +239,15 @@ class Runner:
                 run, dispatch = self._run(specs, journalling, failures=failures, before=before)
                 if not run or iteration == max_iterations or dispatch.is_halted or dispatch.is_interrupted:
                     break
-                if not (specs := specs_of_next_round(next_round, run)):
+                try:
+                    specs = specs_of_next_round(next_round, run)
+                except KeyboardInterrupt:
+                    self._raise_interrupted(run)
+                    break
+                if not specs:
                     break
                 before, failures = run, dispatch.failures
+        self._raise_late_interrupt(journalling, run)
         return list(run)
 
     def __enter__(self) -> Runner:
@@ -273,7 +286,7 @@ class Runner:
             return
         from .journalling import Journalling  # few need it, and importing it is dear
 
-        with closing(Journalling(self._workflow)) as journalling:
+        with Guard() as guard, closing(Journalling(self._workflow, guard)) as journalling, guard.outside():
             yield journalling
 
     def _run(
@@ -298,9 +311,10 @@ class Runner:
         """
         began = time.monotonic()
         reports: dict[int, Report] = {}
+        total = _length_of(specs)
         if journalling is not None and on_report is None:
             specs = _read_and_checked(specs, journalling, before)
-        with self._dispatching(specs, journalling, unattended=False, failures=failures) as dispatch:
+        with self._dispatching(specs, total, journalling, unattended=False, failures=failures) as dispatch:
             try:
                 for report in dispatch.reports():
                     reports[report.ticket] = report
@@ -308,10 +322,11 @@ class Runner:
                         on_report(report)
             except KeyboardInterrupt:  # one that was raised rather than noted, by whatever means
                 dispatch.interrupt()
-            if dispatch.journal_error is not None:
-                reports.update((report.ticket, report) for report in dispatch.wind_up())
+            for report in dispatch.rest():
+                reports[report.ticket] = report
+                if on_report is not None:
+                    on_report(report)
             if dispatch.is_interrupted:
-                reports.update((report.ticket, report) for report in dispatch.wind_down())
                 self._raise_interrupt(reports, began)
         if dispatch.is_interrupted:  # at the very end, perhaps
             self._raise_interrupt(reports, began)
@@ -320,34 +335,43 @@ class Runner:
             _raise_what_ended(dispatch, run)
         return run, dispatch
 
-    def _stream(self, specs: Iterable[AgentStepSpec], in_input_order: bool) -> Generator[StepOutcome, None, None]:
+    def _stream(
+        self, specs: Iterable[AgentStepSpec], total: int | None, in_input_order: bool
+    ) -> Generator[StepOutcome, None, None]:
         began = time.monotonic()
         unread: dict[int, Report] = {}
         with self._journalled() as journalling:
             if journalling is not None and type(specs) in (list, tuple):
-                journalling.check(cast("Sequence[Any]", specs))
-            with self._dispatching(specs, journalling, unattended=True) as dispatch:
+                specs = _checked(cast("Sequence[Any]", specs), journalling)
+            with self._dispatching(specs, total, journalling, unattended=True) as dispatch:
                 reports = _in_input_order(dispatch, unread) if in_input_order else dispatch.reports()
                 yield from _handed_out(dispatch, reports)
-                if dispatch.journal_error is not None:
-                    unread.update((report.ticket, report) for report in dispatch.wind_up())
+                unread.update((report.ticket, report) for report in dispatch.rest())
                 if dispatch.is_interrupted:
-                    unread.update((report.ticket, report) for report in dispatch.wind_down())
                     self._raise_interrupt(unread, began)
                     yield from _handed_out(dispatch, [unread.pop(ticket) for ticket in sorted(unread)])
         if dispatch.is_interrupted:
             self._raise_interrupt(unread, began)
         else:
             _raise_what_ended(dispatch, self._run_of(unread, began))
+            self._raise_late_interrupt(journalling, self._run_of({}, began))
 
     def _raise_interrupt(self, reports: dict[int, Report], began: float) -> None:
         """Raise what an interrupted run ends with, unless it is to return.
 
         It is raised while interrupts are still taken note of: one more must not put itself in its place.
         """
+        self._raise_interrupted(self._run_of(reports, began))
+
+    def _raise_interrupted(self, run: Run) -> None:
         if self._raises_interrupts:
             end_as_if_killed()
-            raise FanoutInterrupted(self._run_of(reports, began))
+            raise FanoutInterrupted(run)
+
+    def _raise_late_interrupt(self, journalling: Journalling | None, run: Run) -> None:
+        """Raise what came while the journal was being closed."""
+        if journalling is not None and journalling.guard.is_interrupted:
+            self._raise_interrupted(run)
 
     def _run_of(self, reports: dict[int, Report], began: float) -> Run:
         notes = () if self._budget is None else (self._budget.summary_line(time.monotonic()),)
@@ -356,6 +380,7 @@ class Runner:
     def _dispatching(
         self,
         specs: Iterable[AgentStepSpec],
+        total: int | None,
         journalling: Journalling | None,
         *,
         unattended: bool,
@@ -366,7 +391,7 @@ class Runner:
         source = cast("Sequence[Any]", specs) if is_at_hand else _an_iterator(specs)
         return self._session(
             source,
-            _length_of(specs),
+            total,
             journalling,
             may_look_ahead=is_at_hand and not unattended,
             # Whoever reads them from elsewhere may be away for long, too, while the next spec is being made.
@@ -389,10 +414,12 @@ class Runner:
         outer = None if running_step.get() is None else current_step()
         stop, meter = StopSignal(), RunMeter()
         rule = None if self._policies.retry is None else self._policies.retry.rule
-        context = RunContext(self._executor, bound, meter, self._step_events(), rule, stop, unattended)
-        if outer is not None:
-            outer.meter.nest(outer.index)
         with Guard() as guard, self._governed(meter) as turnstile:
+            if outer is not None and turnstile is not None:
+                outer.meter.nest(outer.index, turnstile.governor)
+            on_end = None if turnstile is None or not unattended else turnstile.ended
+            events = self._step_events()
+            context = RunContext(self._executor, bound, meter, events, rule, stop, unattended, on_end)
             session = self._open(context)
             announcer = None
             try:
@@ -512,13 +539,23 @@ def _read_and_checked(
             raise
         failed = error
     try:
-        journalling.check(read)
+        checked = _checked(read, journalling)
     except JournalConflict as conflict:
         raise JournalConflict(conflict.reason, conflict.conflicts, before) from None
-    return read if failed is None else _raising_after(read, failed)
+    return checked if failed is None else _raising_after(checked, failed)
 
 
-def _raising_after(specs: list[AgentStepSpec], error: BaseException) -> Iterator[AgentStepSpec]:
+def _checked(specs: Sequence[Any], journalling: Journalling) -> Any:
+    """Return the specs when they are checked; if the user interrupts that, an iterator that raises the interrupt."""
+    try:
+        with journalling.guard.inside():
+            journalling.check(specs)
+    except KeyboardInterrupt as interrupt:
+        return _raising_after([], interrupt)
+    return specs
+
+
+def _raising_after(specs: Iterable[AgentStepSpec], error: BaseException) -> Iterator[AgentStepSpec]:
     yield from specs
     raise error
 

@@ -7,6 +7,7 @@ import itertools
 import math
 from collections import deque
 from collections.abc import Iterator
+from time import monotonic
 from typing import TYPE_CHECKING
 
 from attrs import frozen
@@ -41,17 +42,21 @@ class Turnstile:
     """Queues in front of the gates of a governor, one for each key: who waits in one delays nobody in another.
 
     Used by the thread of the run alone, but for `spend` and `nest`.
+
+    Attributes:
+        governor: Whose gates they are.
     """
 
     def __init__(self, governor: Governor) -> None:
         self._exhausted: Exhausted | None = None
-        self._governor = governor
+        self.governor = governor
         self._queues: dict[tuple[str, ...], deque[Candidate]] = {}
         # The keys that may be asked for, in turns; and those that need not be asked for before some time.
         self._askable: deque[tuple[str, ...]] = deque()
         self._closed: list[tuple[float, int, tuple[str, ...]]] = []
+        self._closed_until: dict[tuple[str, ...], float] = {}
         self._order = itertools.count()
-        self._budget_asks_at = -math.inf
+        self._all_ask_at = -math.inf
         self._waiting = 0
         self._running: dict[int, tuple[Hold, tuple[str, ...]]] = {}
         self._abandoned: dict[int, Hold] = {}
@@ -63,7 +68,7 @@ class Turnstile:
     @property
     def has_keys(self) -> bool:
         """Whether a step may overtake those before it, having another key."""
-        return self._governor.has_keys
+        return self.governor.has_keys
 
     def candidate(self, ticket: int, spec: AgentStepSpec, attempt: int) -> Candidate:
         """Return what `enqueue` takes; asks the caller's own functions.
@@ -71,7 +76,7 @@ class Turnstile:
         Raises:
             Exception: Whatever those raise, or `OptionError` if their answer is unusable.
         """
-        return Candidate(ticket, spec, attempt, self._governor.request(spec))
+        return Candidate(ticket, spec, attempt, self.governor.request(spec))
 
     def enqueue(self, candidate: Candidate) -> None:
         """Have an attempt wait for its turn; one that is not the step's first goes before those that are."""
@@ -88,23 +93,22 @@ class Turnstile:
 
     def admit(self, now: float) -> Candidate | None:
         """Return an attempt that may start now, and has to; `None` if there is none."""
-        if self._exhausted is not None or now < self._budget_asks_at:
+        if self._exhausted is not None or now < self._all_ask_at:
             return None
-        while self._closed and self._closed[0][0] <= now:
-            self._askable.append(heapq.heappop(self._closed)[2])
+        self._reopen(now)
         while self._askable:
             keys = self._askable[0]
             queue = self._queues[keys]
-            answer = self._governor.admit(queue[0].request, queue[0].attempt, now)
+            answer = self.governor.admit(queue[0].request, queue[0].attempt, now)
             if isinstance(answer, Exhausted):
                 self._exhausted = answer
                 return None
             if isinstance(answer, Wait):
-                if answer.on == "budget":
-                    self._budget_asks_at = now + answer.seconds
+                if answer.on == "all":
+                    self._all_ask_at = now + answer.seconds
                     return None
                 self._askable.popleft()
-                heapq.heappush(self._closed, (now + answer.seconds, next(self._order), keys))
+                self._close(keys, now + answer.seconds)
                 continue
             return self._admitted(keys, queue, answer)
         return None
@@ -115,13 +119,22 @@ class Turnstile:
         if self._waiting:
             at = self._closed[0][0] if self._closed else math.inf
             if self._askable:
-                at = self._budget_asks_at
-        return min(at, now + self._governor.seconds_left(now))
+                at = self._all_ask_at
+        return min(at, now + self.governor.seconds_left(now))
 
     def exhausted(self, now: float) -> Exhausted | None:
         """Return what the budget ran out of, once for each time that it refused; `None` if it has not."""
         gone, self._exhausted = self._exhausted, None
-        return gone or self._governor.check(now)
+        return gone or self.governor.check(now)
+
+    def ended(self, report: Report) -> None:
+        """Give back what an attempt held as soon as it has ended; from any thread, before `settle`.
+
+        The thread of the run may be away for long, and others wait for the same.
+        """
+        running = self._running.get(report.ticket)
+        if running is not None and report.started is not None and report.status != "timed_out":
+            self.governor.settle(running[0], monotonic(), report.retry_after)
 
     def settle(self, report: Report, now: float) -> None:
         """Take note of how an admitted attempt ended."""
@@ -132,28 +145,25 @@ class Turnstile:
         if report.status == "timed_out":  # on a thread, it may go on and report what it uses
             self._abandoned[report.ticket] = hold
         if report.started is None:
-            self._governor.release(hold, now)
+            self.governor.release(hold, now)
         else:
-            self._governor.settle(hold, now, report.retry_after)
-        self._budget_asks_at = -math.inf
-        # Others with the same key may have waited for just this.
-        for place, (_, order, closed_keys) in enumerate(self._closed):
-            if closed_keys == keys:
-                self._closed[place] = (-math.inf, order, keys)
-                heapq.heapify(self._closed)
-                break
+            self.governor.settle(hold, now, report.retry_after)
+        self._all_ask_at = -math.inf
+        if keys in self._closed_until:  # others with the same ones may have waited for just this
+            self._close(keys, -math.inf)
 
     def spend(self, ticket: int, usage: Usage) -> None:
         """Count usage as it is reported; from any thread."""
         running = self._running.get(ticket)
         hold = self._abandoned.get(ticket) if running is None else running[0]
         if hold is not None:
-            self._governor.spend(hold, usage)
+            self.governor.spend(hold, usage)
 
-    def nest(self, ticket: int) -> None:
+    def nest(self, ticket: int, governor: Governor) -> None:
         """Take note that a step waits for a run of its own, which what it has reserved must not block."""
-        if (running := self._running.get(ticket)) is not None:
-            self._governor.yield_reservation(running[0])
+        running = self._running.get(ticket)
+        if running is not None and self.governor.shares(governor):
+            self.governor.yield_reservation(running[0])
 
     def drain(self, *, spares_retries: bool = False) -> list[tuple[int, AgentStepSpec]]:
         """Return the steps that wait, with their indices, and forget them.
@@ -165,6 +175,7 @@ class Turnstile:
         self._queues.clear()
         self._askable.clear()
         self._closed.clear()
+        self._closed_until.clear()
         self._waiting = 0
         drained = []
         for candidate in waiting:
@@ -177,8 +188,21 @@ class Turnstile:
     def close(self, now: float) -> None:
         """Give back what steps hold that were given up."""
         while self._running:
-            _, (hold, _) = self._running.popitem()
-            self._governor.settle(hold, now)
+            ticket, (hold, _) = self._running.popitem()
+            self.governor.settle(hold, now)
+            self._abandoned[ticket] = hold
+
+    def _close(self, keys: tuple[str, ...], until: float) -> None:
+        """Ask for these keys again at this moment, whatever was said before."""
+        self._closed_until[keys] = until
+        heapq.heappush(self._closed, (until, next(self._order), keys))
+
+    def _reopen(self, now: float) -> None:
+        while self._closed and self._closed[0][0] <= now:
+            until, _, keys = heapq.heappop(self._closed)
+            if self._closed_until.get(keys) == until:
+                del self._closed_until[keys]
+                self._askable.append(keys)
 
     def _admitted(self, keys: tuple[str, ...], queue: deque[Candidate], hold: Hold) -> Candidate:
         candidate = queue.popleft()

@@ -38,7 +38,7 @@ def start(governor: Governor, agent: str = "a", now: float = 0.0, attempt: int =
 
 
 def has_to_wait(governor: Governor, agent: str = "a") -> bool:
-    return ask(governor, agent) == Wait(POLL_S, "budget")
+    return ask(governor, agent) == Wait(POLL_S, "all")
 
 
 def run_step(governor: Governor, usage: Usage, agent: str = "a") -> None:
@@ -292,7 +292,7 @@ def test_a_limit_makes_its_key_wait_and_a_budget_all() -> None:
     first = start(governor)
     answer = ask(governor)
     assert isinstance(answer, Wait)
-    assert answer.on == "limit"
+    assert answer.on == "key"
     assert has_to_wait(governor, "b")
     governor.settle(first, 0.0)
     start(governor, "b")

@@ -288,6 +288,56 @@ def test_nested_runs_share_a_limit_and_a_budget_without_a_deadlock() -> None:
     assert budget.used.tokens == 4 * 5 * 100
 
 
+def test_a_nested_run_of_its_own_leaves_the_budget_as_it_is() -> None:
+    """What a step has set aside is given back only for a run that is under the same limit or budget."""
+    budget = Budget(max_tokens=1000)
+    free = Runner(FunctionExecutor({"tester": lambda spec: "free"}))
+
+    def outer(spec: AgentStepSpec) -> str:
+        free.run(make_specs(1))
+        current_step().add_usage(prompt_tokens=300)
+        return "ok"
+
+    run = Runner(FunctionExecutor({"tester": outer}), budget=budget, max_concurrency=9).run(make_specs(9))
+    assert len(run.succeeded) == 3
+    assert budget.used.tokens == 900
+
+
+@pytest.mark.parametrize("backend", ["thread", "process"])
+def test_a_stream_that_is_not_read_holds_nobody_up(backend: Any) -> None:
+    """What its steps held is given back when they have ended, though nobody takes their outcomes."""
+    limit, budget = RateLimit(tokens_per_minute=10**6), Budget(max_tokens=10**6)
+    paused = Runner(Spender(), backend=backend, rate_limit=limit, budget=budget, max_concurrency=2).stream(
+        iter(_spenders(9))
+    )
+    next(paused)
+    other = Runner(Spender(), rate_limit=limit, budget=budget).run([*_spenders(3), _spec("x", "7")])
+    assert len(other.succeeded) == 4
+    assert len(list(paused)) == 8
+
+
+def test_usage_of_threads_that_were_given_up_counts() -> None:
+    """Whoever interrupts a run pays for what its threads go on to use."""
+    budget = Budget(max_tokens=10**6, estimate=lambda spec: 1)
+    go_on, is_reported = threading.Event(), threading.Semaphore(0)
+
+    def late(spec: AgentStepSpec) -> str:
+        assert go_on.wait(HANG_BOUND_S)
+        current_step().add_usage(prompt_tokens=100)
+        is_reported.release()
+        return "ok"
+
+    stream = Runner(FunctionExecutor({"tester": late}), budget=budget, timeout=0.1, max_concurrency=2).stream(
+        make_specs(2)
+    )
+    assert not next(stream).success
+    stream.close()
+    go_on.set()
+    for _ in range(2):
+        assert is_reported.acquire(timeout=HANG_BOUND_S)
+    assert budget.used.tokens == 200
+
+
 # Budgets in runs -----------------------------------------------------------------------------------------------------
 
 

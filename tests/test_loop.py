@@ -176,6 +176,18 @@ def test_an_interrupted_round_ends_the_loop() -> None:
         Runner(ECHO).loop(stop(), 9, _longer)
 
 
+def test_an_interrupt_between_rounds_loses_nothing() -> None:
+    """Ctrl-C in `next_round`: the error has the round before, or it is the result."""
+
+    def stop(outcomes: Sequence[StepOutcome]) -> Continue:
+        raise KeyboardInterrupt
+
+    with pytest.raises(FanoutInterrupted) as caught:
+        Runner(ECHO).loop(make_specs(2), 9, stop)
+    assert [outcome.output for outcome in caught.value.run] == ["0", "1"]
+    assert [o.output for o in Runner(ECHO, on_interrupt="return").loop(make_specs(2), 9, stop)] == ["0", "1"]
+
+
 def _pid(spec: AgentStepSpec) -> str:
     import os
 

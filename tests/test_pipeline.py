@@ -262,6 +262,26 @@ def test_an_interrupt_ends_a_pipeline() -> None:
     assert [outcome.output for outcome in caught.value.run][:1] == ["a"]
 
 
+def test_an_interrupted_item_is_no_finished_one() -> None:
+    """With `on_interrupt="return"`: an item that was not through all stages is not taken for one that was."""
+    both_drafted = threading.Barrier(2, timeout=HANG_BOUND_S)
+
+    def draft(outcome: StepOutcome | None, item: Any) -> AgentStepSpec | None:
+        return _draft(outcome, item)
+
+    def stop(outcome: StepOutcome | None, item: Any) -> AgentStepSpec | None:
+        raise KeyboardInterrupt
+
+    def step(spec: AgentStepSpec) -> str:
+        both_drafted.wait()
+        return spec.prompt
+
+    runner = Runner(FunctionExecutor({"tester": step}), max_concurrency=2, on_interrupt="return")
+    outcomes = runner.pipeline("ab", [draft, stop])
+    assert [outcome and outcome.success for outcome in outcomes].count(True) <= 1, "of the item whose stage it was"
+    assert any(outcome is not None and "interrupted" in outcome.output for outcome in outcomes)
+
+
 def test_retries_and_failures_count_in_a_pipeline() -> None:
     """The runner's options hold: a step that fails once goes on, and the breaker stops the rest."""
     tries: list[str] = []

@@ -470,6 +470,63 @@ def test_an_interrupted_run_has_journalled_what_was_done(ledger: Ledger, journal
     assert all(ledger.counts()[task_id] == 1 for task_id in kept)
 
 
+def test_a_value_that_others_change_costs_its_step_alone(ledger: Ledger, journal: Journal) -> None:
+    """On threads `structured` is the step's own object: what is journalled is what is handed out."""
+    shared: dict[str, Any] = {"n": 0}
+    stop = threading.Event()
+
+    def change() -> None:
+        n = 0
+        while not stop.is_set():
+            n += 1
+            shared[str(n % 500)] = n
+            shared.pop(str((n + 250) % 500), None)
+
+    def share(spec: AgentStepSpec) -> StepOutcome:
+        return StepOutcome.completed(spec, "ok", shared)
+
+    thread = threading.Thread(target=change)
+    thread.start()
+    try:
+        run = Runner(FunctionExecutor({"tester": share}), journal=journal).run(make_specs(200))
+    finally:
+        stop.set()
+        thread.join(HANG_BOUND_S)
+    assert len(run) == 200
+    assert {record.status for record in run.records} <= {"succeeded", "invalid"}
+    assert [record.outcome for record in journal.records("default")] == list(run)
+
+
+TWO_SIGNALS = """
+import os, signal, sys, threading, time
+from fanout_sync import *
+from fanout_sync.testing import make_specs
+
+def step(spec):
+    if spec.prompt == "20":
+        def twice():
+            os.kill(os.getpid(), signal.SIGINT)
+            time.sleep(float(sys.argv[2]))
+            os.kill(os.getpid(), signal.SIGINT)
+        threading.Thread(target=twice).start()
+    time.sleep(0.005)
+    return spec.prompt
+
+try:
+    Runner(FunctionExecutor({"tester": step}), journal=sys.argv[1]).run(make_specs(2000))
+except FanoutInterrupted as interrupted:
+    print(len(interrupted.run), len(SqliteJournal(sys.argv[1]).records("default")) >= len(interrupted.run.succeeded))
+"""
+
+
+@pytest.mark.parametrize("apart_s", [0, 0.002, 0.005, 0.01, 0.02])
+def test_an_interrupt_that_comes_twice(tmp_path: Path, apart_s: float) -> None:
+    """As a process manager may send it beside the terminal: the second one does not strike while the journal closes."""
+    command = [sys.executable, "-c", TWO_SIGNALS, str(tmp_path / "run.db"), str(apart_s)]
+    done = subprocess.run(command, capture_output=True, text=True, timeout=HANG_BOUND_S, check=False)
+    assert (done.stdout, done.stderr) == ("2000 True\n", "")
+
+
 KILLED = """
 import random, sys, time
 from fanout_sync import *

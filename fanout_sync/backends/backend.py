@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import abc
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from concurrent.futures import Executor
 from typing import TYPE_CHECKING
 
@@ -89,6 +89,7 @@ class RunContext:
         meter: Takes what steps report as used.
         unattended: Whether the caller's thread may be away between calls (`Runner.stream`), so that workers have to be
             looked after from another thread.
+        on_end: Told of each attempt's end at once, in whichever thread; `None` if nobody wants to know.
     """
 
     executor: AgentExecutor
@@ -98,6 +99,7 @@ class RunContext:
     retry_rule: RetryRule | None = None
     stop: StopSignal = field(factory=StopSignal)
     unattended: bool = False
+    on_end: Callable[[Report], None] | None = None
 
 
 class Backend(Executor):

@@ -26,6 +26,7 @@ from .forwarding import EventForwarder, Gate
 from .hooks import Hooks
 
 if TYPE_CHECKING:
+    from ..governor import Governor
     from ..retry import RetryRule
     from ..usage import Usage
 
@@ -88,6 +89,9 @@ class ForeignSession(Session):
             if self._begun.get(step.ticket) is step:
                 del self._begun[step.ticket]
                 return self._report(step, error, result)
+            if isinstance(result, tuple) and not isinstance(result, Report):  # given up, but it has used that up
+                for usage in result[2]:
+                    self._meter.add(step.ticket, usage)
 
     def wake(self) -> None:
         self._ended.put(None)
@@ -301,7 +305,7 @@ class _UsageList:
     def add(self, ticket: int, usage: Usage) -> None:
         self.items.append(usage)
 
-    def nest(self, ticket: int) -> None:
+    def nest(self, ticket: int, governor: Governor) -> None:
         """Nothing: what holds in the caller's process does not hold in another one's own runs."""
 
 

@@ -80,7 +80,9 @@ class ProcessBackend(Backend):
             captures_output=self._captures_output,
         )
         self._put_back(surplus)
-        return (UnattendedProcessSession if context.unattended else ProcessSession)(lanes, self._retire)
+        if context.unattended:
+            return UnattendedProcessSession(lanes, self._retire, context.on_end)
+        return ProcessSession(lanes, self._retire)
 
     def keep_warm(self) -> None:
         with self._lock:

@@ -81,7 +81,8 @@ class ProcessSession(Session):
 class UnattendedProcessSession(Session):
     """A run whose caller may be away between calls: a thread of ours looks after the workers."""
 
-    def __init__(self, lanes: Lanes, retire: Retire) -> None:
+    def __init__(self, lanes: Lanes, retire: Retire, on_end: Callable[[Report], None] | None = None) -> None:
+        self._on_end = on_end
         self._inner = ProcessSession(lanes, retire)
         self._reports: SimpleQueue[Report | BaseException | None] = SimpleQueue()
         self._keeper = LaneKeeper(lanes, self._pass_on, self._reports.put)
@@ -116,6 +117,8 @@ class UnattendedProcessSession(Session):
 
     def _pass_on(self) -> None:
         while (report := self._inner.take()) is not None:
+            if self._on_end is not None:
+                self._on_end(report)
             self._reports.put(report)
 
     def _arrived(self) -> list[Report]:

@@ -71,6 +71,7 @@ class ThreadSession(Session):
         # Tasks that go before those in the inbox; for each one more there is a nudge in the inbox.
         self._urgent: deque[RunningStep] = deque()
         self._outbox: SimpleQueue[Report | None] = SimpleQueue()
+        self._on_end = context.on_end
         self._name = f"fanout-{next(_session_numbers)}"
         self._thread_numbers = itertools.count()
         self._threads: dict[str, threading.Thread] = {}
@@ -208,7 +209,8 @@ class ThreadSession(Session):
 
     def _work(self) -> None:
         setup_error = self._hooks.set_up()
-        take, give, urgent = self._inbox.get, self._outbox.put, self._urgent
+        take, urgent = self._inbox.get, self._urgent
+        give = self._outbox.put if self._on_end is None else self._give
         executor, event_tx, rule = self._executor, self._event_tx, self._rule
         context, name = self._hooks.context, threading.current_thread().name
         while True:
@@ -231,6 +233,11 @@ class ThreadSession(Session):
                     give(failure(task[1], task[0], "raised", StepError.of(error)))
         self._hooks.depart()
 
+    def _give(self, report: Report) -> None:
+        if self._on_end is not None:
+            self._on_end(report)
+        self._outbox.put(report)
+
     def _swapped(self, task: RunningStep) -> RunningStep | None:
         """Return the most urgent task in place of this one; `None` if it has been dropped."""
         if task is not _NUDGE:
@@ -248,7 +255,7 @@ class ThreadSession(Session):
             report = failure(step[1], step[0], "raised", StepError.of(error))
         if self._limited.pop(key, None) is None:
             return False  # abandoned: reported, replaced, and gone from the count
-        self._outbox.put(report)
+        self._give(report)
         return True
 
 

@@ -17,7 +17,7 @@ APPLICATION_ID = 0x66616E6F
 SCHEMA_VERSION = 1
 """What `PRAGMA user_version` of a journal says."""
 
-BUSY_S = 30.0
+BUSY_S = 10.0
 """How long to wait for another program that keeps the file locked."""
 
 SCHEMA = """

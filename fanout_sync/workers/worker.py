@@ -27,6 +27,7 @@ from .surroundings import Surroundings
 
 if TYPE_CHECKING:
     from ..events import Event
+    from ..governor import Governor
     from ..retry import RetryRule
     from ..usage import Usage
 
@@ -150,7 +151,7 @@ class Worker:
             message = (messages.USAGE, ticket, usage.prompt_tokens, usage.completion_tokens, usage.cost_usd)
             self._link.send(pack(message))
 
-    def nest(self, ticket: int) -> None:
+    def nest(self, ticket: int, governor: Governor) -> None:
         """Nothing: what holds in the caller's process does not hold in a worker's own runs."""
 
     def _run_call(self, message: Message) -> bytes:
