@@ -7,7 +7,8 @@ import json
 import math
 import sqlite3
 from collections import deque
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Iterator
+from itertools import islice
 from time import monotonic
 from typing import TYPE_CHECKING, Any
 
@@ -31,6 +32,9 @@ MAX_GATHERED = 256
 
 MAX_NAMED = 10
 """So many conflicts are named in a message, at most."""
+
+CHECKED_AT_ONCE = 1000
+"""So many specs are in memory at once when an input that is no list is checked."""
 
 _FIELDS = attrs.fields(AgentStepSpec)
 
@@ -62,6 +66,7 @@ class Journalling:
 
     Attributes:
         unwritten: How many reports a killed process would lose.
+        reused: How many steps need not run again.
 
     Raises:
         JournalError: The journal cannot be used, or another run holds the workflow.
@@ -71,6 +76,7 @@ class Journalling:
         self._workflow_id = workflow.workflow_id
         self._may_rerun = workflow.on_conflict == "rerun"
         self._clock = clock
+        self.reused = 0
         self._seen = _Names()
         self._is_checked = False
         self._identities: dict[int, str] = {}
@@ -90,30 +96,27 @@ class Journalling:
 
     # What need not run again ------------------------------------------------------------------------------------------
 
-    def check(self, specs: Sequence[Any]) -> None:
+    def check(self, specs: Iterable[Any]) -> None:
         """See that all specs of a run can be journalled, before it begins.
 
         Args:
-            specs: All of them; an item that is no spec is left for the run to refuse.
+            specs: All of them, read some at a time; an item that is no spec is left for the run to refuse.
 
         Raises:
             JournalConflict: Some `task_id` is there twice, or stands for another step in the journal.
             InputError: Some spec cannot be journalled.
             JournalError: The journal cannot be read.
         """
-        identities = {}
         twice: dict[str, tuple[str, ...]] = {}
-        for index, spec in enumerate(specs):
-            if isinstance(spec, AgentStepSpec):
-                if spec.task_id in identities or not self._seen.add(spec.task_id):
-                    twice[spec.task_id] = ()
-                identities[spec.task_id] = self._identity(index, spec)
+        conflicts: dict[str, tuple[str, ...]] = {}
+        numbered = ((index, spec) for index, spec in enumerate(specs) if isinstance(spec, AgentStepSpec))
+        while some := list(islice(numbered, CHECKED_AT_ONCE)):
+            twice.update((spec.task_id, ()) for _, spec in some if not self._seen.add(spec.task_id))
+            conflicts.update(self._conflicting(some))
         if twice:
             raise self._duplicates(twice)
-        known = self._store.identities(identities)
-        differing = [task_id for task_id, identity in known.items() if identity != identities[task_id]]
-        if differing and not self._may_rerun:
-            self._refuse({spec.task_id: spec for spec in specs if isinstance(spec, AgentStepSpec)}, differing)
+        if conflicts:
+            raise self._conflicts(conflicts)
         self._is_checked = True
 
     def reuse(self, index: int, spec: AgentStepSpec) -> Report | None:
@@ -133,20 +136,21 @@ class Journalling:
             if differing and not self._may_rerun:
                 raise self._conflicts({spec.task_id: differing})
             if record.outcome.success and not differing:
+                self.reused += 1
                 return _report_of(index, record)
         self._identities[index] = identity
         return None
 
-    def _refuse(self, specs: dict[str, AgentStepSpec], task_ids: Iterable[str]) -> None:
-        conflicts = {}
-        for task_id in task_ids:
-            record = self._store.find(task_id)
-            if record is not None:
-                spec = specs[task_id]
-                if differing := _differing(record, spec, self._identity(0, spec)):
-                    conflicts[task_id] = differing
-        if conflicts:
-            raise self._conflicts(conflicts)
+    def _conflicting(self, specs: Iterable[tuple[int, AgentStepSpec]]) -> Iterator[tuple[str, tuple[str, ...]]]:
+        """Yield the `task_id` and the differing fields of each spec, given with its index, that may not run."""
+        identities = {spec.task_id: (self._identity(index, spec), spec) for index, spec in specs}
+        if self._may_rerun:
+            return
+        for task_id, known in self._store.identities(identities).items():
+            identity, spec = identities[task_id]
+            record = None if known == identity else self._store.find(task_id)
+            if record is not None and (differing := _differing(record, spec, identity)):
+                yield task_id, differing
 
     def _identity(self, index: int, spec: AgentStepSpec) -> str:
         try:

@@ -35,6 +35,7 @@ from .current import CurrentStep, StopSignal, current_step, running_step
 from .dispatch import Dispatch, Policies
 from .errors import FanoutInterrupted, InputError, JournalConflict, JournalError, OptionError
 from .executor import AgentExecutor, EventSink
+from .intake import Rereadable
 from .interrupts import Guard, end_as_if_killed
 from .logs import logger_for
 from .loop import NextRound, specs_of_next_round
@@ -322,7 +323,9 @@ class Runner:
         unread: dict[int, Report] = {}
         with self._journalled() as journalling:
             if journalling is not None and type(specs) in (list, tuple):
-                journalling.check(cast("Sequence[Any]", specs))
+                journalling.check(specs)
+            elif journalling is not None and isinstance(specs, Rereadable):
+                specs.check_with(journalling)
             with self._dispatching(specs, journalling, unattended=True) as dispatch:
                 reports = _in_input_order(dispatch, unread) if in_input_order else dispatch.reports()
                 yield from _handed_out(dispatch, reports)
