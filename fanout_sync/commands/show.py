@@ -39,7 +39,8 @@ def show(journal: str, workflow: str | None, jsonl: bool) -> None:
     if jsonl:
         _write_outcomes(store, journal, chosen_workflow(store, journal, workflow))
     elif workflow is None:
-        print_table(OF_WORKFLOWS, lambda: (_workflow_row(store, name) for name in store.workflows()))
+        rows = [_workflow_row(store, name) for name in store.workflows()]
+        print_table(OF_WORKFLOWS, lambda: rows)
     else:
         name = chosen_workflow(store, journal, workflow)
         print_table(OF_STEPS, lambda: map(_step_row, store.records(name)))
