@@ -2,16 +2,32 @@
 
 from __future__ import annotations
 
+import abc
 from collections.abc import Callable, Iterator, Sequence
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from .interrupts import Guard
 from .status import StepError
 from .steps import AgentStepSpec
 from .wording import describe
 
+if TYPE_CHECKING:
+    from .journalling import Journalling
+
 NOT_YET: Any = object()
 """What an iterator of specs gives when the next one depends on what is still running."""
+
+
+class Rereadable(abc.ABC):
+    """An input that is no list, but can be read before the run as well."""
+
+    @abc.abstractmethod
+    def check_with(self, journalling: Journalling) -> None:
+        """Let `journalling.check` see all specs; called before the first one is asked for.
+
+        Raises:
+            Exception: As for `journalling.check`, or the specs cannot be read.
+        """
 
 
 class Intake:

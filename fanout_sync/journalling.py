@@ -7,7 +7,8 @@ import json
 import math
 import sqlite3
 from collections import deque
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Iterator
+from itertools import islice
 from time import monotonic
 from typing import TYPE_CHECKING, Any
 
@@ -33,6 +34,9 @@ MAX_GATHERED = 256
 
 MAX_NAMED = 10
 """So many conflicts are named in a message, at most."""
+
+CHECKED_AT_ONCE = 1000
+"""So many specs are in memory at once when an input that is no list is checked."""
 
 _NAMES = tuple(field.name for field in attrs.fields(AgentStepSpec))
 _CANONICAL = json.JSONEncoder(ensure_ascii=False, sort_keys=True, separators=(",", ":"))
@@ -80,6 +84,7 @@ class Journalling:
     Attributes:
         guard: As given.
         unwritten: What a killed process would lose.
+        reused: How many steps need not run again.
 
     Raises:
         JournalError: The journal cannot be used, or another run holds the workflow.
@@ -90,10 +95,12 @@ class Journalling:
         self._workflow_id = workflow.workflow_id
         self._may_rerun = workflow.on_conflict == "rerun"
         self._clock = clock
+        self.reused = 0
+        # The names that were there: of lists, which are in memory anyway, and of what may be larger than that.
+        self._listed: set[str] = set()
         self._seen: _NameSet | None = None
-        self._checked: set[str] = set()
-        # Of a run whose specs were checked beforehand: the identities of those that the journal has.
-        self._known: dict[str, str | None] | None = None
+        self._is_checked = False
+        self._known: set[str] | None = None  # of a list that was checked, those that the journal has
         self._identities: dict[int, str] = {}
         self.unwritten: list[tuple[Report, JournalRecord]] = []
         self._written: deque[Report] = deque()
@@ -107,32 +114,37 @@ class Journalling:
 
     # What need not run again ------------------------------------------------------------------------------------------
 
-    def check(self, specs: Sequence[Any]) -> None:
+    def check(self, specs: Iterable[Any]) -> None:
         """See that all specs of a run can be journalled, before it begins.
 
         Args:
-            specs: All of them; an item that is no spec is left for the run to refuse.
+            specs: All of them, read some at a time; an item that is no spec is left for the run to refuse.
 
         Raises:
             JournalConflict: Some `task_id` is there twice, or stands for another step in the journal.
             InputError: Some spec cannot be journalled.
             JournalError: The journal cannot be read.
         """
-        indices: dict[str, int] = {}
+        is_list = isinstance(specs, (list, tuple))
+        known: set[str] = set()
         twice: dict[str, tuple[str, ...]] = {}
-        for index, spec in enumerate(specs):
-            if isinstance(spec, AgentStepSpec):
-                if spec.task_id in indices or spec.task_id in self._checked:
+        conflicts: dict[str, tuple[str, ...]] = {}
+        numbered = ((index, spec) for index, spec in enumerate(specs) if isinstance(spec, AgentStepSpec))
+        while some := list(islice(numbered, CHECKED_AT_ONCE)):
+            for index, spec in some:
+                if not self._is_new(spec.task_id, is_list):
                     twice[spec.task_id] = ()
-                indices[spec.task_id] = index
                 if not _is_plain(spec):
                     self._identity(index, spec)
+            there = self._store.identities(spec.task_id for _, spec in some)
+            known.update(there if is_list else ())
+            conflicts.update(self._conflicting(some, there))
         if twice:
             raise self._duplicates(twice)
-        self._known = self._store.identities(indices)
-        if not self._may_rerun:
-            self._refuse_conflicts({task_id: specs[indices[task_id]] for task_id in self._known})
-        self._checked.update(indices)
+        if conflicts:
+            raise self._conflicts(conflicts)
+        self._is_checked = True
+        self._known = known if is_list else None
 
     def reuse(self, index: int, spec: AgentStepSpec) -> Report | None:
         """Return the report of a step that was journalled with success; `None` if it has to run.
@@ -143,7 +155,7 @@ class Journalling:
             JournalError: The journal cannot be read.
         """
         identity = self._identity(index, spec)
-        if self._known is None and not self._is_new(spec.task_id):
+        if not self._is_checked and not self._is_new(spec.task_id):
             raise self._duplicates({spec.task_id: ()})
         may_be_there = self._known is None or spec.task_id in self._known
         record = self._store.find(spec.task_id) if may_be_there else None
@@ -152,26 +164,33 @@ class Journalling:
             if differing and not self._may_rerun:
                 raise self._conflicts({spec.task_id: differing})
             if record.outcome.success and not differing:
+                self.reused += 1
                 return _report_of(index, record)
         self._identities[index] = identity
         return None
 
-    def _is_new(self, task_id: str) -> bool:
+    def _is_new(self, task_id: str, is_listed: bool = False) -> bool:
         """Take note of a name; return whether it is the first time."""
+        if is_listed:
+            if task_id in self._listed:
+                return False
+            self._listed.add(task_id)
+            return True
         if self._seen is None:
             self._seen = _NameSet()
-        return task_id not in self._checked and self._seen.add(task_id)
+        return self._seen.add(task_id)
 
-    def _refuse_conflicts(self, specs: dict[str, AgentStepSpec]) -> None:
-        assert self._known is not None, "the journal was asked"
-        conflicts = {}
-        for task_id, spec in specs.items():
-            identity = self._identity(0, spec)
-            record = None if identity == self._known[task_id] else self._store.find(task_id)
-            if record is not None and (differing := _differing(record, spec, identity)):
-                conflicts[task_id] = differing
-        if conflicts:
-            raise self._conflicts(conflicts)
+    def _conflicting(
+        self, specs: Iterable[tuple[int, AgentStepSpec]], there: dict[str, str | None]
+    ) -> Iterator[tuple[str, tuple[str, ...]]]:
+        """Yield the `task_id` and the differing fields of each spec, given with its index, that may not run."""
+        if self._may_rerun or not there:
+            return
+        for index, spec in specs:
+            if spec.task_id in there and (identity := self._identity(index, spec)) != there[spec.task_id]:
+                record = self._store.find(spec.task_id)
+                if record is not None and (differing := _differing(record, spec, identity)):
+                    yield spec.task_id, differing
 
     def _identity(self, index: int, spec: AgentStepSpec) -> str:
         try:

@@ -8,19 +8,25 @@ import shutil
 import stat
 import sys
 import threading
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import suppress
 from io import FileIO
 from itertools import islice
 from pathlib import Path
 from tempfile import SpooledTemporaryFile
 from types import TracebackType
-from typing import BinaryIO, cast
+from typing import TYPE_CHECKING, BinaryIO, cast
+
+from attrs import frozen
 
 from .errors import OptionError, WireError
 from .events import Event
+from .intake import Rereadable
 from .jsonl import read_specs
 from .steps import AgentStepSpec
+
+if TYPE_CHECKING:
+    from .journalling import Journalling
 
 SPOOLED_IN_MEMORY = 16 * 2**20
 
@@ -28,11 +34,18 @@ SPOOLED_IN_MEMORY = 16 * 2**20
 # Reading --------------------------------------------------------------------------------------------------------------
 
 
-class StepsFile:
+class StepsFile(Rereadable):
     """The steps, read twice: once to check them all, once to run them. Held in memory are only short ones from a pipe.
 
     Its length is known, and it can be iterated, after `check`.
+
+    Attributes:
+        name: For people.
+        stat: What `os.fstat` says of it.
+        journalling: What the steps were checked with; `None` if they are not journalled.
     """
+
+    journalling: Journalling | None = None
 
     def __init__(self, path: str) -> None:
         self.name = "<stdin>" if path == "-" else path
@@ -72,12 +85,22 @@ class StepsFile:
         self._count = self.count()
         self._begin = before_first
 
+    def check_with(self, journalling: Journalling) -> None:
+        try:
+            journalling.check(self._checked())
+        except OSError as error:
+            raise self._unreadable(error) from None
+        self.journalling = journalling
+
     def __len__(self) -> int:
         return self._count
 
     def __iter__(self) -> Iterator[AgentStepSpec]:
         if self._begin is not None:
             self._begin()
+        yield from self._checked()
+
+    def _checked(self) -> Iterator[AgentStepSpec]:
         self._file.seek(0)
         read = 0
         # No more than were checked: somebody may be adding lines.
@@ -269,16 +292,39 @@ def _take_stdout() -> LinesFile:
     return LinesFile(FileIO(private, "wb"), "<stdout>")
 
 
-def refuse_same_file(source: StepsFile, outcomes: LinesFile, events: LinesFile | None) -> None:
+@frozen
+class JournalFile:
+    """The file of a journal, which need not be there yet.
+
+    Attributes:
+        name: For people.
+        stat: What `os.stat` says of it; `None` if it says nothing.
+    """
+
+    name: str
+
+    @property
+    def stat(self) -> os.stat_result | None:
+        try:
+            return Path(self.name).stat()
+        except (OSError, ValueError):
+            return None
+
+
+def refuse_same_file(files: Mapping[str, StepsFile | LinesFile | JournalFile | None]) -> None:
     """Refuse to write to a file that is read, or twice to one.
+
+    Args:
+        files: By what they are for, in words; those that are written are open, and so exist. `None` for no file.
 
     Raises:
         OptionError: Two of them are one file; both are named.
     """
-    files: list[tuple[str, StepsFile | LinesFile]] = [("the steps", source), ("the outcomes", outcomes)]
-    if events is not None:
-        files.append(("the events", events))
-    for index, (what, file) in enumerate(files):
-        for other_what, other in files[:index]:
-            if stat.S_ISREG(file.stat.st_mode) and os.path.samestat(file.stat, other.stat):
+    seen: list[tuple[str, os.stat_result]] = []
+    for what, file in files.items():
+        if file is None or (found := file.stat) is None:
+            continue
+        for other_what, other in seen:
+            if stat.S_ISREG(found.st_mode) and os.path.samestat(found, other):
                 raise OptionError(f"{file.name} cannot take {what}: it is the file of {other_what}")
+        seen.append((what, found))

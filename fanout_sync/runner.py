@@ -35,6 +35,7 @@ from .current import CurrentStep, StopSignal, current_step, running_step
 from .dispatch import Dispatch, Policies
 from .errors import FanoutInterrupted, InputError, JournalConflict, JournalError, OptionError
 from .executor import AgentExecutor, EventSink
+from .intake import Rereadable
 from .interrupts import Guard, end_as_if_killed
 from .logs import logger_for
 from .loop import NextRound, specs_of_next_round
@@ -179,7 +180,7 @@ class Runner:
         one_of("order", order, ("input", "completion"))
         is_at_hand = type(specs) in (list, tuple)
         source = specs if is_at_hand else _an_iterator(specs)
-        stream = self._stream(source, _length_of(specs), order == "input")
+        stream = self._stream(specs, source, order == "input")
         self._streams.add(stream)
         return stream
 
@@ -336,14 +337,14 @@ class Runner:
         return run, dispatch
 
     def _stream(
-        self, specs: Iterable[AgentStepSpec], total: int | None, in_input_order: bool
+        self, given: Iterable[AgentStepSpec], source: Iterable[AgentStepSpec], in_input_order: bool
     ) -> Generator[StepOutcome, None, None]:
         began = time.monotonic()
         unread: dict[int, Report] = {}
         with self._journalled() as journalling:
-            if journalling is not None and type(specs) in (list, tuple):
-                specs = _checked(cast("Sequence[Any]", specs), journalling)
-            with self._dispatching(specs, total, journalling, unattended=True) as dispatch:
+            if journalling is not None and isinstance(given, (list, tuple, Rereadable)):
+                source = _checked(given, source, journalling)
+            with self._dispatching(source, _length_of(given), journalling, unattended=True) as dispatch:
                 reports = _in_input_order(dispatch, unread) if in_input_order else dispatch.reports()
                 yield from _handed_out(dispatch, reports)
                 unread.update((report.ticket, report) for report in dispatch.rest())
@@ -539,20 +540,25 @@ def _read_and_checked(
             raise
         failed = error
     try:
-        checked = _checked(read, journalling)
+        checked = _checked(read, read, journalling)
     except JournalConflict as conflict:
         raise JournalConflict(conflict.reason, conflict.conflicts, before) from None
     return checked if failed is None else _raising_after(checked, failed)
 
 
-def _checked(specs: Sequence[Any], journalling: Journalling) -> Any:
-    """Return the specs when they are checked; if the user interrupts that, an iterator that raises the interrupt."""
+def _checked(
+    given: Iterable[AgentStepSpec], source: Iterable[AgentStepSpec], journalling: Journalling
+) -> Iterable[AgentStepSpec]:
+    """Return `source` when its specs are checked; if the user interrupts that, what raises the interrupt."""
     try:
         with journalling.guard.inside():
-            journalling.check(specs)
+            if isinstance(given, Rereadable):
+                given.check_with(journalling)
+            else:
+                journalling.check(given)
     except KeyboardInterrupt as interrupt:
         return _raising_after([], interrupt)
-    return specs
+    return source
 
 
 def _raising_after(specs: Iterable[AgentStepSpec], error: BaseException) -> Iterator[AgentStepSpec]:

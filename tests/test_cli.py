@@ -5,27 +5,22 @@ from __future__ import annotations
 import json
 import os
 import re
-import shlex
 import signal
 import subprocess
 import sys
 import threading
 from collections import Counter
 from collections.abc import Iterator
-from contextlib import contextmanager, suppress
+from contextlib import suppress
 from importlib import metadata
 from pathlib import Path
-from typing import Any
 
 import pytest
-from attrs import field, frozen
+from command_line import ENVIRONMENT, LIMIT_S, Folder, Gate, command, outcomes_in, outputs_in
 
-from fanout_sync import AgentStepSpec, Event, StepOutcome
+from fanout_sync import AgentStepSpec, Event
 
-LIMIT_S = 60
 BACKENDS = ["thread", "process"]
-SEARCHED = [str(Path(folder).absolute()) for folder in os.environ.get("PYTHONPATH", "").split(os.pathsep) if folder]
-ENVIRONMENT = {**os.environ, "PYTHONPATH": os.pathsep.join(SEARCHED)}
 
 AGENTS = """
 import os
@@ -118,94 +113,6 @@ class Broken(Unpicklable):
 """
 
 
-@frozen
-class Folder:
-    """A folder with `agents.py`, in which commands run."""
-
-    path: Path = field(converter=Path)
-
-    def __truediv__(self, name: str) -> Path:
-        return self.path / name
-
-    def steps(self, *steps: tuple[str, str], name: str = "steps.jsonl") -> str:
-        """Write one step for each agent and prompt, with the task ids `"t0"`, `"t1"`, …; return the file's name."""
-        specs = [AgentStepSpec(f"t{n}", agent, f"step {n}", prompt) for n, (agent, prompt) in enumerate(steps)]
-        (self / name).write_text("".join(f"{spec.to_json()}\n" for spec in specs), encoding="utf-8")
-        return name
-
-    def run(self, *options: str, target: str = "agents.py:executor", **how: Any) -> subprocess.CompletedProcess[str]:
-        """Run the steps in `steps.jsonl` to the end."""
-        return self.call("run", "steps.jsonl", "--executor", target, *options, **how)
-
-    def call(self, *arguments: str, **how: Any) -> subprocess.CompletedProcess[str]:
-        """Run a command line to its end."""
-        how = {"stdin": subprocess.DEVNULL, **how} if "input" not in how else how
-        return subprocess.run(
-            command(*arguments),
-            **{"stdout": subprocess.PIPE, "stderr": subprocess.PIPE, **how},
-            cwd=self.path,
-            env=ENVIRONMENT,
-            encoding="utf-8",
-            timeout=LIMIT_S,
-            check=False,
-        )
-
-    @contextmanager
-    def running(self, *options: str, target: str = "agents.py:executor") -> Iterator[subprocess.Popen[str]]:
-        """Run the steps in `steps.jsonl`, meanwhile the body; what takes too long is killed."""
-        with subprocess.Popen(
-            command("run", "steps.jsonl", "--executor", target, *options),
-            stdin=subprocess.DEVNULL,
-            stdout=subprocess.PIPE,
-            stderr=subprocess.PIPE,
-            cwd=self.path,
-            env=ENVIRONMENT,
-            encoding="utf-8",
-        ) as process:
-            guard = threading.Timer(LIMIT_S, process.kill)
-            guard.start()
-            try:
-                yield process
-            finally:
-                guard.cancel()
-                process.kill()
-
-    def shell(self, script: str) -> subprocess.CompletedProcess[str]:
-        """Run a shell script in which `$FANOUT` is the command line."""
-        return subprocess.run(
-            ["sh", "-c", script],
-            stdin=subprocess.DEVNULL,
-            capture_output=True,
-            cwd=self.path,
-            env={**ENVIRONMENT, "FANOUT": shlex.join(command())},
-            encoding="utf-8",
-            timeout=LIMIT_S,
-            check=False,
-        )
-
-    def nothing_ran(self) -> bool:
-        return not (self / "marks").exists()
-
-
-class Gate:
-    """A pipe with a name, at which a step waits, or through which lines come."""
-
-    def __init__(self, path: Path) -> None:
-        os.mkfifo(path)
-        # Held for reading and writing, so that opening it elsewhere waits for nobody.
-        self._descriptor = os.open(path, os.O_RDWR)
-
-    def open(self) -> None:
-        os.write(self._descriptor, b"opened by the test\n")
-
-    def close(self) -> None:
-        os.close(self._descriptor)
-
-
-def command(*arguments: str) -> list[str]:
-    return [sys.executable, "-W", "error", "-m", "fanout_sync", *arguments]
-
-
 @pytest.fixture
 def folder(tmp_path: Path) -> Folder:
     (tmp_path / "agents.py").write_text(AGENTS, encoding="utf-8")
@@ -217,14 +124,6 @@ def gate(folder: Folder) -> Iterator[Gate]:
     gate = Gate(folder / "gate")
     yield gate
     gate.close()
-
-
-def outcomes_in(text: str) -> list[StepOutcome]:
-    return [StepOutcome.from_json(line) for line in text.splitlines()]
-
-
-def outputs_in(text: str) -> list[str]:
-    return [outcome.output for outcome in outcomes_in(text)]
 
 
 def is_alive(pid: int) -> bool:

@@ -33,6 +33,7 @@ LAYERS = [
     {"runner"},
     {"combinators", "testing"},
     {"target", "line_files"},
+    {"commands"},
     {"cli"},
     {"__main__"},
 ]

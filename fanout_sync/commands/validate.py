@@ -1,0 +1,19 @@
+"""`fanout-sync validate`: check steps, and run nothing."""
+
+from __future__ import annotations
+
+import click
+
+from ..line_files import StepsFile
+
+
+@click.command()
+@click.argument("steps", metavar="STEPS.jsonl")
+def validate(steps: str) -> None:
+    """Check that every line of a file is a step; "-" is the standard input.
+
+    Exits with 0 if so; otherwise with 2, and says what is wrong with the first line that is none.
+    """
+    with StepsFile(steps) as source:
+        count = source.count()
+    click.echo(f"{count} step{' is' if count == 1 else 's are'} valid")
