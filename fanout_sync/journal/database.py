@@ -20,6 +20,12 @@ SCHEMA_VERSION = 1
 BUSY_S = 10.0
 """How long to wait for another program that keeps the file locked."""
 
+CHECKPOINT_PAGES = 8000
+"""So large, in pages of 4 KiB, the write-ahead log becomes before it is moved into the file, while the run waits.
+
+What is written a few rows at a time writes the same pages again and again; moved later, each is moved once.
+"""
+
 SCHEMA = """
 CREATE TABLE workflows (
     id INTEGER PRIMARY KEY,
@@ -82,6 +88,7 @@ def writer_of(path: Path) -> sqlite3.Connection:
                 _refuse_damage(connection, path)
             _use_wal(connection, path)
             connection.execute("PRAGMA synchronous = NORMAL")
+            connection.execute(f"PRAGMA wal_autocheckpoint = {CHECKPOINT_PAGES}")
             with transaction(connection):
                 if not _is_journal(connection, path):
                     for statement in _CREATION:
