@@ -141,7 +141,7 @@ class Dispatch:
         # Where a step may have to wait or need not run at all, or be the last one, nothing is handed over early.
         self._lookahead = 0 if self._looks_at_each else lookahead
         self._is_timed = is_governed or expires_at < math.inf
-        self._must_watch = self._looks_at_each or self._is_timed or self._policies.retry is not None
+        self._must_watch = self._looks_at_each or self._is_timed
         self._most_at_once = self.window = bound + self._lookahead
         self._most_written_together = max(1, bound // 8)
         self._most_waiting = math.inf if self.intake.is_at_hand else MAX_WAITING
@@ -163,12 +163,14 @@ class Dispatch:
         """Whether no more steps are started, because the budget is exhausted or too many have failed."""
         return self._halt is not None
 
-    def reports(self) -> Iterator[Report]:
+    def reports(self) -> Iterator[Report]:  # noqa: C901 - in one piece, as each step takes this path
         """Yield one report for each spec, in the order in which the steps end; the input is read in between."""
-        flying, intake, wait, must_watch = self._flying, self.intake, self._session.wait, self._must_watch
+        flying, intake, wait, tried = self._flying, self.intake, self._session.wait, self._retrying.histories
+        may_retry = self._policies.retry is not None
         feed = self._feed if self._looks_at_each or not intake.is_at_hand else self._feed_at_hand
         refill_below = max(1, self._lookahead // 2)
         while not (self.is_interrupted or self.journal_error):
+            must_watch = self._must_watch or tried
             if must_watch and self._do_what_is_due():
                 yield from self._durable()
             report = None
@@ -185,7 +187,8 @@ class Dispatch:
             spec = flying.pop(report.ticket, None)
             if spec is None:  # reported already: something struck a thread from outside just when it had
                 continue
-            report = self._concluded(report, spec) if must_watch else self._metered(report)
+            if must_watch or (may_retry and (report.status != "succeeded" or report.retry_in is not None)):
+                report = self._concluded(report, spec)
             if report is not None:
                 yield self._told(report)
 
@@ -252,6 +255,8 @@ class Dispatch:
         return min(max(0.0, left), _LONGEST_WAIT_S)
 
     def _told(self, report: Report) -> Report:
+        if self._meter:
+            report = self._metered(report)
         if self._announcer is not None:
             self._announcer.ended(report)
         return report

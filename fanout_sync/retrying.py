@@ -36,6 +36,9 @@ class Retrying:
         guard: Told when the caller's own strategies run.
         on_interrupt: Called when an interrupt was raised in one.
         clock: Seconds, monotonic.
+
+    Attributes:
+        histories: What is known of each step that failed and is not done, by its index.
     """
 
     def __init__(
@@ -50,7 +53,7 @@ class Retrying:
         self._on_interrupt = on_interrupt
         self._clock = clock
         self._waiting: list[tuple[float, int, AgentStepSpec]] = []
-        self._histories: dict[int, _History] = {}
+        self.histories: dict[int, _History] = {}
 
     def __len__(self) -> int:
         """How many steps wait for their next attempt."""
@@ -70,7 +73,7 @@ class Retrying:
 
     def failed_attempts(self, ticket: int) -> int:
         """Return how many attempts at a step failed so far, the one just reported not counted."""
-        history = self._histories.get(ticket)
+        history = self.histories.get(ticket)
         return 0 if history is None else len(history.attempts)
 
     def wait_after(self, report: Report, spec: AgentStepSpec) -> float | None:
@@ -78,7 +81,7 @@ class Retrying:
         policy = self._policy
         if policy is None or (report.status == "succeeded" and report.retry_in is None):
             return None
-        history = self._histories.get(report.ticket)
+        history = self.histories.get(report.ticket)
         number = self.failed_attempts(report.ticket) + 1
         began = self._clock() - (report.duration_s or 0.0) if history is None else history.first_began
         idle_s = 0.0 if history is None else history.idle_s
@@ -103,7 +106,7 @@ class Retrying:
     def postpone(self, report: Report, spec: AgentStepSpec, wait_s: float) -> AttemptRecord:
         """Have the step tried again after `wait_s` seconds; return the record of the attempt that failed."""
         began = self._clock() - (report.duration_s or 0.0)
-        history = self._histories.setdefault(report.ticket, _History(began))
+        history = self.histories.setdefault(report.ticket, _History(began))
         reason = report.reason or "the retry strategy wants another attempt"
         attempt = AttemptRecord(len(history.attempts) + 1, report.status, reason, report.duration_s, wait_s)
         history.attempts.append(attempt)
@@ -113,7 +116,7 @@ class Retrying:
 
     def completed(self, report: Report) -> Report:
         """Return the last report of a step with the attempts before it."""
-        history = self._histories.pop(report.ticket, None) if self._histories else None
+        history = self.histories.pop(report.ticket, None) if self.histories else None
         if history is None:
             return report
         outcome = report.outcome
@@ -123,7 +126,7 @@ class Retrying:
 
     def cut_short(self, ticket: int, spec: AgentStepSpec, error: StepError, status: Status = "cancelled") -> Report:
         """Report a step that gets no other attempt, nor a first one; its error tells of the last attempt, too."""
-        history = self._histories.pop(ticket, None)
+        history = self.histories.pop(ticket, None)
         if history is None:
             return failure(ticket, spec, status, error)
         last = history.attempts[-1]
