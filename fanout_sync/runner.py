@@ -7,7 +7,7 @@ import os
 import sys
 import time
 import warnings
-from collections.abc import Callable, Generator, Iterable, Iterator, Sequence, Sized
+from collections.abc import Callable, Generator, Iterable, Iterator, Sequence
 from concurrent.futures import Executor
 from contextlib import AbstractContextManager, closing, contextmanager, suppress
 from types import TracebackType
@@ -35,6 +35,7 @@ from .current import CurrentStep, StopSignal, current_step, running_step
 from .dispatch import Dispatch, Policies
 from .errors import FanoutInterrupted, InputError, JournalConflict, JournalError, OptionError
 from .executor import AgentExecutor, EventSink
+from .inputs import an_iterator, checked, length_of, read_and_checked
 from .intake import Rereadable
 from .interrupts import Guard, end_as_if_killed
 from .logs import logger_for
@@ -179,7 +180,7 @@ class Runner:
         """
         one_of("order", order, ("input", "completion"))
         is_at_hand = type(specs) in (list, tuple)
-        source = specs if is_at_hand else _an_iterator(specs)
+        source = specs if is_at_hand else an_iterator(specs)
         stream = self._stream(specs, source, order == "input")
         self._streams.add(stream)
         return stream
@@ -312,9 +313,9 @@ class Runner:
         """
         began = time.monotonic()
         reports: dict[int, Report] = {}
-        total = _length_of(specs)
+        total = length_of(specs)
         if journalling is not None and on_report is None:
-            specs = _read_and_checked(specs, journalling, before)
+            specs = read_and_checked(specs, journalling, before)
         with self._dispatching(specs, total, journalling, unattended=False, failures=failures) as dispatch:
             try:
                 for report in dispatch.reports():
@@ -343,8 +344,8 @@ class Runner:
         unread: dict[int, Report] = {}
         with self._journalled() as journalling:
             if journalling is not None and isinstance(given, (list, tuple, Rereadable)):
-                source = _checked(given, source, journalling)
-            with self._dispatching(source, _length_of(given), journalling, unattended=True) as dispatch:
+                source = checked(given, source, journalling)
+            with self._dispatching(source, length_of(given), journalling, unattended=True) as dispatch:
                 reports = _in_input_order(dispatch, unread) if in_input_order else dispatch.reports()
                 yield from _handed_out(dispatch, reports)
                 unread.update((report.ticket, report) for report in dispatch.rest())
@@ -389,7 +390,7 @@ class Runner:
     ) -> AbstractContextManager[Dispatch]:
         """Return what opens and ends the backend's session around a call."""
         is_at_hand = type(specs) in (list, tuple)
-        source = cast("Sequence[Any]", specs) if is_at_hand else _an_iterator(specs)
+        source = cast("Sequence[Any]", specs) if is_at_hand else an_iterator(specs)
         return self._session(
             source,
             total,
@@ -513,59 +514,6 @@ def _interrupting(dispatch: Dispatch, guard: Guard, outer: CurrentStep | None) -
         outer.stop.unlisten(dispatch.interrupt)
 
 
-def _an_iterator(specs: Iterable[AgentStepSpec]) -> Iterator[AgentStepSpec]:
-    try:
-        return iter(specs)
-    except Exception as error:
-        reason = f"specs must be an iterable of AgentStepSpec, got {describe(specs)}"
-        raise InputError(reason, Run([], 0.0)) from error
-
-
-def _read_and_checked(
-    specs: Iterable[AgentStepSpec], journalling: Journalling, before: Run | None
-) -> Iterable[AgentStepSpec]:
-    """Read all specs, so that conflicts with the journal are found before anything runs.
-
-    Returns:
-        The specs; if their iterator raised, an iterator that raises the same at the end.
-    """
-    read: list[AgentStepSpec] = []
-    failed: BaseException | None = None
-    try:
-        read.extend(_an_iterator(specs))
-    except KeyboardInterrupt as interrupt:
-        return _raising_after([], interrupt)
-    except (Exception, SystemExit) as error:  # the caller's generator; what came before is run first
-        if isinstance(error, InputError) and not read:
-            raise
-        failed = error
-    try:
-        checked = _checked(read, read, journalling)
-    except JournalConflict as conflict:
-        raise JournalConflict(conflict.reason, conflict.conflicts, before) from None
-    return checked if failed is None else _raising_after(checked, failed)
-
-
-def _checked(
-    given: Iterable[AgentStepSpec], source: Iterable[AgentStepSpec], journalling: Journalling
-) -> Iterable[AgentStepSpec]:
-    """Return `source` when its specs are checked; if the user interrupts that, what raises the interrupt."""
-    try:
-        with journalling.guard.inside():
-            if isinstance(given, Rereadable):
-                given.check_with(journalling)
-            else:
-                journalling.check(given)
-    except KeyboardInterrupt as interrupt:
-        return _raising_after([], interrupt)
-    return source
-
-
-def _raising_after(specs: Iterable[AgentStepSpec], error: BaseException) -> Iterator[AgentStepSpec]:
-    yield from specs
-    raise error
-
-
 def _raise_what_ended(dispatch: Dispatch, run: Run) -> None:
     """Raise what ended a run before its time, with the steps that were done."""
     if (failed := dispatch.journal_error) is not None:
@@ -603,14 +551,6 @@ def _in_input_order(dispatch: Dispatch, unread: dict[int, Report]) -> Iterator[R
             yield unread.pop(due)
             due += 1
         dispatch.window = min(widest, MAX_UNREAD + widest - len(unread))
-
-
-def _length_of(specs: Iterable[Any]) -> int | None:
-    try:
-        return len(specs) if isinstance(specs, Sized) else None
-    except Exception:  # somebody's own __len__; the length is only told to listeners
-        logger.warning("the length of the specs is not known", exc_info=True)
-        return None
 
 
 def _level_of_the_caller() -> int:

@@ -28,7 +28,7 @@ LAYERS = [
     {"workers", "executors", "journal", "metering", "intake", "retrying"},
     {"backends"},
     {"run", "turnstile"},
-    {"announcer", "journalling", "pipeline", "loop"},
+    {"announcer", "journalling", "pipeline", "loop", "inputs"},
     {"dispatch", "arguments"},
     {"runner"},
     {"combinators", "testing"},
