@@ -56,7 +56,8 @@ class Budget:
 
     Before an attempt starts, what it will use is set aside: what `estimate` says, or the most that one of its agent has
     used so far; the first one of an agent runs alone. What is set aside and not used is free again when the attempt has
-    ended. So a budget is overshot by no more than the errors of the estimates of what is in flight.
+    ended. So a budget is overshot by no more than the errors of the estimates of what is in flight. It counts as
+    used up when the next step does not fit into what is left, though a smaller one might.
 
     Args:
         max_tokens: How many tokens steps may use.
@@ -271,11 +272,20 @@ class Account:
             return self.exhausted_of("steps", now)
         if self._gone is None and self._max_seconds < math.inf and self.is_out_of_time(now):
             self._gone = "seconds"
+        if self._gone is None:
+            self._gone = self._used_up()
         if self._gone is not None:
             return self.exhausted_of(self._gone, now)
         if is_first and self._steps >= self._max_steps:
             self._are_steps_gone = True
             return self.exhausted_of("steps", now)
+        return None
+
+    def _used_up(self) -> Resource | None:
+        if self._max_tokens is not None and self._used.tokens >= self._max_tokens:
+            return "tokens"
+        if self._max_cost is not None and self._used.cost >= self._max_cost:
+            return "cost_usd"
         return None
 
     def exhausted_of(self, resource: Resource, now: float) -> Exhausted:

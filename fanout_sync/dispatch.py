@@ -355,11 +355,20 @@ class Dispatch:
         """Whether there is room for one more step, also if it has to wait: for its next attempt, or at a gate."""
         if self._lost_if_killed() >= self.window:
             return False
+        if self._may_all_fail():
+            return False
         if self._turnstile is None:
             return len(self._retrying) < self._most_waiting
         if not self._turnstile.has_keys and len(self._turnstile) >= self._most_at_once:
             return False
         return len(self._retrying) + len(self._turnstile) < self._most_waiting
+
+    def _may_all_fail(self) -> bool:
+        """Whether so many steps are being tried again that, if they fail in the end, there are too many by far."""
+        most = self._policies.max_failures
+        if most is None or self._halt is not None:
+            return False
+        return self.failures + len(self._retrying.histories) >= most + self._most_at_once
 
     def _lost_if_killed(self) -> int:
         """Return how many steps have begun and are not journalled: never more than may run at once."""
@@ -522,7 +531,8 @@ class Dispatch:
         self.failures += 1
         if not self._is_over and self.failures == self._policies.max_failures:
             steps = "1 step had" if self.failures == 1 else f"{self.failures} steps had"
-            self._stop_starting(_cancellation(f"not started: {steps} failed by then, which is max_failures"))
+            reason = f"no more steps are started: {steps} failed by then, which is max_failures"
+            self._stop_starting(_cancellation(reason))
 
     def _durable(self) -> Iterator[Report]:
         assert self._journalling is not None, "there is a journal"

@@ -181,11 +181,11 @@ class Governor:
             return self._account.seconds_left(now)
 
     def check(self, now: float) -> Exhausted | None:
-        """Return that there is no time left, if so."""
+        """Return what there is no more of, whatever a step may need that waits, be it at another gate."""
         if self._account is None:
             return None
         with LOCK:
-            return self._account.exhausted_of("seconds", now) if self._account.is_out_of_time(now) else None
+            return self._account.exhausted(2, now)  # of the number of steps only one is refused that asks
 
     def _wait_s(self, request: Request, now: float) -> tuple[float, bool]:
         """Return the longest that a limit wants the request to wait; all are asked, so that each knows who waits.

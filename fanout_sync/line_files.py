@@ -304,6 +304,11 @@ class JournalFile:
     name: str
 
     @property
+    def side_files(self) -> list[Path]:
+        """Where SQLite keeps what belongs to the journal, while it is in use."""
+        return [Path(f"{Path(self.name).absolute()}{suffix}") for suffix in ("-wal", "-shm", "-journal")]
+
+    @property
     def stat(self) -> os.stat_result | None:
         try:
             return Path(self.name).stat()
@@ -321,7 +326,10 @@ def refuse_same_file(files: Mapping[str, StepsFile | LinesFile | JournalFile | N
         OptionError: Two of them are one file; both are named.
     """
     seen: list[tuple[str, os.stat_result]] = []
+    sides = [side for file in files.values() if isinstance(file, JournalFile) for side in file.side_files]
     for what, file in files.items():
+        if file is not None and not isinstance(file, JournalFile) and Path(file.name).absolute() in sides:
+            raise OptionError(f"{file.name} cannot take {what}: SQLite keeps part of the journal there")
         if file is None or (found := file.stat) is None:
             continue
         for other_what, other in seen:

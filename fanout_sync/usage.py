@@ -4,15 +4,27 @@ from __future__ import annotations
 
 from attrs import field, frozen
 
+from .errors import OptionError
 from .options import not_negative_amount, not_negative_int
+from .wording import describe
+
+MOST_TOKENS = 2**63 - 1
+"""No step uses more; a number that large is a mistake."""
 
 
 def _prompt_tokens(value: int) -> int:
-    return not_negative_int("prompt_tokens", value)
+    return _tokens("prompt_tokens", value)
 
 
 def _completion_tokens(value: int) -> int:
-    return not_negative_int("completion_tokens", value)
+    return _tokens("completion_tokens", value)
+
+
+def _tokens(name: str, value: int) -> int:
+    count = not_negative_int(name, value)
+    if count > MOST_TOKENS:
+        raise OptionError(f"{name} must be less than 2**63, got {describe(value)}")
+    return count
 
 
 def _cost_usd(value: float) -> float:

@@ -226,12 +226,13 @@ def test_used_up_it_stays_so() -> None:
 
 
 def test_an_unknown_agent_needs_something() -> None:
-    """When all is used not even a step starts of which nothing is known; one that takes nothing does."""
+    """When all is used nothing starts any more, be nothing known of it or that it takes nothing."""
     governor = Governor([], Budget(max_tokens=10))
     run_step(governor, Usage(), "free")
+    assert governor.check(0.0) is None
     run_step(governor, Usage(10))
-    run_step(governor, Usage(), "free")
-    assert ask(governor, "unknown") == Exhausted("tokens", 10, 10)
+    assert ask(governor, "free") == ask(governor, "unknown") == Exhausted("tokens", 10, 10)
+    assert governor.check(0.0) == Exhausted("tokens", 10, 10)
 
 
 def test_usage_counts_at_once() -> None:

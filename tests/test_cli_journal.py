@@ -235,7 +235,7 @@ def test_journal_that_fails_in_the_middle(folder: Folder) -> None:
         (
             [("fail", "no"), ("mark", "b")],
             ["--max-failures", "1"],
-            "2 failed\n  t0 (fail): ValueError: no\n  t1 (mark): not started: 1 step had failed by then, "
+            "2 failed\n  t0 (fail): ValueError: no\n  t1 (mark): no more steps are started: 1 step had failed by then, "
             "which is max_failures\n",
         ),
         (
@@ -321,6 +321,11 @@ def test_bad_option_is_refused(options: list[str], said: str, folder: Folder) ->
     ("options", "said"),
     [
         (["--journal", "steps.jsonl"], "steps.jsonl cannot take the journal: it is the file of the steps\n"),
+        (
+            ["--journal", "x.db", "-o", "x.db-wal"],
+            "x.db-wal cannot take the outcomes: SQLite keeps part of",
+        ),
+        (["--journal", "x.db", "--events", "./x.db-shm"], "cannot take the events: SQLite keeps part of the journal"),
         (["--journal", "link"], "link cannot take the journal: it is the file of the steps\n"),
         (["--journal", "new.db", "-o", "new.db"], "new.db cannot take the journal: it is the file of the outcomes\n"),
         (["--journal", "./old.db", "-o", "old.db"], "old.db cannot take the journal: it is the file of the outcomes\n"),

@@ -400,6 +400,15 @@ def test_a_number_of_steps(make_runner: MakeRunner, ledger: Ledger) -> None:
     assert run[4].output == "budget exhausted: 4 of 4 steps used"
 
 
+@pytest.mark.parametrize("limit", [{"requests_per_minute": 1}, {"tokens_per_minute": 500}])
+def test_a_budget_that_is_used_up_is_noticed_at_a_closed_gate(limit: dict[str, Any]) -> None:
+    """What waits for a rate limit is not waited for any more."""
+    runner = Runner(Spender(), rate_limit=RateLimit(**limit), budget=Budget(max_tokens=900), max_concurrency=2)
+    run = runner.run(_spenders(3, 1000))
+    assert [record.status for record in run.records] == ["succeeded", "cancelled", "cancelled"]
+    assert run[1].output == "budget exhausted: 1000 of 900 tokens used"
+
+
 def test_time_runs_out(make_runner: MakeRunner) -> None:
     """Steps in flight finish, and the others are not started, nor waited for."""
     release = threading.Event()

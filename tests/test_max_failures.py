@@ -40,7 +40,7 @@ def test_a_wrong_key_does_not_spend_everything(make_runner: MakeRunner, ledger: 
     assert 3 <= begun <= 3 + 3, "those that were running when the third one failed are finished"
     assert statuses.count("cancelled") == 2000 - begun
     assert ledger.counts().total() == begun
-    assert run[-1].output == "not started: 3 steps had failed by then, which is max_failures"
+    assert run[-1].output == "no more steps are started: 3 steps had failed by then, which is max_failures"
 
 
 def test_fewer_failures_stop_nothing(make_runner: MakeRunner, ledger: Ledger) -> None:
@@ -60,7 +60,7 @@ def test_an_input_that_is_no_list_is_read_to_its_end(ledger: Ledger) -> None:
     outcomes = list(runner.stream(specs()))
     assert [outcome.task_id for outcome in outcomes] == [f"t{n}" for n in range(300)]
     assert ledger.counts() == {"t0": 1}
-    assert outcomes[1].output == "not started: 1 step had failed by then, which is max_failures"
+    assert outcomes[1].output == "no more steps are started: 1 step had failed by then, which is max_failures"
 
 
 def test_retries_do_not_count(ledger: Ledger) -> None:
@@ -76,6 +76,15 @@ def test_retries_do_not_count(ledger: Ledger) -> None:
     executor = LedgerExecutor(ledger, {f"t{n}": at_third for n in range(4)}, concurrency=1)
     run = Runner(executor, max_failures=1, retry=Retry(3, wait=0)).run(make_specs(4))
     assert len(run.succeeded) == 4
+
+
+def test_a_wrong_key_with_retries_does_not_spend_everything(ledger: Ledger) -> None:
+    """Steps that wait for another attempt make room, but not for the whole list to be tried once."""
+    runner = Runner(_all_failing(ledger, 2000), max_failures=2, retry=Retry(3, wait=0.05))
+    run = runner.run(make_specs(2000))
+    assert len(run) == 2000
+    assert len(ledger.counts()) <= 2 + 2 * 4
+    assert ledger.counts().total() <= 3 * (2 + 2 * 4)
 
 
 def test_steps_that_wait_for_another_attempt_are_cancelled(ledger: Ledger) -> None:

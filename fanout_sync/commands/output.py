@@ -53,7 +53,22 @@ def print_table(heads: Sequence[str], rows: Callable[[], Iterable[Sequence[str]]
 
 
 def _print_row(row: Sequence[str], widths: Sequence[int]) -> None:
-    click.echo("  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)).rstrip())
+    say("  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)).rstrip())
+
+
+def say(line: str) -> None:
+    """Print a line to the standard output.
+
+    Raises:
+        click.ClickException: It cannot be written.
+        BrokenPipeError: Nobody reads it any more.
+    """
+    try:
+        click.echo(line)
+    except BrokenPipeError:
+        raise
+    except OSError as error:
+        raise click.ClickException(f"cannot write to the standard output: {error.strerror or error}") from None
 
 
 def shown(text: str, most: int = MAX_CHARS) -> str:

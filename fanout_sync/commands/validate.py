@@ -5,6 +5,7 @@ from __future__ import annotations
 import click
 
 from ..line_files import StepsFile
+from .output import say
 
 
 @click.command()
@@ -16,4 +17,4 @@ def validate(steps: str) -> None:
     """
     with StepsFile(steps) as source:
         count = source.count()
-    click.echo(f"{count} step{' is' if count == 1 else 's are'} valid")
+    say(f"{count} step{' is' if count == 1 else 's are'} valid")
