@@ -5,7 +5,7 @@ from __future__ import annotations
 from datetime import datetime, timedelta, timezone
 from typing import TYPE_CHECKING, Any
 
-from attrs import evolve, frozen
+from attrs import evolve, field, frozen
 
 from .status import Status, StepError
 from .steps import AgentStepSpec, StepOutcome
@@ -68,7 +68,7 @@ class StepRecord:
     from_journal: bool = False
 
 
-@frozen(kw_only=True)
+@frozen
 class JournalRecord(StepRecord):
     """A step as a journal has it: its record, and what was run with what outcome.
 
@@ -80,10 +80,11 @@ class JournalRecord(StepRecord):
             the spec is not known.
     """
 
-    task_id: str
-    outcome: StepOutcome
-    spec: AgentStepSpec | None = None
-    identity: str | None = None
+    # Each of them, not the class: older versions of attrs then have the inherited ones by name only, too.
+    task_id: str = field(kw_only=True)
+    outcome: StepOutcome = field(kw_only=True)
+    spec: AgentStepSpec | None = field(default=None, kw_only=True)
+    identity: str | None = field(default=None, kw_only=True)
 
 
 def record_of(report: Report) -> StepRecord:
