@@ -170,7 +170,7 @@ json_values = st.recursive(
     max_leaves=5,
 )
 statuses: st.SearchStrategy[Status] = st.sampled_from(get_args(Status))
-usages = st.builds(Usage, st.integers(0, 2**80), st.integers(0, 9), seconds)
+usages = st.builds(Usage, st.integers(0, 2**63 - 1), st.integers(0, 9), seconds)
 attempts = st.builds(
     AttemptRecord, st.integers(1, 9), statuses, st.none() | texts, st.none() | seconds, st.none() | seconds
 )

@@ -53,8 +53,8 @@ CREATE TABLE steps (
     worker,          -- the name of a thread or the id of a process
     exit_code INTEGER,
     signal TEXT,
-    prompt_tokens,   -- an integer; text beyond 64 bits
-    completion_tokens,
+    prompt_tokens INTEGER,
+    completion_tokens INTEGER,
     cost_usd REAL,
     PRIMARY KEY (workflow, task_id)
 );

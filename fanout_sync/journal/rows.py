@@ -40,7 +40,6 @@ Row = tuple[Any, ...]
 """A record as `str`, `int`, `float` and `None`."""
 
 _write = json.JSONEncoder(ensure_ascii=False, allow_nan=False, separators=(",", ":")).encode
-_LARGEST_INT = 2**63 - 1
 _STATUSES = get_args(Status)
 
 
@@ -76,8 +75,8 @@ def _row_of(record: JournalRecord) -> Row:
         record.worker,
         record.exit_code,
         record.signal,
-        None if usage is None else _sizable(usage.prompt_tokens),
-        None if usage is None else _sizable(usage.completion_tokens),
+        None if usage is None else usage.prompt_tokens,
+        None if usage is None else usage.completion_tokens,
         None if usage is None else float(usage.cost_usd),
     )
 
@@ -133,10 +132,6 @@ def is_text(value: str) -> bool:
         return value.isascii() or bool(value.encode())
     except UnicodeEncodeError:
         return False
-
-
-def _sizable(count: int) -> int | str:
-    return count if count <= _LARGEST_INT else str(count)  # SQLite's integers have 64 bits
 
 
 def record_of(row: Row) -> JournalRecord:
@@ -198,7 +193,7 @@ def _record_of(fields: _Fields) -> JournalRecord:
 def _usage(fields: _Fields) -> Usage | None:
     if fields.prompt_tokens is None:
         return None
-    return Usage(int(fields.prompt_tokens), int(fields.completion_tokens), fields.cost_usd)
+    return Usage(fields.prompt_tokens, fields.completion_tokens, fields.cost_usd)
 
 
 def _status(value: Any) -> Status:
