@@ -32,12 +32,14 @@ class _Chain:
         item: As given.
         outcome: Of its last step.
         stage: How many stages it has been through.
+        is_done: Whether nothing more is to come.
     """
 
     index: int
     item: Any
     outcome: StepOutcome | None = None
     stage: int = 0
+    is_done: bool = False
 
 
 class Pipeline(Iterator[Any]):
@@ -77,14 +79,16 @@ class Pipeline(Iterator[Any]):
         chain.outcome = report.outcome
         if report.outcome.success and chain.stage < len(self._stages):
             self._ended.append(chain)
+        else:
+            chain.is_done = True
 
     def give_up(self) -> None:
         """Have what was not through all its stages end as cancelled: the run was interrupted."""
-        while self._ended:
-            chain = self._ended.popleft()
-            assert chain.outcome is not None, "a step of it has ended"
-            message = f"the run was interrupted before stage {chain.stage + 1} of {len(self._stages)}"
-            chain.outcome = StepOutcome.failed(chain.outcome.task_id, chain.outcome.agent, message)
+        # By what is known of each, not by where it stood: the interrupt may have come while it was between two places.
+        for chain in self._chains:
+            if chain.outcome is not None and not chain.is_done:
+                message = "the run was interrupted before the item was through all stages"
+                chain.outcome = StepOutcome.failed(chain.outcome.task_id, chain.outcome.agent, message)
 
     def __next__(self) -> Any:
         while (chain := self._next_chain()) is not None:
@@ -92,6 +96,7 @@ class Pipeline(Iterator[Any]):
                 self._running[self._given] = chain
                 self._given += 1
                 return spec
+            chain.is_done = True
         if self._running:
             return NOT_YET
         if self._items_error is not None:

@@ -38,7 +38,6 @@ from .executor import AgentExecutor, EventSink
 from .inputs import an_iterator, checked, length_of, read_and_checked
 from .intake import Rereadable
 from .interrupts import Guard, end_as_if_killed
-from .logs import logger_for
 from .loop import NextRound, specs_of_next_round
 from .metering import RunMeter
 from .options import one_of, positive_int, refuse_unknown
@@ -56,8 +55,6 @@ if TYPE_CHECKING:
     from .rate_limit import RateLimit
     from .retry import Retry
     from .turnstile import Turnstile
-
-logger = logger_for(__name__)
 
 MAX_UNREAD = 256
 """How many outcomes `stream(order="input")` holds back behind a slow step before it stops feeding."""
