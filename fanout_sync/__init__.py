@@ -6,153 +6,74 @@ Each name is imported when it is first used, so that a worker process loads only
 from __future__ import annotations
 
 import importlib
+import logging
 from typing import TYPE_CHECKING, Any
 
-from . import wire as _wire  # noqa: F401 - it gives the records their codec
+from .records.steps import WireRecord
+from .wire.codec import RecordCodec
 
-if TYPE_CHECKING:
-    from .backends import Backend, ProcessBackend, ThreadBackend
-    from .budget import Budget, BudgetUsed
-    from .channel import EventChannel, EventReceiver, Lagged
-    from .combinators import (
-        execute_loop,
-        execute_pipeline,
-        execute_steps_parallel,
-        execute_steps_parallel_resumable,
-    )
-    from .current import Cancelled, CurrentStep, current_step
-    from .errors import (
-        ExecutorNotPicklable,
-        FanoutError,
-        FanoutInterrupted,
-        InputError,
-        JournalConflict,
-        JournalError,
-        OptionError,
-        UnknownOption,
-        WireError,
-    )
-    from .events import (
-        BudgetExhausted,
-        Event,
-        RunEnd,
-        RunStart,
-        StepRetry,
-        SubagentEnd,
-        SubagentProgress,
-        SubagentStart,
-        TextDelta,
-        ToolEnd,
-        ToolStart,
-        UnknownEvent,
-    )
-    from .executor import DEFAULT_MAX_PARALLEL_TASKS, AgentExecutor, EventSender, EventSink
-    from .executors import FunctionExecutor
-    from .journal import Journal, MemoryJournal, OpenWorkflow, SqliteJournal, Workflow
-    from .jsonl import read_specs, write_outcomes
-    from .loop import Continue, Stop
-    from .rate_limit import RateLimit
-    from .records import AttemptRecord, JournalRecord, StepRecord
-    from .retry import Retry
-    from .retry_after import RetryAfter
-    from .run import Run
-    from .runner import Runner
-    from .status import Status, StepError
-    from .steps import AgentStepSpec, StepOutcome
-    from .usage import Usage
-
-__all__ = [
-    "DEFAULT_MAX_PARALLEL_TASKS",
-    "AgentExecutor",
-    "AgentStepSpec",
-    "AttemptRecord",
-    "Backend",
-    "Budget",
-    "BudgetExhausted",
-    "BudgetUsed",
-    "Cancelled",
-    "Continue",
-    "CurrentStep",
-    "Event",
-    "EventChannel",
-    "EventReceiver",
-    "EventSender",
-    "EventSink",
-    "ExecutorNotPicklable",
-    "FanoutError",
-    "FanoutInterrupted",
-    "FunctionExecutor",
-    "InputError",
-    "Journal",
-    "JournalConflict",
-    "JournalError",
-    "JournalRecord",
-    "Lagged",
-    "MemoryJournal",
-    "OpenWorkflow",
-    "OptionError",
-    "ProcessBackend",
-    "RateLimit",
-    "Retry",
-    "RetryAfter",
-    "Run",
-    "RunEnd",
-    "RunStart",
-    "Runner",
-    "SqliteJournal",
-    "Status",
-    "StepError",
-    "StepOutcome",
-    "StepRecord",
-    "StepRetry",
-    "Stop",
-    "SubagentEnd",
-    "SubagentProgress",
-    "SubagentStart",
-    "TextDelta",
-    "ThreadBackend",
-    "ToolEnd",
-    "ToolStart",
-    "UnknownEvent",
-    "UnknownOption",
-    "Usage",
-    "WireError",
-    "Workflow",
-    "current_step",
-    "execute_loop",
-    "execute_pipeline",
-    "execute_steps_parallel",
-    "execute_steps_parallel_resumable",
-    "read_specs",
-    "write_outcomes",
-]
+if TYPE_CHECKING:  # the same modules as below, for type checkers; each says in its `__all__` what it offers
+    from .backends.backend import *
+    from .backends.process import *
+    from .backends.thread import *
+    from .engine.loop import *
+    from .errors import *
+    from .events.channel import *
+    from .events.senders import *
+    from .events.types import *
+    from .executors.current_step import *
+    from .executors.executor import *
+    from .executors.function import *
+    from .journal.journal import *
+    from .journal.memory import *
+    from .journal.sqlite import *
+    from .limits.budget import *
+    from .limits.rate_limit import *
+    from .records.status import *
+    from .records.step_record import *
+    from .records.steps import *
+    from .records.usage import *
+    from .results.run import *
+    from .retry.policy import *
+    from .runner.functions import *
+    from .runner.runner import *
+    from .wire.jsonl import *
 
 _NAMES_BY_MODULE = {
-    "backends": "Backend ProcessBackend ThreadBackend",
-    "budget": "Budget BudgetUsed",
-    "channel": "EventChannel EventReceiver Lagged",
-    "combinators": "execute_loop execute_pipeline execute_steps_parallel execute_steps_parallel_resumable",
-    "current": "Cancelled CurrentStep current_step",
+    "backends.backend": "Backend",
+    "backends.process": "ProcessBackend",
+    "backends.thread": "ThreadBackend",
+    "engine.loop": "Continue Stop",
     "errors": "ExecutorNotPicklable FanoutError FanoutInterrupted InputError JournalConflict JournalError OptionError "
     "UnknownOption WireError",
-    "events": "BudgetExhausted Event RunEnd RunStart StepRetry SubagentEnd SubagentProgress "
-    "SubagentStart TextDelta ToolEnd ToolStart UnknownEvent",
-    "executor": "DEFAULT_MAX_PARALLEL_TASKS AgentExecutor EventSender EventSink",
-    "executors": "FunctionExecutor",
-    "journal": "Journal MemoryJournal OpenWorkflow SqliteJournal Workflow",
-    "jsonl": "read_specs write_outcomes",
-    "loop": "Continue Stop",
-    "rate_limit": "RateLimit",
-    "records": "AttemptRecord JournalRecord StepRecord",
-    "retry": "Retry",
-    "retry_after": "RetryAfter",
-    "run": "Run",
-    "runner": "Runner",
-    "status": "Status StepError",
-    "steps": "AgentStepSpec StepOutcome",
-    "usage": "Usage",
+    "events.channel": "EventChannel EventReceiver Lagged",
+    "events.senders": "EventSender EventSink",
+    "events.types": "BudgetExhausted Event RunEnd RunStart StepRetry SubagentEnd SubagentProgress SubagentStart "
+    "TextDelta ToolEnd ToolStart UnknownEvent",
+    "executors.current_step": "Cancelled CurrentStep current_step",
+    "executors.executor": "AgentExecutor DEFAULT_MAX_PARALLEL_TASKS",
+    "executors.function": "FunctionExecutor",
+    "journal.journal": "Journal OpenWorkflow Workflow",
+    "journal.memory": "MemoryJournal",
+    "journal.sqlite": "SqliteJournal",
+    "limits.budget": "Budget BudgetUsed",
+    "limits.rate_limit": "RateLimit",
+    "records.status": "Status StepError",
+    "records.step_record": "AttemptRecord JournalRecord StepRecord",
+    "records.steps": "AgentStepSpec StepOutcome",
+    "records.usage": "Usage",
+    "results.run": "Run",
+    "retry.policy": "Retry RetryAfter",
+    "runner.functions": "execute_loop execute_pipeline execute_steps_parallel execute_steps_parallel_resumable",
+    "runner.runner": "Runner",
+    "wire.jsonl": "read_specs write_outcomes",
 }
 _MODULE_OF = {name: module for module, names in _NAMES_BY_MODULE.items() for name in names.split()}
+
+__all__ = sorted(_MODULE_OF)
+
+logging.getLogger(__name__).addHandler(logging.NullHandler())  # silent until the program configures logging
+WireRecord.codec = RecordCodec()  # records know nothing of JSON: what makes JSON of them is given to them here
 
 
 def __getattr__(name: str) -> Any:

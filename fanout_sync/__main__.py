@@ -1,6 +1,6 @@
 """`python -m fanout_sync` is `fanout-sync`."""
 
-from .cli import main
+from .cli.group import main
 
 if __name__ == "__main__":
     main()

@@ -17,12 +17,41 @@ What a *step* raises is none of these: it becomes a failed outcome, and the run 
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from collections.abc import Iterator, Mapping, Sequence
+from typing import Any, Protocol
 
-if TYPE_CHECKING:
-    from collections.abc import Mapping
+__all__ = [
+    "ExecutorNotPicklable",
+    "FanoutError",
+    "FanoutInterrupted",
+    "InputError",
+    "JournalConflict",
+    "JournalError",
+    "OptionError",
+    "UnknownOption",
+    "WireError",
+]
 
-    from .run import Run
+
+class RunSoFar(Protocol):
+    """What an error tells of the run that it ended: a `fanout_sync.Run`, which is a sequence of `StepOutcome`s.
+
+    Attributes:
+        records: One `StepRecord` for each outcome, in the same order.
+        elapsed: Seconds from the call to its end.
+    """
+
+    records: Sequence[Any]
+    elapsed: float
+
+    @property
+    def succeeded(self) -> list[Any]: ...
+    @property
+    def failed(self) -> list[Any]: ...
+    def summary(self) -> str: ...
+    def __len__(self) -> int: ...
+    def __iter__(self) -> Iterator[Any]: ...
+    def __getitem__(self, index: int) -> Any: ...
 
 
 class FanoutError(BaseException):
@@ -71,7 +100,7 @@ class InputError(FanoutError, Exception):
         run: The `Run` of the steps that had been started by then; all of them are finished.
     """
 
-    def __init__(self, reason: str, run: Run) -> None:
+    def __init__(self, reason: str, run: RunSoFar) -> None:
         super().__init__(reason, run)
         self.reason = reason
         self.run = run
@@ -110,7 +139,7 @@ class JournalError(FanoutError, Exception):
             before; `None` if nothing was run.
     """
 
-    def __init__(self, reason: str, run: Run | None = None) -> None:
+    def __init__(self, reason: str, run: RunSoFar | None = None) -> None:
         super().__init__(reason, run)
         self.reason = reason
         self.run = run
@@ -127,7 +156,7 @@ class JournalConflict(JournalError):
         run: As for `JournalError`.
     """
 
-    def __init__(self, reason: str, conflicts: Mapping[str, tuple[str, ...]], run: Run | None = None) -> None:
+    def __init__(self, reason: str, conflicts: Mapping[str, tuple[str, ...]], run: RunSoFar | None = None) -> None:
         conflicts = dict(conflicts)  # whatever mapping it is, it has to travel
         super().__init__(reason, run)
         self.args = (reason, conflicts, run)
@@ -142,7 +171,7 @@ class FanoutInterrupted(FanoutError, KeyboardInterrupt):
             without those that it had yielded; of an input that is no list or tuple, without what was not read.
     """
 
-    def __init__(self, run: Run) -> None:
+    def __init__(self, run: RunSoFar) -> None:
         super().__init__(run)
         self.run = run
 

@@ -10,8 +10,9 @@ from typing import Any
 
 from attrs import field, frozen
 
-from .executor import AgentExecutor, EventSender
-from .steps import AgentStepSpec, StepOutcome
+from .events.senders import EventSender
+from .executors.executor import AgentExecutor
+from .records.steps import AgentStepSpec, StepOutcome
 
 Misdeed = Callable[[AgentStepSpec], Any]
 """What a step does instead of its work; what it returns is what the step returns."""

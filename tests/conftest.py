@@ -7,13 +7,18 @@ import threading
 from collections.abc import Callable, Iterator
 
 import pytest
+from naming import without_address
 
 from fanout_sync import Runner
-from fanout_sync.executor import AgentExecutor
+from fanout_sync.executors.executor import AgentExecutor
 from fanout_sync.testing import Ledger
 
 HANG_BOUND_S = 60
 """Far more than anything here takes: a test that waits this long has found a hang."""
+
+
+def pytest_make_parametrize_id(val: object) -> str | None:
+    return without_address(val) if " at 0x" in repr(val) else None
 
 
 @pytest.fixture(autouse=True)

@@ -12,8 +12,8 @@ from typing import Any
 
 from conftest import HANG_BOUND_S
 
-from fanout_sync.records import JournalRecord
-from fanout_sync.steps import AgentStepSpec, StepOutcome
+from fanout_sync.records.step_record import JournalRecord
+from fanout_sync.records.steps import AgentStepSpec, StepOutcome
 
 TESTS = Path(__file__).parent
 

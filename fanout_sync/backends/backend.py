@@ -9,13 +9,16 @@ from typing import TYPE_CHECKING
 
 from attrs import field, frozen
 
-from ..attempt import Report
-from ..current import Meter, StopSignal
-from ..executor import AgentExecutor, EventSender
-from ..steps import AgentStepSpec
+from ..events.senders import EventSender
+from ..executors.current_step import Meter, StopSignal
+from ..executors.executor import AgentExecutor
+from ..records.report import Report
+from ..records.steps import AgentStepSpec
 
 if TYPE_CHECKING:
-    from ..retry import RetryRule
+    from ..retry.policy import RetryRule
+
+__all__ = ["Backend"]
 
 SIGNALS_S = 0.5
 """No wait is longer than this: Python looks for signals when a wait ends, and misses one that comes just before it."""
@@ -34,11 +37,11 @@ class Session(abc.ABC):
     """Whether `start` may run the step then and there, as the pools of others do that have no workers."""
 
     @abc.abstractmethod
-    def start(self, ticket: int, spec: AgentStepSpec, attempt: int = 1, timeout_s: float | None = None) -> None:
+    def start(self, index: int, spec: AgentStepSpec, attempt: int = 1, timeout_s: float | None = None) -> None:
         """Hand over an attempt at a step; returns at once. The caller keeps to the bound.
 
         Args:
-            ticket: The step's index.
+            index: The step's index.
             spec: What to run.
             attempt: Which try it is; all but the first go before what still waits inside.
             timeout_s: How many seconds it may take, once it has begun; `None` for any.

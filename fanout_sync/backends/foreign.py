@@ -15,20 +15,22 @@ from queue import Empty, SimpleQueue
 from time import monotonic, time
 from typing import TYPE_CHECKING, Any
 
-from ..attempt import Report, failure, run_attempt
-from ..current import Meter, StopSignal, begun, current_step
-from ..events import Event
-from ..executor import AgentExecutor, EventSender
-from ..status import StepError
-from ..steps import AgentStepSpec
+from ..events.senders import EventSender
+from ..events.types import Event
+from ..executors.attempt import run_attempt
+from ..executors.current_step import Meter, StopSignal, begun, current_step
+from ..executors.executor import AgentExecutor
+from ..executors.step_events import EventForwarder, Gate
+from ..records.report import Report, failure
+from ..records.status import StepError
+from ..records.steps import AgentStepSpec
 from .backend import SIGNALS_S, RunContext, Session
-from .forwarding import EventForwarder, Gate
 from .hooks import Hooks
 
 if TYPE_CHECKING:
-    from ..governor import Governor
-    from ..retry import RetryRule
-    from ..usage import Usage
+    from ..limits.limiter import Limiter
+    from ..records.usage import Usage
+    from ..retry.policy import RetryRule
 
 POLL_S = 0.05
 """How often to ask a pool whether a step has begun that has a timeout."""
@@ -60,8 +62,8 @@ class ForeignSession(Session):
         self._given_up: list[Future[_Result]] = []
         self._ended: SimpleQueue[tuple[_ForeignStep, BaseException | None, _Result | None] | None] = SimpleQueue()
 
-    def start(self, ticket: int, spec: AgentStepSpec, attempt: int = 1, timeout_s: float | None = None) -> None:
-        step = self._begun[ticket] = _ForeignStep(self._home, ticket, spec, attempt, timeout_s)
+    def start(self, index: int, spec: AgentStepSpec, attempt: int = 1, timeout_s: float | None = None) -> None:
+        step = self._begun[index] = _ForeignStep(self._home, index, spec, attempt, timeout_s)
         try:
             future = self._pool.submit(step)
         except Exception as error:  # a pool that is broken or shut down: the step says so
@@ -86,12 +88,12 @@ class ForeignSession(Session):
             if ended is None:
                 return None
             step, error, result = ended
-            if self._begun.get(step.ticket) is step:
-                del self._begun[step.ticket]
+            if self._begun.get(step.index) is step:
+                del self._begun[step.index]
                 return self._report(step, error, result)
             if isinstance(result, tuple) and not isinstance(result, Report):  # given up, but it has used that up
                 for usage in result[2]:
-                    self._meter.add(step.ticket, usage)
+                    self._meter.add(step.index, usage)
 
     def wake(self) -> None:
         self._ended.put(None)
@@ -101,7 +103,7 @@ class ForeignSession(Session):
         running = [step for step in self._begun.values() if step.future is not None and not step.future.cancel()]
         reports: list[Report] = []
         until = monotonic() + grace_s
-        while (left := until - monotonic()) > 0 and any(self._begun.get(step.ticket) is step for step in running):
+        while (left := until - monotonic()) > 0 and any(self._begun.get(step.index) is step for step in running):
             if (report := self.wait(min(POLL_S, left))) is not None and report.status != "cancelled":
                 reports.append(report)
         return reports
@@ -135,7 +137,7 @@ class ForeignSession(Session):
             elif now < step.began + step.timeout_s:
                 look_at = min(look_at, step.began + step.timeout_s)
             else:
-                del self._begun[step.ticket]
+                del self._begun[step.index]
                 step.is_given_up = True
                 if step.future is not None:
                     self._given_up.append(step.future)
@@ -143,32 +145,32 @@ class ForeignSession(Session):
         return look_at, None
 
     def _report(self, step: _ForeignStep, error: BaseException | None, result: _Result | None) -> Report:
-        ticket, spec = step.ticket, step.spec
+        index, spec = step.index, step.spec
         if isinstance(result, Report):
             return result
         if result is not None:
-            return self._arrived(ticket, spec, *result)
+            return self._arrived(index, spec, *result)
         if error is None or isinstance(error, CancelledError):
-            return failure(ticket, spec, "cancelled", StepError("CancelledError", "the pool cancelled the step"))
-        return failure(ticket, spec, "crashed" if isinstance(error, BrokenExecutor) else "raised", StepError.of(error))
+            return failure(index, spec, "cancelled", StepError("CancelledError", "the pool cancelled the step"))
+        return failure(index, spec, "crashed" if isinstance(error, BrokenExecutor) else "raised", StepError.of(error))
 
     def _arrived(
-        self, ticket: int, spec: AgentStepSpec, packed: bytes, events: list[str], usages: list[Usage]
+        self, index: int, spec: AgentStepSpec, packed: bytes, events: list[str], usages: list[Usage]
     ) -> Report:
         from ..workers.messages import read_report, unpack
 
         for usage in usages:
-            self._meter.add(ticket, usage)
+            self._meter.add(index, usage)
         if self._forward is not None:
             for text in events:
                 self._forward(text)
-        return read_report(ticket, spec, unpack(packed))
+        return read_report(index, spec, unpack(packed))
 
 
 def _given_up(step: _ForeignStep, duration_s: float) -> Report:
     limit_s = f"{step.timeout_s:g}"
     error = StepError("TimeoutError", f"timed out after {limit_s} s; its pool cannot stop it, so it is left to itself")
-    return failure(step.ticket, step.spec, "timed_out", error, time() - duration_s, duration_s)
+    return failure(step.index, step.spec, "timed_out", error, time() - duration_s, duration_s)
 
 
 _Step = tuple[AgentStepSpec, int, int, float | None]
@@ -211,15 +213,15 @@ class _Home:
         meter: Meter,
         on_begin: Callable[[], None] | None = None,
     ) -> Report:
-        spec, ticket, attempt, timeout_s = step
+        spec, index, attempt, timeout_s = step
         self.hooks.arrive()
         try:
             setup_error = self.hooks.set_up()
             if setup_error is not None:
-                return failure(ticket, spec, "raised", setup_error)
+                return failure(index, spec, "raised", setup_error)
             if on_begin is not None:
                 on_begin()
-            running = begun((spec, ticket, attempt, timeout_s, None, self.stop, meter))
+            running = begun((spec, index, attempt, timeout_s, None, self.stop, meter))
             return self.hooks.context.copy().run(run_attempt, self.executor, running, event_tx, worker, self.rule)
         finally:
             self.hooks.depart()
@@ -238,8 +240,8 @@ class _ForeignStep:
         is_given_up: Whether it was reported before it ended.
     """
 
-    def __init__(self, home: _Home, ticket: int, spec: AgentStepSpec, attempt: int, timeout_s: float | None) -> None:
-        self.ticket = ticket
+    def __init__(self, home: _Home, index: int, spec: AgentStepSpec, attempt: int, timeout_s: float | None) -> None:
+        self.index = index
         self.spec = spec
         self.attempt = attempt
         self.timeout_s = timeout_s
@@ -254,7 +256,7 @@ class _ForeignStep:
         event_tx = home.event_tx
         if event_tx is not None and self.timeout_s is not None:
             event_tx = Gate(event_tx, lambda: not self.is_given_up)
-        step = self.spec, self.ticket, self.attempt, self.timeout_s
+        step = self.spec, self.index, self.attempt, self.timeout_s
         return home.run(step, event_tx, threading.current_thread().name, home.meter, self._begin)
 
     def _begin(self) -> None:
@@ -264,7 +266,7 @@ class _ForeignStep:
         self.is_remote = True
         home = self._home
         wants_events = home.event_tx is not None
-        step = self.spec, self.ticket, self.attempt, self.timeout_s
+        step = self.spec, self.index, self.attempt, self.timeout_s
         return _RemoteStep, (home.token, home.payload, wants_events, step)
 
 
@@ -302,10 +304,10 @@ class _UsageList:
     def __init__(self) -> None:
         self.items: list[Usage] = []
 
-    def add(self, ticket: int, usage: Usage) -> None:
+    def add(self, index: int, usage: Usage) -> None:
         self.items.append(usage)
 
-    def nest(self, ticket: int, governor: Governor) -> None:
+    def nest(self, index: int, limiter: Limiter) -> None:
         """Nothing: what holds in the caller's process does not hold in another one's own runs."""
 
 

@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 import contextvars
+import logging
 import threading
 
-from ..executor import AgentExecutor
-from ..logs import logger_for
-from ..status import StepError
+from ..executors.executor import AgentExecutor
+from ..records.status import StepError
 
-logger = logger_for(__name__)
+logger = logging.getLogger(__name__)
 
 
 class Hooks:

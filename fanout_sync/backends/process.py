@@ -9,8 +9,8 @@ from collections.abc import Callable
 from concurrent.futures import Future
 from typing import TYPE_CHECKING, ParamSpec, TypeVar
 
+from ..checks import flag, positive_int
 from ..interrupts import Guard
-from ..options import flag, positive_int
 from .backend import Backend, RunContext, Session
 
 # The machinery of worker processes is imported by whoever uses it: `import fanout_sync` is to cost next to nothing.
@@ -18,6 +18,8 @@ if TYPE_CHECKING:
     from ..workers.calls import Calls
     from ..workers.lane import Lane
     from ..workers.lanes import Lanes
+
+__all__ = ["ProcessBackend"]
 
 P = ParamSpec("P")
 T = TypeVar("T")
@@ -60,9 +62,9 @@ class ProcessBackend(Backend):
         self._is_shut_down = False
 
     def open(self, context: RunContext) -> Session:
+        from ..executors.step_events import EventForwarder
         from ..workers.lanes import Lanes
         from ..workers.pickling import pickle_executor
-        from .forwarding import EventForwarder
         from .process_session import ProcessSession, UnattendedProcessSession
 
         payload = pickle_executor(context.executor, context.retry_rule)

@@ -6,14 +6,14 @@ from collections import deque
 from collections.abc import Callable
 from queue import Empty, SimpleQueue
 
-from ..attempt import Report, failure
 from ..errors import WireError
-from ..status import StepError
-from ..steps import AgentStepSpec
-from ..workers.keeper import LaneKeeper
+from ..records.report import Report, failure
+from ..records.status import StepError
+from ..records.steps import AgentStepSpec
 from ..workers.lanes import Lanes
 from ..workers.loss import Lost
 from ..workers.messages import pack_step, read_report
+from ..workers.watcher_thread import WatcherThread
 from .backend import SIGNALS_S, Session
 
 Retire = Callable[[Lanes, Callable[[], bool]], None]
@@ -30,16 +30,16 @@ class ProcessSession(Session):
         self._specs: dict[int, AgentStepSpec] = {}
         self._refused: deque[Report] = deque()
 
-    def start(self, ticket: int, spec: AgentStepSpec, attempt: int = 1, timeout_s: float | None = None) -> None:
+    def start(self, index: int, spec: AgentStepSpec, attempt: int = 1, timeout_s: float | None = None) -> None:
         try:
-            message = pack_step(ticket, spec, attempt, timeout_s)
+            message = pack_step(index, spec, attempt, timeout_s)
         except Exception as error:  # WireError, or MemoryError, or what a class of the caller's own raises
             reason = error if isinstance(error, WireError) else StepError.of(error)
             refusal = StepError("InvalidSpec", f"the spec cannot be sent to a worker: {reason}")
-            self._refused.append(failure(ticket, spec, "invalid", refusal))
+            self._refused.append(failure(index, spec, "invalid", refusal))
             return
-        self._specs[ticket] = spec
-        self._lanes.start(ticket, message, timeout_s, spec.task_id)
+        self._specs[index] = spec
+        self._lanes.start(index, message, timeout_s, spec.task_id)
 
     def wait(self, timeout_s: float | None = None) -> Report | None:
         if (report := self.take()) is None:
@@ -70,12 +70,13 @@ class ProcessSession(Session):
             return self._refused.popleft()
         if not self._lanes.answers:
             return None
-        ticket, answer = self._lanes.answers.popleft()
-        spec = self._specs.pop(ticket)
+        index, answer = self._lanes.answers.popleft()
+        spec = self._specs.pop(index)
         if isinstance(answer, Lost):
-            report = failure(ticket, spec, answer.status, answer.error, answer.started, answer.duration_s, answer.pid)
-            return report._replace(exit_code=answer.exit_code, signal=answer.signal)
-        return read_report(ticket, spec, answer)
+            report = failure(index, spec, answer.status, answer.error, answer.started, answer.duration_s, answer.pid)
+            report.exit_code, report.signal = answer.exit_code, answer.signal
+            return report
+        return read_report(index, spec, answer)
 
 
 class UnattendedProcessSession(Session):
@@ -85,10 +86,10 @@ class UnattendedProcessSession(Session):
         self._on_end = on_end
         self._inner = ProcessSession(lanes, retire)
         self._reports: SimpleQueue[Report | BaseException | None] = SimpleQueue()
-        self._keeper = LaneKeeper(lanes, self._pass_on, self._reports.put)
+        self._watcher = WatcherThread(lanes, self._pass_on, self._reports.put)
 
-    def start(self, ticket: int, spec: AgentStepSpec, attempt: int = 1, timeout_s: float | None = None) -> None:
-        self._keeper.do(lambda: self._inner.start(ticket, spec, attempt, timeout_s))
+    def start(self, index: int, spec: AgentStepSpec, attempt: int = 1, timeout_s: float | None = None) -> None:
+        self._watcher.do(lambda: self._inner.start(index, spec, attempt, timeout_s))
 
     def wait(self, timeout_s: float | None = None) -> Report | None:
         try:
@@ -104,15 +105,15 @@ class UnattendedProcessSession(Session):
         self._reports.put(None)
 
     def cancel(self, grace_s: float) -> list[Report]:
-        self._keeper.stop()
+        self._watcher.stop()
         return [*self._arrived(), *self._inner.cancel(grace_s)]
 
     def close(self) -> None:
-        self._keeper.stop()
+        self._watcher.stop()
         self._inner.close()
 
     def abort(self) -> None:
-        self._keeper.stop()
+        self._watcher.stop()
         self._inner.abort()
 
     def _pass_on(self) -> None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import contextvars
 import itertools
+import logging
 import math
 import os
 import threading
@@ -19,22 +20,24 @@ from typing import Any, ParamSpec, TypeVar
 
 from attrs import frozen
 
-from ..attempt import Report, failure, run_attempt, timed_out
-from ..current import RunningStep, begun
-from ..executor import TEARDOWN_GRACE_S
-from ..futures import cancel_future, end_future
-from ..logs import logger_for
-from ..options import positive_int
-from ..status import StepError
-from ..steps import AgentStepSpec
+from ..checks import positive_int
+from ..executors.attempt import run_attempt, timed_out
+from ..executors.current_step import RunningStep, begun
+from ..executors.executor import TEARDOWN_GRACE_S
+from ..executors.step_events import Gate
+from ..records.report import Report, failure
+from ..records.status import StepError
+from ..records.steps import AgentStepSpec
+from ..workers.futures import cancel_future, end_future
 from .backend import SIGNALS_S, Backend, RunContext, Session
-from .forwarding import Gate
 from .hooks import Hooks
+
+__all__ = ["ThreadBackend"]
 
 P = ParamSpec("P")
 T = TypeVar("T")
 
-logger = logger_for(__name__)
+logger = logging.getLogger(__name__)
 
 POLL_S = 0.05
 """How often a wait that is to end with a thread, or when woken, looks up."""
@@ -82,14 +85,14 @@ class ThreadSession(Session):
         self._look_at = math.inf
         self._look_in = LOOK_EVERY
 
-    def start(self, ticket: int, spec: AgentStepSpec, attempt: int = 1, timeout_s: float | None = None) -> None:
+    def start(self, index: int, spec: AgentStepSpec, attempt: int = 1, timeout_s: float | None = None) -> None:
         self._outstanding += 1
         if len(self._threads) < min(self._bound, self._outstanding):
             self._add_thread()
         if timeout_s is not None:
             self._shortest_s = min(timeout_s, self._shortest_s)
             self._look_at = min(self._look_at, monotonic() + timeout_s)
-        task = (spec, ticket, attempt, timeout_s, None, self._stop, self._meter)
+        task = (spec, index, attempt, timeout_s, None, self._stop, self._meter)
         if attempt > 1:
             self._urgent.append(task)
             self._inbox.put(_NUDGE)

@@ -8,12 +8,15 @@ from collections.abc import Awaitable, Callable, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any, TypeVar
 
+from ..checks import positive_int
 from ..errors import OptionError, WireError
-from ..executor import DEFAULT_MAX_PARALLEL_TASKS, AgentExecutor, EventSender
-from ..options import positive_int
-from ..steps import AgentStepSpec, StepOutcome
-from ..strict_json import Json, write_json
-from ..wording import describe
+from ..events.senders import EventSender
+from ..formatting import describe
+from ..records.steps import AgentStepSpec, Json, StepOutcome
+from ..wire.strict_json import write_json
+from .executor import DEFAULT_MAX_PARALLEL_TASKS, AgentExecutor
+
+__all__ = ["FunctionExecutor"]
 
 AgentFunction = Callable[..., Any]
 """`(spec)` or `(spec, event_tx)`, plain or `async`, to a `str`, a `StepOutcome` or a JSON value."""

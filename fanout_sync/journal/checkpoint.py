@@ -3,27 +3,26 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Iterator, Mapping
-from typing import TYPE_CHECKING, Any
+from collections.abc import Iterable, Iterator, Mapping
+from typing import Any
 
 from ..errors import JournalError, WireError
-from ..records import JournalRecord
-from ..steps import StepOutcome
-from ..strict_json import Json, check_text, described, parse_json, write_json
-from ..wire import as_mapping
-
-if TYPE_CHECKING:
-    from .journal import Journal
+from ..records.step_record import JournalRecord
+from ..records.steps import Json, StepOutcome
+from ..wire.codec import as_mapping
+from ..wire.strict_json import check_text, described, parse_json, write_json
 
 SCHEMA_VERSION = 1
 """The newest form of a checkpoint that can be read, and the one that is written."""
 
 
-def checkpoint_of(journal: Journal, workflow_id: str) -> str:
-    """Return what is done of a workflow; see `Journal.export_checkpoint`."""
-    if workflow_id not in journal.workflows():
-        raise JournalError(f"there is no workflow {workflow_id!r} in {journal!r}; workflows() tells which there are")
-    successes = (record for record in journal.records(workflow_id) if record.outcome.success)
+def write_checkpoint(workflow_id: str, records: Iterable[JournalRecord]) -> str:
+    """Return the checkpoint of a workflow: those of its steps that succeeded; see `Journal.export_checkpoint`.
+
+    Raises:
+        JournalError: An outcome nests too deep for it.
+    """
+    successes = (record for record in records if record.outcome.success)
     checkpoint = {
         "schema_version": SCHEMA_VERSION,
         "workflow_id": workflow_id,
@@ -36,26 +35,20 @@ def checkpoint_of(journal: Journal, workflow_id: str) -> str:
         raise JournalError(f"workflow {workflow_id!r} fits in no checkpoint: {error}") from error
 
 
-def restore_checkpoint(journal: Journal, json: str | bytes | Mapping[str, Any]) -> str:
-    """Journal what a checkpoint says is done; see `Journal.import_checkpoint`."""
+def read_checkpoint(json: str | bytes | Mapping[str, Any]) -> tuple[str, dict[str, JournalRecord]]:
+    """Return the workflow's id and its steps by `task_id`; see `Journal.import_checkpoint`.
+
+    Raises:
+        WireError: It is no checkpoint; the field is named.
+        JournalError: A newer version has written it.
+    """
     checkpoint = as_mapping(json if isinstance(json, Mapping) else parse_json(json))
     _check_version(checkpoint.get("schema_version", 0))
     workflow_id = _text(checkpoint, "workflow_id")
     if not workflow_id:
         raise WireError("expected a string that is not empty", "workflow_id")
-    _check_time(checkpoint.get("checkpoint_ms", 0))
-    records = {record.task_id: record for record in _records(_required(checkpoint, "steps"))}
-    workflow = journal.open(workflow_id)
-    try:
-        for task_id in workflow.identities(records):
-            known = workflow.find(task_id)
-            if known is not None and known.outcome.success:
-                del records[task_id]
-        workflow.write(list(records.values()))
-        workflow.sync()
-    finally:
-        workflow.close()
-    return workflow_id
+    _count(checkpoint.get("checkpoint_ms", 0), "checkpoint_ms")
+    return workflow_id, {record.task_id: record for record in _records(_required(checkpoint, "steps"))}
 
 
 def _check_version(version: Json) -> None:
@@ -64,10 +57,6 @@ def _check_version(version: Json) -> None:
             f"the checkpoint was written by a newer version (schema {version}, this one reads up to {SCHEMA_VERSION}); "
             "upgrade fanout_sync"
         )
-
-
-def _check_time(checkpoint_ms: Json) -> None:
-    _count(checkpoint_ms, "checkpoint_ms")
 
 
 def _records(steps: Json) -> Iterator[JournalRecord]:

@@ -8,11 +8,13 @@ from typing import Any, Literal
 
 from attrs import field, frozen
 
-from ..errors import OptionError
-from ..options import one_of
-from ..records import JournalRecord
-from ..wording import describe
-from .checkpoint import checkpoint_of, restore_checkpoint
+from ..checks import one_of
+from ..errors import JournalError, OptionError
+from ..formatting import describe
+from ..records.step_record import JournalRecord
+from .checkpoint import read_checkpoint, write_checkpoint
+
+__all__ = ["Journal", "OpenWorkflow", "Workflow"]
 
 DEFAULT_WORKFLOW_ID = "default"
 """The workflow of a run that names none."""
@@ -125,7 +127,9 @@ class Journal(abc.ABC):
         Raises:
             JournalError: The journal cannot be read, there is no such workflow, or an outcome nests too deep.
         """
-        return checkpoint_of(self, workflow_id)
+        if workflow_id not in self.workflows():
+            raise JournalError(f"there is no workflow {workflow_id!r} in {self!r}; workflows() tells which there are")
+        return write_checkpoint(workflow_id, self.records(workflow_id))
 
     def import_checkpoint(self, json: str | bytes | Mapping[str, Any]) -> str:
         """Journal the steps of a checkpoint, all or none. A step that is journalled with success already is kept.
@@ -142,7 +146,18 @@ class Journal(abc.ABC):
             JournalError: A newer version has written it, the journal cannot be used, or a living run holds the
                 workflow.
         """
-        return restore_checkpoint(self, json)
+        workflow_id, records = read_checkpoint(json)
+        workflow = self.open(workflow_id)
+        try:
+            for task_id in workflow.identities(records):
+                known = workflow.find(task_id)
+                if known is not None and known.outcome.success:
+                    del records[task_id]
+            workflow.write(list(records.values()))
+            workflow.sync()
+        finally:
+            workflow.close()
+        return workflow_id
 
 
 def _a_workflow_id(_: Any, __: Any, value: Any) -> None:

@@ -10,9 +10,11 @@ from weakref import WeakValueDictionary
 from attrs import define, field
 
 from ..errors import JournalError
-from ..records import JournalRecord
+from ..records.step_record import JournalRecord
 from .journal import Journal, OpenWorkflow
 from .rows import Row, record_of, row_of
+
+__all__ = ["MemoryJournal"]
 
 
 @define(eq=False)

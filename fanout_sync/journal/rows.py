@@ -9,12 +9,12 @@ from typing import Any, get_args
 from attrs import asdict, frozen
 
 from ..errors import JournalError, WireError
-from ..records import AttemptRecord, JournalRecord
-from ..status import Status, StepError
-from ..steps import AgentStepSpec, StepOutcome
-from ..strict_json import Json, check_json, parse_json, quoted
-from ..usage import Usage
-from ..wording import describe, printable
+from ..formatting import describe, printable
+from ..records.status import Status, StepError
+from ..records.step_record import AttemptRecord, JournalRecord
+from ..records.steps import AgentStepSpec, Json, StepOutcome
+from ..records.usage import Usage
+from ..wire.strict_json import check_json, parse_json, quoted
 
 COLUMNS = (
     "task_id",

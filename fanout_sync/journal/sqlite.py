@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import os
 import sqlite3
 from collections.abc import Iterable, Iterator, Sequence
@@ -13,16 +14,17 @@ from typing import overload
 from attrs import define, field, frozen
 
 from ..errors import JournalError, OptionError
-from ..logs import logger_for
-from ..records import JournalRecord
-from ..wording import describe
+from ..formatting import describe
+from ..records.step_record import JournalRecord
 from .database import explained, reader_of, transaction, writer_of
 from .durability import Durability
 from .journal import Journal, OpenWorkflow
 from .lock import Lock, refuse_if_held, take
 from .rows import COLUMNS, Row, is_text, record_of, row_of
 
-logger = logger_for(__name__)
+__all__ = ["SqliteJournal"]
+
+logger = logging.getLogger(__name__)
 
 _COLUMNS = ", ".join(COLUMNS)
 _INSERT = f"INSERT OR REPLACE INTO steps (workflow, {_COLUMNS})"

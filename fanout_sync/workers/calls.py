@@ -8,13 +8,13 @@ from collections import deque
 from concurrent.futures import BrokenExecutor, Future
 from typing import Any
 
-from ..futures import cancel_future, end_future
-from ..status import StepError
+from ..records.status import StepError
 from . import messages
-from .keeper import LaneKeeper
+from .futures import cancel_future, end_future
 from .lanes import Lanes
 from .loss import Lost
 from .messages import Message, pack
+from .watcher_thread import WatcherThread
 
 
 class Calls:
@@ -23,22 +23,22 @@ class Calls:
     def __init__(self, size: int, max_tasks: int | None, captures_output: bool) -> None:
         self._size = size
         self._lanes = Lanes(size, b"", max_tasks=max_tasks, captures_output=captures_output)
-        self._keeper = LaneKeeper(self._lanes, self._settle, self._break)
+        self._watcher = WatcherThread(self._lanes, self._settle, self._break)
         self._waiting: deque[tuple[Future[Any], bytes]] = deque()
         self._running: dict[int, Future[Any]] = {}
-        self._tickets = itertools.count()
+        self._numbers = itertools.count()
         self._is_closing = False
 
     def submit(self, payload: bytes) -> Future[Any]:
         future: Future[Any] = Future()
-        if not self._keeper.do(lambda: self._waiting.append((future, payload))):
+        if not self._watcher.do(lambda: self._waiting.append((future, payload))):
             raise BrokenExecutor("the thread that looks after the workers has failed, and they are gone")
         return future
 
     def shutdown(self, wait: bool, cancel_futures: bool) -> None:
-        self._keeper.do(lambda: self._begin_close(cancel_futures))
+        self._watcher.do(lambda: self._begin_close(cancel_futures))
         if wait:
-            self._keeper.join()
+            self._watcher.join()
 
     def _begin_close(self, cancel_futures: bool) -> None:
         self._is_closing = True
@@ -56,17 +56,17 @@ class Calls:
 
     def _settle(self) -> None:
         while self._lanes.answers:
-            ticket, answer = self._lanes.answers.popleft()
-            end_future(self._running.pop(ticket), *_read(answer))
+            index, answer = self._lanes.answers.popleft()
+            end_future(self._running.pop(index), *_read(answer))
         while self._waiting and len(self._running) < self._size:
             future, payload = self._waiting.popleft()
             if future.set_running_or_notify_cancel():
-                ticket = next(self._tickets)
-                self._running[ticket] = future
-                self._lanes.start(ticket, pack((messages.CALL, ticket, payload)))
+                index = next(self._numbers)
+                self._running[index] = future
+                self._lanes.start(index, pack((messages.CALL, index, payload)))
         if self._is_closing and not self._running and not self._waiting:
             self._lanes.close()
-            self._keeper.retire()
+            self._watcher.retire()
 
 
 class _WorkerTraceback(Exception):

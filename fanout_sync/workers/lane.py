@@ -18,10 +18,10 @@ from typing import Any, Literal
 
 from attrs import define, field, frozen
 
+from .guard_process import GuardProcess, let_go, take_charge
 from .link import CallerLink, open_link
 from .output import Output, open_outputs
-from .tree import MARK, kill_group, kill_trees, mark_below
-from .warden import Warden, let_go, take_charge
+from .process_tree import MARK, kill_group, kill_trees, mark_below
 from .worker import LOST_LINK_EXIT_CODE
 from .worker import main as worker_main
 
@@ -38,7 +38,7 @@ CLOSED_DESCRIPTORS = "it had lost its connection to the caller, as when a step c
 class Assignment:
     """One message that a worker is to answer."""
 
-    ticket: int
+    index: int
     message: bytes
     timeout_s: float | None = None
     label: str = ""
@@ -52,7 +52,7 @@ class Lane:
     process: Any
     link: CallerLink
     outputs: list[Output]
-    warden: Warden
+    guard_process: GuardProcess
     mark: str
     prepared: bytes
     caller_pid: int = field(factory=os.getpid)
@@ -68,7 +68,7 @@ class Lane:
     overdue_at: float = math.inf
     kill_at: float = 0.0
     is_unread: bool = False
-    verdict: str = ""
+    kill_reason: str = ""
     is_timed_out: bool = False
 
     def __attrs_post_init__(self) -> None:
@@ -122,7 +122,7 @@ class Lane:
         for output in self.outputs:
             output.close()
         self.outputs = []
-        let_go(self.warden)
+        let_go(self.guard_process)
 
     def abandon(self) -> None:
         """Let go of a worker that belongs to another process: this one is a fork of its caller."""
@@ -152,16 +152,16 @@ class Lane:
             code = self.process.exitcode
         return code
 
-    def obituary(self) -> Obituary:
+    def exit_status(self) -> ExitStatus:
         """Tell how the worker ended."""
         code = self.exit_code()
         exit_code = code if code is not None and code >= 0 else None
         signal_name = _signal_name(-code) if code is not None and code < 0 else None
-        return Obituary(self._last_sentence(exit_code, signal_name), exit_code, signal_name)
+        return ExitStatus(self._describe_exit(exit_code, signal_name), exit_code, signal_name)
 
-    def _last_sentence(self, exit_code: int | None, signal_name: str | None) -> str:
-        if self.verdict:
-            return f"worker process {self.pid} was killed: {self.verdict}"
+    def _describe_exit(self, exit_code: int | None, signal_name: str | None) -> str:
+        if self.kill_reason:
+            return f"worker process {self.pid} was killed: {self.kill_reason}"
         if exit_code == LOST_LINK_EXIT_CODE:
             return f"worker process {self.pid} left: {CLOSED_DESCRIPTORS}"
         if exit_code is not None:
@@ -173,7 +173,7 @@ class Lane:
 
 
 @frozen(eq=False)
-class Obituary:
+class ExitStatus:
     """How a worker ended, in words and in numbers."""
 
     text: str
@@ -207,8 +207,8 @@ def start_worker(prepared: bytes, captures_output: bool) -> Lane:
         raise RuntimeError("the interpreter is exiting")
     link, theirs = open_link()
     outputs, their_outputs = open_outputs() if captures_output else ([], [])
-    warden = take_charge()
-    mark = f"{warden.mark}/{os.urandom(8).hex()}"
+    guard_process = take_charge()
+    mark = f"{guard_process.mark}/{os.urandom(8).hex()}"
     try:
         process = get_context("loky").Process(
             target=worker_main, args=(theirs, their_outputs, mark), name="fanout-worker", env={MARK: mark_below(mark)}
@@ -216,7 +216,7 @@ def start_worker(prepared: bytes, captures_output: bool) -> Lane:
         with _not_for_interrupts(), _with_streams_to_flush():
             process.start()
     except BaseException:
-        let_go(warden)
+        let_go(guard_process)
         link.close()
         for output in outputs:
             output.close()
@@ -225,7 +225,7 @@ def start_worker(prepared: bytes, captures_output: bool) -> Lane:
         if sys.platform != "win32":
             for end in (theirs, *their_outputs):
                 end.close()  # so that the worker's death is the end of what comes
-    return Lane(process, link, outputs, warden, mark, prepared)
+    return Lane(process, link, outputs, guard_process, mark, prepared)
 
 
 @contextlib.contextmanager

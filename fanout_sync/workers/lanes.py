@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import logging
 import math
 import multiprocessing
 import os
@@ -15,21 +16,20 @@ from collections.abc import Callable, Iterable
 from functools import partial
 from typing import Any
 
-from ..current import Meter
-from ..executor import TEARDOWN_GRACE_S
+from ..executors.current_step import Meter
+from ..executors.executor import TEARDOWN_GRACE_S
 from ..interrupts import Guard
-from ..logs import logger_for
-from ..status import StepError
+from ..records.status import StepError
 from . import messages
+from .guard_process import stand_guard
 from .lane import CLOSED_DESCRIPTORS, POLL_S, Assignment, Lane, kill_lanes, open_pidfd, start_worker
 from .link import CallerLink, LinkLost
 from .log_records import emit_here, levels_here
-from .loss import STOP_BY_ITSELF_S, Lost, loss_of, verdict_on
+from .loss import STOP_BY_ITSELF_S, Lost, kill_reason_for, loss_of
 from .messages import Message, pack
 from .output import Output
-from .warden import stand_guard
 
-logger = logger_for(__name__)
+logger = logging.getLogger(__name__)
 
 MAX_FAILED_STARTS = 3
 """So many workers in a row that fail to start, with no step done between, and no more are started."""
@@ -51,7 +51,7 @@ class Lanes:
     """Bounded, crash-isolating dispatch of messages over worker processes.
 
     A small event loop: `turn` waits on every worker's socket and pidfd at once. Not thread-safe but for `wake`; who
-    turns it owns it. Each `start` puts exactly one `(ticket, answer)` into `answers`.
+    turns it owns it. Each `start` puts exactly one `(index, answer)` into `answers`.
 
     Args:
         bound: The largest number of workers.
@@ -97,16 +97,16 @@ class Lanes:
                 lane.state, lane.start_is_known, lane.prepared = "starting", False, self._prepare
             self._adopt(lane)
 
-    def start(self, ticket: int, message: bytes, timeout_s: float | None = None, label: str = "") -> None:
+    def start(self, index: int, message: bytes, timeout_s: float | None = None, label: str = "") -> None:
         """Give `message` to a worker, as soon as one is free.
 
         Args:
-            ticket: Comes with the answer.
+            index: Comes with the answer.
             message: What it is to answer.
             timeout_s: How many seconds it may take before it is killed.
             label: What its output is marked with.
         """
-        self._pending.append(Assignment(ticket, message, timeout_s, label))
+        self._pending.append(Assignment(index, message, timeout_s, label))
         try:
             self._assign()
         except Exception as error:
@@ -243,7 +243,7 @@ class Lanes:
 
     def _give_up(self) -> None:
         assert self._last_failure is not None, "starts have failed"
-        self.answers.extend((assignment.ticket, self._last_failure) for assignment in self._pending)
+        self.answers.extend((assignment.index, self._last_failure) for assignment in self._pending)
         self._pending.clear()
 
     def _collapse(self, error: Exception) -> None:
@@ -257,7 +257,7 @@ class Lanes:
             self._forget(lane)
             lane.close()
             if lane.assignment is not None:
-                self.answers.append((lane.assignment.ticket, self._last_failure))
+                self.answers.append((lane.assignment.index, self._last_failure))
         self._give_up()
 
     def _add_lane(self) -> None:
@@ -309,7 +309,7 @@ class Lanes:
             self._lose(lane, loss.unread)
             return
         except Exception as error:  # garbage, or more than there is memory for: this worker's fault alone
-            lane.verdict = verdict_on(error)
+            lane.kill_reason = kill_reason_for(error)
             kill_lanes([lane])
             self._lose(lane, unread=False)
             return
@@ -320,11 +320,11 @@ class Lanes:
         if lane.state != "gone" and not output.pump(lane.label()):
             self._selector.unregister(output)
 
-    def _on_usage(self, ticket: int, prompt_tokens: int, completion_tokens: int, cost_usd: float) -> None:
+    def _on_usage(self, index: int, prompt_tokens: int, completion_tokens: int, cost_usd: float) -> None:
         if self._meter is not None:
-            from ..usage import Usage  # most steps report none
+            from ..records.usage import Usage  # most steps report none
 
-            self._meter.add(ticket, Usage(prompt_tokens, completion_tokens, cost_usd))
+            self._meter.add(index, Usage(prompt_tokens, completion_tokens, cost_usd))
 
     def _on_log(self, fields: dict[str, Any]) -> None:
         try:
@@ -346,8 +346,8 @@ class Lanes:
             self._on_log(message[1])
         elif kind == messages.READY:
             lane.start_is_known = True
-            # Not earlier: a warden that starts beside a worker is in its way.
-            stand_guard(lane.warden)
+            # Not earlier: a guard process that starts beside a worker is in its way.
+            stand_guard(lane.guard_process)
             self._has_time(lane)
         elif kind == messages.UNPREPARED:
             lane.start_is_known = True
@@ -400,11 +400,11 @@ class Lanes:
         if lane.state == "gone":
             return
         self._let_leave(lane)
-        for message in self._last_words(lane):
+        for message in self._receive_rest(lane):
             self._on_message(lane, message)
-        self._bury(lane)
+        self._reap(lane)
 
-    def _last_words(self, lane: Lane) -> list[Message]:
+    def _receive_rest(self, lane: Lane) -> list[Message]:
         received: list[Message] = []
         try:
             while more := lane.link.receive(everything=True):
@@ -412,25 +412,27 @@ class Lanes:
         except LinkLost as loss:
             lane.is_unread = lane.is_unread or loss.unread
         except Exception as error:  # as above
-            lane.verdict = lane.verdict or verdict_on(error)
+            lane.kill_reason = lane.kill_reason or kill_reason_for(error)
         return received
 
-    def _bury(self, lane: Lane) -> None:
+    def _reap(self, lane: Lane) -> None:
         for output in lane.outputs:
             output.finish(lane.label())
         self._forget(lane)
         lane.close()
         lane.kill_followers()
-        obituary = lane.obituary()
+        exit_status = lane.exit_status()
         if not lane.start_is_known:
-            error = StepError("WorkerDied", f"{obituary.text} while it started")
-            self._start_failed(Lost(error, "crashed", lane.pid, exit_code=obituary.exit_code, signal=obituary.signal))
+            error = StepError("WorkerDied", f"{exit_status.text} while it started")
+            self._start_failed(
+                Lost(error, "crashed", lane.pid, exit_code=exit_status.exit_code, signal=exit_status.signal)
+            )
         elif lane.assignment is not None:
             if lane.is_unread and lane.assignment.deliveries < MAX_DELIVERIES:
                 # The worker never began this step, so nothing of it has happened yet.
                 self._pending.appendleft(lane.assignment)
             else:
-                self.answers.append((lane.assignment.ticket, loss_of(lane, obituary)))
+                self.answers.append((lane.assignment.index, loss_of(lane, exit_status)))
         self._assign()
 
     def _forget(self, lane: Lane) -> None:
@@ -461,7 +463,7 @@ class Lanes:
             elif lane.kill_at and now >= lane.kill_at:
                 if lane.leaves_in_order:
                     logger.warning("teardown() is still running after %s s; its worker is killed", TEARDOWN_GRACE_S)
-                lane.verdict = lane.verdict or CLOSED_DESCRIPTORS
+                lane.kill_reason = lane.kill_reason or CLOSED_DESCRIPTORS
                 kill_lanes([lane])
 
     def _kill_overdue(self) -> None:

@@ -7,8 +7,8 @@ from typing import Literal
 
 from attrs import frozen
 
-from ..status import StepError
-from .lane import Lane, Obituary
+from ..records.status import StepError
+from .lane import ExitStatus, Lane
 from .link import Garbled
 
 STOP_BY_ITSELF_S = 0.25
@@ -28,22 +28,28 @@ class Lost:
     signal: str | None = None
 
 
-def verdict_on(error: Exception) -> str:
+def kill_reason_for(error: Exception) -> str:
     """Say why a worker is killed that has sent what cannot be read."""
     if isinstance(error, Garbled):
         return "something in it wrote to a descriptor that is not its own"
     return f"what it sent could not be taken in: {StepError.of(error)}"
 
 
-def loss_of(lane: Lane, obituary: Obituary) -> Lost:
+def loss_of(lane: Lane, exit_status: ExitStatus) -> Lost:
     """Return what becomes of the step that a dead worker had."""
     assert lane.assignment is not None, "it was lost with a step"
     duration_s = max(0.0, time.time() - lane.assigned_at)
     if lane.is_timed_out or time.monotonic() >= lane.overdue_at - STOP_BY_ITSELF_S:
         killed = f"worker process {lane.pid} and all that it had started were killed"
         error = StepError("TimeoutError", f"timed out after {lane.assignment.timeout_s:g} s; {killed}")
-        return Lost(error, "timed_out", lane.pid, lane.assigned_at, duration_s, signal=obituary.signal)
-    error = StepError("WorkerDied", obituary.text)
+        return Lost(error, "timed_out", lane.pid, lane.assigned_at, duration_s, signal=exit_status.signal)
+    error = StepError("WorkerDied", exit_status.text)
     return Lost(
-        error, "crashed", lane.pid, lane.assigned_at, duration_s, exit_code=obituary.exit_code, signal=obituary.signal
+        error,
+        "crashed",
+        lane.pid,
+        lane.assigned_at,
+        duration_s,
+        exit_code=exit_status.exit_code,
+        signal=exit_status.signal,
     )

@@ -5,28 +5,31 @@ from __future__ import annotations
 import io
 import json
 import pickle
+from operator import attrgetter
 from typing import Any
 
-from ..attempt import Report, failure
-from ..current import Meter, RunningStep, StopSignal, begun
-from ..status import StepError
-from ..steps import AgentStepSpec, StepOutcome
-from ..strict_json import Json, check_json
+import attrs
+
+from ..executors.current_step import Meter, RunningStep, StopSignal, begun
+from ..records.report import Report, failure
+from ..records.status import StepError
+from ..records.steps import AgentStepSpec, Json, StepOutcome
+from ..wire.strict_json import check_json
 
 # From the caller.
 PREPARE = "prepare"  # (PREPARE, pickled executor and retry rule, whether events are wanted, levels of loggers)
-STEP = "step"  # (STEP, ticket, spec fields, attempt, timeout in seconds)
-CALL = "call"  # (CALL, ticket, pickled function and arguments)
+STEP = "step"  # (STEP, index, spec fields, attempt, timeout in seconds)
+CALL = "call"  # (CALL, index, pickled function and arguments)
 STOP = "stop"  # (STOP,)
 
 # From the worker.
 READY = "ready"  # (READY,)
 UNPREPARED = "unprepared"  # (UNPREPARED, error fields)
-DONE = "done"  # (DONE, ticket, report fields) after STEP
+DONE = "done"  # (DONE, index, and what else a worker knows of a `Report`, in its order) after STEP
 LEAVING = "leaving"  # (LEAVING,) before its last answer
-RETURNED = "returned"  # (RETURNED, ticket, pickled result) after CALL
-RAISED = "raised"  # (RAISED, ticket, pickled exception or None, error fields) after CALL
-USAGE = "usage"  # (USAGE, ticket, prompt tokens, completion tokens, cost in US dollars) between STEP and DONE
+RETURNED = "returned"  # (RETURNED, index, pickled result) after CALL
+RAISED = "raised"  # (RAISED, index, pickled exception or None, error fields) after CALL
+USAGE = "usage"  # (USAGE, index, prompt tokens, completion tokens, cost in US dollars) between STEP and DONE
 LOG = "log"  # (LOG, fields of a log record)
 EVENT = "event"  # (EVENT, event as JSON)
 
@@ -38,7 +41,7 @@ def pack(message: Message) -> bytes:
     return pickle.dumps(message, 5)
 
 
-def pack_step(ticket: int, spec: AgentStepSpec, attempt: int, timeout_s: float | None) -> bytes:
+def pack_step(index: int, spec: AgentStepSpec, attempt: int, timeout_s: float | None) -> bytes:
     """Return the STEP message of an attempt at a spec.
 
     Raises:
@@ -48,15 +51,15 @@ def pack_step(ticket: int, spec: AgentStepSpec, attempt: int, timeout_s: float |
     schema = None if spec.output_schema is None else _dump(spec.output_schema)
     texts = (spec.task_id, spec.agent, spec.description, spec.prompt)
     parent_session_id = _exact_or_none(spec.parent_session_id)
-    return pack((STEP, ticket, *map(_exact, texts), spec.max_steps, parent_session_id, schema, attempt, timeout_s))
+    return pack((STEP, index, *map(_exact, texts), spec.max_steps, parent_session_id, schema, attempt, timeout_s))
 
 
 def unpack_step(message: Message, stop: StopSignal, meter: Meter) -> RunningStep:
     """Return the step of a STEP message; its time begins now."""
-    _, ticket, task_id, agent, description, prompt, max_steps, parent_session_id, schema, attempt, timeout_s = message
+    _, index, task_id, agent, description, prompt, max_steps, parent_session_id, schema, attempt, timeout_s = message
     output_schema = None if schema is None else json.loads(schema)
     spec = AgentStepSpec(task_id, agent, description, prompt, max_steps, parent_session_id, output_schema)
-    return begun((spec, ticket, attempt, timeout_s, None, stop, meter))
+    return begun((spec, index, attempt, timeout_s, None, stop, meter))
 
 
 def pack_report(report: Report, spec: AgentStepSpec) -> bytes:
@@ -66,28 +69,17 @@ def pack_report(report: Report, spec: AgentStepSpec) -> bytes:
     except Exception as error:  # MemoryError, chiefly
         refusal = StepError("InvalidOutcome", f"the outcome could not be sent to the caller: {StepError.of(error)}")
         return _pack_report(
-            failure(report.ticket, spec, "invalid", refusal, report.started, report.duration_s, report.worker)
+            failure(report.index, spec, "invalid", refusal, report.started, report.duration_s, report.worker)
         )
 
 
-def read_report(ticket: int, spec: AgentStepSpec, message: Message) -> Report:
+def read_report(index: int, spec: AgentStepSpec, message: Message) -> Report:
     """Return the report of a DONE message; one that cannot be read here is a failed outcome that says why."""
     try:
         return _unpack_report(message)
     except Exception as error:  # such as an int of more digits than this process reads
         refusal = StepError("InvalidOutcome", f"the outcome cannot be read here: {StepError.of(error)}")
-        return failure(ticket, spec, "invalid", refusal)
-
-
-def _unpack_report(message: Message) -> Report:
-    _, ticket, status, error, started, duration_s, worker, retry_in, retry_after, *outcome_fields = message
-    task_id, session_id, agent, output, success, structured = outcome_fields
-    if structured is not None:
-        structured = json.loads(structured)
-    if error is not None:
-        error = StepError(*error)
-    outcome = StepOutcome(task_id, session_id, agent, output, success, structured)
-    return Report(ticket, status, outcome, error, started, duration_s, worker, retry_in, retry_after=retry_after)
+        return failure(index, spec, "invalid", refusal)
 
 
 def unpack(data: bytes | bytearray | memoryview) -> Message:
@@ -110,27 +102,35 @@ class _BuiltinsUnpickler(pickle.Unpickler):
         raise pickle.UnpicklingError(f"a message may hold nothing like {module}.{name}")
 
 
+_ADDED_BY_CALLER = {"exit_code", "signal", "attempts", "usage", "journalled"}
+_SENT = tuple(field.name for field in attrs.fields(Report) if field.name not in _ADDED_BY_CALLER)
+_sent_values = attrgetter(*_SENT)
+_OUTCOME, _ERROR = _SENT.index("outcome"), _SENT.index("error")
+
+
 def _pack_report(report: Report) -> bytes:
-    ticket, status, outcome, error, started, duration_s, worker, retry_in, *_ = report
-    return pack(
-        (
-            DONE,
-            ticket,
-            status,
-            None if error is None else error_fields(error),
-            started,
-            duration_s,
-            worker,
-            retry_in,
-            report.retry_after,
-            _exact(outcome.task_id),
-            _exact(outcome.session_id),
-            _exact(outcome.agent),
-            _exact(outcome.output),
-            outcome.success,
-            None if outcome.structured is None else _dump(outcome.structured),
-        )
-    )
+    values = [DONE, *_sent_values(report)]
+    values[1 + _OUTCOME] = _outcome_fields(report.outcome)
+    if report.error is not None:
+        values[1 + _ERROR] = error_fields(report.error)
+    return pack(tuple(values))
+
+
+def _unpack_report(message: Message) -> Report:
+    values = list(message[1:])
+    task_id, session_id, agent, output, success, structured = values[_OUTCOME]
+    if structured is not None:
+        structured = json.loads(structured)
+    values[_OUTCOME] = StepOutcome(task_id, session_id, agent, output, success, structured)
+    if values[_ERROR] is not None:
+        values[_ERROR] = StepError(*values[_ERROR])
+    return Report(*values)
+
+
+def _outcome_fields(outcome: StepOutcome) -> tuple[Any, ...]:
+    structured = None if outcome.structured is None else _dump(outcome.structured)
+    texts = (outcome.task_id, outcome.session_id, outcome.agent, outcome.output)
+    return (*map(_exact, texts), outcome.success, structured)
 
 
 def _dump(value: Json) -> str:

@@ -2,15 +2,14 @@
 
 from __future__ import annotations
 
+import logging
 import os
 import sys
 from collections.abc import Iterable
 from multiprocessing.connection import Connection
 from typing import Any, Literal
 
-from ..logs import logger_for
-
-logger = logger_for(__name__)
+logger = logging.getLogger(__name__)
 
 _CHUNK = 65536  # what a pipe holds
 _LONGEST_LINE = 2 * _CHUNK

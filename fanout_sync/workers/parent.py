@@ -7,7 +7,7 @@ import select
 import threading
 import time
 
-from .tree import kill_trees
+from .process_tree import kill_trees
 
 ORPHANED_EXIT_CODE = 83
 """How a worker leaves whose caller is gone; nobody is there to see it."""

@@ -9,12 +9,12 @@ from typing import TYPE_CHECKING, Any
 import cloudpickle
 
 from ..errors import ExecutorNotPicklable
-from ..executor import AgentExecutor
-from ..status import StepError
-from ..wording import describe
+from ..executors.executor import AgentExecutor
+from ..formatting import describe
+from ..records.status import StepError
 
 if TYPE_CHECKING:
-    from ..retry import RetryRule
+    from ..retry.policy import RetryRule
 
 _DEEPEST_PATH = 12
 

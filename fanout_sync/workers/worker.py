@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import logging
 import multiprocessing
 import os
 import pickle
@@ -12,11 +13,10 @@ import threading
 from multiprocessing.connection import Connection
 from typing import TYPE_CHECKING, Any, NoReturn
 
-from ..attempt import run_attempt
-from ..current import StopSignal, current_step, running_step
-from ..executor import AgentExecutor
-from ..logs import logger_for
-from ..status import StepError
+from ..executors.attempt import run_attempt
+from ..executors.current_step import StopSignal, current_step, running_step
+from ..executors.executor import AgentExecutor
+from ..records.status import StepError
 from . import messages
 from .link import LinkLost, WorkerLink, adopt
 from .log_records import Forwarding
@@ -26,12 +26,12 @@ from .parent import watch_parent
 from .surroundings import Surroundings
 
 if TYPE_CHECKING:
-    from ..events import Event
-    from ..governor import Governor
-    from ..retry import RetryRule
-    from ..usage import Usage
+    from ..events.types import Event
+    from ..limits.limiter import Limiter
+    from ..records.usage import Usage
+    from ..retry.policy import RetryRule
 
-logger = logger_for(__name__)
+logger = logging.getLogger(__name__)
 
 LOST_LINK_EXIT_CODE = 82
 """How a worker leaves when it can no longer reach its caller."""
@@ -145,22 +145,22 @@ class Worker:
         report = run_attempt(self._executor, step, self._event_tx, self._pid, self._rule)
         return pack_report(report, step[0])
 
-    def add(self, ticket: int, usage: Usage) -> None:
+    def add(self, index: int, usage: Usage) -> None:
         """Tell the caller, at once: a step that is killed has used it up all the same."""
         if os.getpid() == self._pid:  # as for events
-            message = (messages.USAGE, ticket, usage.prompt_tokens, usage.completion_tokens, usage.cost_usd)
+            message = (messages.USAGE, index, usage.prompt_tokens, usage.completion_tokens, usage.cost_usd)
             self._link.send(pack(message))
 
-    def nest(self, ticket: int, governor: Governor) -> None:
+    def nest(self, index: int, limiter: Limiter) -> None:
         """Nothing: what holds in the caller's process does not hold in a worker's own runs."""
 
     def _run_call(self, message: Message) -> bytes:
-        _, ticket, payload = message
+        _, index, payload = message
         try:
             function, args, kwargs = pickle.loads(payload)
-            answer: Message = (messages.RETURNED, ticket, _portable(function(*args, **kwargs)))
+            answer: Message = (messages.RETURNED, index, _portable(function(*args, **kwargs)))
         except BaseException as error:  # a future hands on whatever its function raised
-            answer = (messages.RAISED, ticket, _portable_exception(error), error_fields(StepError.of(error)))
+            answer = (messages.RAISED, index, _portable_exception(error), error_fields(StepError.of(error)))
         self._leave_if_forked()
         return pack(answer)
 
@@ -184,7 +184,7 @@ class WorkerEventSender:
             TypeError: It is no `Event`.
             WireError: It holds what JSON cannot carry; the field is named.
         """
-        from ..events import Event  # a worker that sends none need not load them
+        from ..events.types import Event  # a worker that sends none need not load them
 
         if not isinstance(event, Event):
             raise TypeError(f"an Event is sent, got {type(event).__name__}")

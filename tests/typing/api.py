@@ -100,7 +100,8 @@ attempts: tuple[AttemptRecord, ...] = run.records[0].attempts
 try:
     run = careful.run([spec])
 except FanoutInterrupted as interrupted:
-    run = interrupted.run
+    done: list[StepOutcome] = interrupted.run.succeeded
+    told: str = interrupted.run.summary()
 
 for item in EventChannel().subscribe():
     if isinstance(item, Lagged):
@@ -122,7 +123,7 @@ try:
 except JournalConflict as conflict:
     fields: tuple[str, ...] = conflict.conflicts["t"]
 except JournalError as error:
-    so_far: Run | None = error.run
+    so_far: int = 0 if error.run is None else len(error.run)
 
 
 class Store(Journal):

@@ -1,0 +1,5 @@
+"""The command line: `fanout-sync`, one module for each command."""
+
+from .group import main
+
+__all__ = ["main"]

@@ -1,0 +1,42 @@
+"""The command line: `fanout-sync`, which is `python -m fanout_sync` too."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import click
+
+from ..errors import FanoutError, WireError
+from .checkpoints import export_checkpoint, import_checkpoint
+from .output import INTERRUPTED, NOTHING_WAS_RUN
+from .run import run
+from .show import show
+from .validate import validate
+
+
+class _Commands(click.Group):
+    """Ends with a message and an exit status where something went wrong that is no fault of this program."""
+
+    def invoke(self, ctx: click.Context) -> Any:
+        try:
+            return super().invoke(ctx)
+        except KeyboardInterrupt:
+            raise click.exceptions.Exit(INTERRUPTED) from None
+        except FanoutError as error:
+            # What is wrong with a line starts with its place, as editors want it.
+            has_place = isinstance(error, WireError) and error.line is not None
+            click.echo(f"{error}" if has_place else f"Error: {error}", err=True)
+            raise click.exceptions.Exit(NOTHING_WAS_RUN) from None
+
+
+@click.group(cls=_Commands, context_settings={"help_option_names": ["-h", "--help"]})
+@click.version_option(package_name="fanout_sync", prog_name="fanout-sync")
+def main() -> None:
+    """Run many agent steps at once, and get every outcome back in order.
+
+    Steps and outcomes are JSON Lines: one step, or one outcome, a line.
+    """
+
+
+for command in (run, validate, show, export_checkpoint, import_checkpoint):
+    main.add_command(command)

@@ -1,0 +1,277 @@
+"""`fanout-sync run`: run the steps of a file."""
+
+from __future__ import annotations
+
+import signal
+import threading
+from collections.abc import Callable, Generator, Iterator
+from contextlib import ExitStack, closing, contextmanager, suppress
+from typing import TYPE_CHECKING, Any, Literal, NoReturn
+
+import click
+from attrs import frozen
+
+from ..checks import positive_amount, positive_seconds
+from ..errors import FanoutError, FanoutInterrupted, JournalError, OptionError, RunSoFar
+from ..interrupts import Guard
+from ..records.steps import StepOutcome
+from ..runner.runner import Runner
+from .import_target import resolve_target
+from .lines_file import EventsFile, LinesFile, lines_to
+from .output import INTERRUPTED, SOME_FAILED, write_error, write_line
+from .same_file import JournalFile, refuse_same_file
+from .steps_file import StepsFile
+from .summary import Summary
+
+if TYPE_CHECKING:
+    from ..journal import Workflow
+    from ..limits.budget import Budget
+    from ..limits.rate_limit import RateLimit
+
+
+def _checked(check: Callable[[str, Any], Any]) -> Callable[[click.Context, click.Parameter, Any], Any]:
+    """Return a callback of an option that refuses what `check` does, under the name that the user typed."""
+    return lambda _, option, value: None if value is None else check(max(option.opts, key=len), value)
+
+
+def _not_empty(name: str, value: str) -> str:
+    if not value:
+        raise OptionError(f"{name} must not be empty")
+    return value
+
+
+@click.command()
+@click.argument("steps", metavar="STEPS.jsonl")
+@click.option(
+    "--executor",
+    "target",
+    metavar="TARGET",
+    required=True,
+    help="What runs the steps: package.module:name or path/file.py:name, where the name is an executor, an executor "
+    "class or a function that makes one, or a dict of functions.",
+)
+@click.option(
+    "--backend", type=click.Choice(["thread", "process"]), default="thread", show_default=True, help="Where steps run."
+)
+@click.option(
+    "-j", "--jobs", type=click.IntRange(min=1), metavar="N", help="How many run at once.  [default: what TARGET says]"
+)
+@click.option("-o", "--output", default="-", metavar="OUT.jsonl", help="Where outcomes go.  [default: standard output]")
+@click.option("--events", metavar="EVENTS.jsonl", help="Where events go, live.  [default: nowhere]")
+@click.option(
+    "--journal",
+    metavar="RUN.db",
+    callback=_checked(_not_empty),
+    help="Where outcomes are kept, so that the same command resumes a run that was cut short.  [default: nowhere]",
+)
+@click.option(
+    "--workflow", metavar="NAME", callback=_checked(_not_empty), help='Under what name.  [default: "default"]'
+)
+@click.option(
+    "--on-conflict",
+    type=click.Choice(["refuse", "rerun"]),
+    help="What to do if steps have changed since they were journalled: refuse the run, or run them again.  "
+    "[default: refuse]",
+)
+@click.option(
+    "--retry", type=click.IntRange(min=1), metavar="N", help="How often a step is tried altogether.  [default: 1]"
+)
+@click.option(
+    "--timeout",
+    type=float,
+    metavar="S",
+    callback=_checked(positive_seconds),
+    help="How many seconds a try may take.  [default: any]",
+)
+@click.option(
+    "--rpm",
+    type=float,
+    metavar="N",
+    callback=_checked(positive_amount),
+    help="How many tries may start a minute.  [default: any]",
+)
+@click.option(
+    "--tpm", type=click.IntRange(min=1), metavar="N", help="How many tokens steps may take a minute.  [default: any]"
+)
+@click.option(
+    "--max-cost",
+    type=float,
+    metavar="USD",
+    callback=_checked(positive_amount),
+    help="What all steps together may cost, as far as they report it.  [default: any]",
+)
+@click.option(
+    "--max-failures",
+    type=click.IntRange(min=1),
+    metavar="N",
+    help="After so many failed steps no more are started.  [default: any]",
+)
+def run(
+    steps: str,
+    target: str,
+    backend: Literal["thread", "process"],
+    jobs: int | None,
+    output: str,
+    events: str | None,
+    **limits: Any,
+) -> None:
+    """Run the steps of a file; "-" is the standard input.
+
+    Writes one outcome for each step, in the order of the steps, each as soon as all before it are written, and a
+    summary to the standard error. All is checked before the first step runs.
+
+    With --journal, the same command resumes: steps that have succeeded do not run again, and all outcomes are written
+    anew.
+
+    Exits with 0 if all steps succeeded, 1 if some did not, 2 if nothing was run, 130 if it was interrupted (Ctrl-C or
+    SIGTERM): outcomes of steps that were done are written then, too.
+    """
+    asked = Limits(**limits)
+    if output == events == "-":
+        raise OptionError("outcomes and events cannot both go to the standard output; name a file with -o")
+    workflow, budget = asked.kept_in(), asked.budget()
+    with ExitStack() as files:
+        source = files.enter_context(StepsFile(steps))
+        outcomes = files.enter_context(lines_to(output))
+        event_lines = None if events is None else files.enter_context(lines_to(events))
+        refuse_same_file(
+            {
+                "the steps": source,
+                "the outcomes": outcomes,
+                "the events": event_lines,
+                "the journal": None if asked.journal is None else JournalFile(asked.journal),
+            }
+        )
+        event_tx = None if event_lines is None else EventsFile(event_lines)
+        runner = Runner(
+            resolve_target(target),
+            backend=backend,
+            max_concurrency=jobs,
+            timeout=asked.timeout,
+            retry=asked.retry,
+            rate_limit=asked.rate_limit(),
+            budget=budget,
+            max_failures=asked.max_failures,
+            journal=workflow,
+            event_tx=event_tx,
+        )
+        source.check(before_first=outcomes.begin)
+        summary = Summary(len(source))
+        _run(runner, source, outcomes, summary)
+        reused = 0 if source.journalling is None else source.journalling.reused
+        click.echo(summary.text(reused, [] if budget is None else [budget.summary_line()]), err=True)
+        if event_tx is not None and event_tx.error is not None:
+            raise write_error(event_tx.lines, event_tx.error, "events")
+    if summary.failed:
+        raise click.exceptions.Exit(SOME_FAILED)
+
+
+@frozen(kw_only=True)
+class Limits:
+    """What a run keeps, and what it keeps to: each `None` if it was not asked for."""
+
+    journal: str | None
+    workflow: str | None
+    on_conflict: Literal["refuse", "rerun"] | None
+    retry: int | None
+    timeout: float | None
+    rpm: float | None
+    tpm: int | None
+    max_cost: float | None
+    max_failures: int | None
+
+    def kept_in(self) -> Workflow | None:
+        """Return the workflow of the journal.
+
+        Raises:
+            OptionError: There is none, though an option says something about it.
+        """
+        if self.journal is None:
+            for name, value in (("--workflow", self.workflow), ("--on-conflict", self.on_conflict)):
+                if value is not None:
+                    raise OptionError(f"{name} needs a journal; name its file with --journal")
+            return None
+        from ..journal import DEFAULT_WORKFLOW_ID, SqliteJournal  # few need it, and importing it is dear
+
+        return SqliteJournal(self.journal).workflow(self.workflow or DEFAULT_WORKFLOW_ID, self.on_conflict or "refuse")
+
+    def rate_limit(self) -> RateLimit | None:
+        """Return what limits the requests and tokens of a minute."""
+        if self.rpm is self.tpm is None:
+            return None
+        from ..limits.rate_limit import RateLimit  # few need it, and importing it is dear
+
+        return RateLimit(self.rpm, self.tpm)
+
+    def budget(self) -> Budget | None:
+        """Return what limits the costs."""
+        if self.max_cost is None:
+            return None
+        from ..limits.budget import Budget  # few need it, and importing it is dear
+
+        return Budget(max_cost_usd=self.max_cost)
+
+
+def _run(runner: Runner, source: StepsFile, outcomes: LinesFile, summary: Summary) -> None:
+    def take(outcome: StepOutcome) -> None:
+        write_line(outcomes, outcome.to_json(), "outcomes")
+        summary.add(outcome)
+
+    try:
+        with _terminated_like_interrupted():
+            try:
+                _take_all(runner.stream(source), take)
+            except FanoutInterrupted as interrupted:
+                _tell_interrupt(interrupted, take, summary, is_kept=source.journalling is not None)
+    except FanoutError as error:
+        if isinstance(error, JournalError):
+            if error.run is not None:
+                _take_done(error.run, take)
+            error = JournalError(error.reason.replace("on_conflict='rerun'", "--on-conflict rerun"))
+        if not summary.done:
+            raise error from None
+        raise click.ClickException(f"{error}; {summary.progress()}") from None
+
+
+def _take_all(stream: Generator[StepOutcome, None, None], take: Callable[[StepOutcome], None]) -> None:
+    with closing(stream):
+        try:
+            for outcome in stream:
+                take(outcome)
+        except FanoutInterrupted:
+            raise
+        except KeyboardInterrupt as interrupt:  # not while it waited for an outcome: there may be more of them
+            stream.throw(interrupt)
+
+
+def _tell_interrupt(
+    interrupted: FanoutInterrupted, take: Callable[[StepOutcome], None], summary: Summary, *, is_kept: bool
+) -> NoReturn:
+    """Write what was done, say what was not, and exit. One more interrupt counts only if that takes long."""
+    ends = zip(interrupted.run, interrupted.run.records, strict=True)
+    cancelled = [outcome.task_id for outcome, record in ends if record.status == "cancelled"]
+    with suppress(KeyboardInterrupt), Guard() as guard:
+        guard.note()
+        _take_done(interrupted.run, take)
+    advice = "; the same command resumes" if is_kept else ""
+    click.echo(f"Interrupted: {summary.progress()}{summary.cancelled(cancelled)}{advice}", err=True)
+    raise click.exceptions.Exit(INTERRUPTED)
+
+
+def _take_done(run: RunSoFar, take: Callable[[StepOutcome], None]) -> None:
+    """Take the outcomes of a run that was cut short but for those that say so."""
+    for outcome, record in zip(run, run.records, strict=True):
+        if record.status != "cancelled":
+            take(outcome)
+
+
+@contextmanager
+def _terminated_like_interrupted() -> Iterator[None]:
+    if threading.current_thread() is not threading.main_thread():
+        yield
+        return
+    before = signal.signal(signal.SIGTERM, signal.default_int_handler)
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGTERM, before)

@@ -1,0 +1,140 @@
+"""The steps that the command line reads: all of them are checked before the first one runs."""
+
+from __future__ import annotations
+
+import os
+import shutil
+import stat
+import sys
+from collections.abc import Callable, Iterator
+from itertools import islice
+from pathlib import Path
+from tempfile import SpooledTemporaryFile
+from types import TracebackType
+from typing import TYPE_CHECKING, BinaryIO, cast
+
+from ..engine.input import Rereadable
+from ..errors import OptionError, WireError
+from ..records.steps import AgentStepSpec
+from ..wire.jsonl import read_specs
+
+if TYPE_CHECKING:
+    from ..journal.resuming import Journalling
+
+SPOOLED_IN_MEMORY = 16 * 2**20
+"""Bytes of standard input that are held in memory; more is held in a temporary file."""
+
+
+class StepsFile(Rereadable):
+    """The steps, read twice: once to check them all, once to run them. Held in memory are only short ones from a pipe.
+
+    Its length is known, and it can be iterated, after `check`.
+
+    Attributes:
+        name: For people.
+        stat: What `os.fstat` says of it.
+        journalling: What the steps were checked with; `None` if they are not journalled.
+    """
+
+    journalling: Journalling | None = None
+
+    def __init__(self, path: str) -> None:
+        self.name = "<stdin>" if path == "-" else path
+        self._is_stdin = path == "-"
+        self._count = 0
+        self._begin: Callable[[], None] | None = None
+        try:
+            self._file = _stdin() if self._is_stdin else _open(path)
+            self.stat = os.fstat(self._file.fileno())
+        except OSError as error:
+            raise self._unreadable(error) from None
+
+    def count(self) -> int:
+        """Read all steps once and return how many there are.
+
+        Raises:
+            WireError: A line is no step; its number and the field at fault are named.
+            OptionError: The file cannot be read.
+        """
+        try:
+            return sum(1 for _ in self._read())
+        except OSError as error:
+            raise self._unreadable(error) from None
+
+    def check(self, before_first: Callable[[], None]) -> None:
+        """See that every line is a step.
+
+        Args:
+            before_first: Called when the first step is asked for, which is when the run begins.
+
+        Raises:
+            WireError, OptionError: As for `count`.
+        """
+        # The standard input is kept even if it could be read twice: steps inherit it and may read it too.
+        if self._is_stdin or not stat.S_ISREG(self.stat.st_mode):
+            self._spool()
+        self._count = self.count()
+        self._begin = before_first
+
+    def check_with(self, journalling: Journalling) -> None:
+        try:
+            journalling.check(self._checked())
+        except OSError as error:
+            raise self._unreadable(error) from None
+        self.journalling = journalling
+
+    def __len__(self) -> int:
+        return self._count
+
+    def __iter__(self) -> Iterator[AgentStepSpec]:
+        if self._begin is not None:
+            self._begin()
+        yield from self._checked()
+
+    def _checked(self) -> Iterator[AgentStepSpec]:
+        self._file.seek(0)
+        read = 0
+        # No more than were checked: somebody may be adding lines.
+        for spec in islice(self._read(), self._count):
+            yield spec
+            read += 1
+        if read < self._count:
+            raise EOFError(f"{self.name} had {self._count} steps a moment ago")
+
+    def __enter__(self) -> StepsFile:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, where: TracebackType | None
+    ) -> None:
+        self._file.close()
+
+    def _read(self) -> Iterator[AgentStepSpec]:
+        try:
+            yield from read_specs(self._file)
+        except WireError as error:
+            raise WireError(error.reason, error.field, self.name, error.line) from None
+
+    def _spool(self) -> None:
+        spool = cast("BinaryIO", SpooledTemporaryFile(SPOOLED_IN_MEMORY))  # noqa: SIM115 - closed in place of the given
+        try:
+            shutil.copyfileobj(self._file, spool)
+            spool.seek(0)
+        except OSError as error:
+            spool.close()
+            raise self._unreadable(error) from None
+        self._file.close()
+        self._file = spool
+
+    def _unreadable(self, error: OSError) -> OptionError:
+        return OptionError(f"cannot read {self.name}: {error.strerror or error}")
+
+
+def _open(path: str) -> BinaryIO:
+    return Path(path).open("rb")
+
+
+def _stdin() -> BinaryIO:
+    if sys.stdin is None:
+        raise OptionError("cannot read <stdin>: it is closed")
+    return sys.stdin.buffer

@@ -1,0 +1,1 @@
+"""The loop that runs steps: its input, the dispatch, pipelines and loops."""

@@ -1,0 +1,94 @@
+"""The events of the runner itself: a run's start and end, each step's start and end."""
+
+from __future__ import annotations
+
+import logging
+import os
+import time
+
+from ..events.senders import EventSink
+from ..records.report import Report
+from ..records.step_record import AttemptRecord
+from ..records.steps import AgentStepSpec, session_id_of
+from .channel import EventChannel
+from .types import BudgetExhausted, Event, RunEnd, RunStart, StepRetry, SubagentEnd, SubagentStart
+
+logger = logging.getLogger(__name__)
+
+FLUSH_S = 1.0
+"""How long the end of a run waits for listeners to have seen everything."""
+
+INTERRUPTED_FLUSH_S = 0.2
+"""The same after an interrupt."""
+
+
+class Announcer:
+    """Tells `event_tx` how one run goes. Every start that it sends is followed by exactly one end."""
+
+    def __init__(self, event_tx: EventSink, total: int | None) -> None:
+        self._event_tx = event_tx
+        self._open: dict[int, AgentStepSpec] = {}
+        self._run_id = os.urandom(16).hex()
+        self._began = time.monotonic()
+        self._succeeded = 0
+        self._failed = 0
+        self._send(RunStart(self._run_id, total))
+
+    def started(self, index: int, spec: AgentStepSpec) -> None:
+        self._open[index] = spec
+        parent = spec.parent_session_id or ""
+        session_id = session_id_of(spec.task_id)
+        self._send(SubagentStart(spec.task_id, session_id, parent, spec.agent, spec.description, _now_ms()))
+
+    def tried_again(self, spec: AgentStepSpec, attempt: AttemptRecord) -> None:
+        self._send(StepRetry(spec.task_id, attempt.number, attempt.wait_s or 0.0, attempt.reason or ""))
+
+    def exhausted(self, resource: str, limit: float, used: float) -> None:
+        self._send(BudgetExhausted(resource, limit, used))
+
+    def ended(self, report: Report) -> None:
+        """Tell of a step's end; of one that was never told to have started, it is only counted."""
+        outcome = report.outcome
+        spec = self._open.pop(report.index, None)
+        if spec is None:
+            self._count(outcome.success)
+            return
+        if report.started is None or report.duration_s is None:
+            finished_ms = _now_ms()
+        else:
+            finished_ms = int((report.started + report.duration_s) * 1000)
+        self._end(spec, outcome.session_id, outcome.output, outcome.success, finished_ms)
+
+    def close(self, flush_s: float) -> None:
+        """End the run, and the steps that were given up with it.
+
+        Args:
+            flush_s: How long to wait for listeners to have seen everything.
+        """
+        for spec in self._open.values():
+            self._end(spec, session_id_of(spec.task_id), "the run ended before the step did", False, _now_ms())
+        self._open.clear()
+        self._send(RunEnd(self._run_id, self._succeeded, self._failed, time.monotonic() - self._began))
+        if isinstance(self._event_tx, EventChannel):
+            self._event_tx.flush(flush_s)
+
+    def _end(self, spec: AgentStepSpec, session_id: str, output: str, success: bool, finished_ms: int) -> None:
+        self._count(success)
+        self._send(SubagentEnd(spec.task_id, session_id, spec.agent, output, success, finished_ms))
+
+    def _count(self, success: bool) -> None:
+        if success:
+            self._succeeded += 1
+        else:
+            self._failed += 1
+
+    def _send(self, event: Event) -> None:
+        # The sender may be the caller's own class: what goes wrong in it must not cost an outcome.
+        try:
+            self._event_tx.send(event)
+        except (Exception, SystemExit):
+            logger.exception("the event %s could not be sent", type(event).__name__)
+
+
+def _now_ms() -> int:
+    return int(time.time() * 1000)

@@ -1,0 +1,158 @@
+"""One try at one step, wherever it runs: whatever the step does short of killing its process ends in a `Report`."""
+
+from __future__ import annotations
+
+import os
+from time import perf_counter, time
+from typing import TYPE_CHECKING, Any
+
+from attrs import evolve
+
+from ..checks import not_negative
+from ..errors import WireError
+from ..events.senders import EventSender
+from ..formatting import describe, printable
+from ..records.report import Report, failure
+from ..records.status import StepError
+from ..records.steps import AgentStepSpec, StepOutcome
+from ..wire.strict_json import check_json, check_text
+from .current_step import RunningStep, running_step
+from .executor import AgentExecutor
+
+if TYPE_CHECKING:
+    from ..retry.policy import RetryRule
+
+
+def run_attempt(
+    executor: AgentExecutor,
+    step: RunningStep,
+    event_tx: EventSender | None,
+    worker: str | int,
+    rule: RetryRule | None = None,
+) -> Report:
+    """Run `step` on `executor` in this thread and report how it ended; raises nothing.
+
+    Does not return in a child that the step forked: the report, and all other steps, are its parent's.
+    """
+    forks = _forks
+    spec, index, attempt, timeout_s, _, _, _ = step
+    error = retry_in = retry_after = None
+    running_step.set(step)
+    started = time()
+    clock = perf_counter()
+    try:
+        outcome = executor.execute_step(spec, event_tx)
+        duration_s = perf_counter() - clock
+    except BaseException as raised:
+        # A step must not end its worker, not even by SystemExit or KeyboardInterrupt; only text of the
+        # exception is kept, so that neither its frames nor an object that does not pickle outlives it.
+        duration_s = perf_counter() - clock
+        error = StepError.of(raised)
+        retry_after = _retry_after(raised)
+        if rule is not None and forks == _forks:
+            retry_in, error = _ask(rule, spec, attempt, None, raised, error)
+    if forks != _forks:
+        os._exit(0)
+    if timeout_s is not None and duration_s >= timeout_s:
+        return timed_out(step, started, duration_s, worker)
+    if error is not None:
+        report = failure(index, spec, "raised", error, started, duration_s, worker)
+        report.retry_in, report.retry_after = retry_in, retry_after
+        return report
+    fault = _fault_of(outcome)
+    if fault is not None:
+        return failure(index, spec, "invalid", StepError("InvalidOutcome", fault), started, duration_s, worker)
+    if rule is not None and rule.looks_at_outcomes:
+        retry_in, error = _ask(rule, spec, attempt, outcome, None, None)
+    return Report(
+        index, "succeeded" if outcome.success else "failed", outcome, error, started, duration_s, worker, retry_in
+    )
+
+
+def _retry_after(raised: BaseException) -> float | None:
+    from ..retry.policy import RetryAfter  # imported lazily: most workers never see a step fail
+
+    if not isinstance(raised, RetryAfter):
+        return None
+    try:
+        return not_negative("seconds of RetryAfter", raised.seconds)
+    except BaseException:  # a subclass of the caller's own, whose seconds are none; the retry rule says so
+        return None
+
+
+def _ask(
+    rule: RetryRule,
+    spec: AgentStepSpec,
+    attempt: int,
+    outcome: StepOutcome | None,
+    raised: BaseException | None,
+    error: StepError | None,
+) -> tuple[float | None, StepError | None]:
+    try:
+        return rule.wait_after(spec, attempt, outcome, raised), error
+    except BaseException as second:  # the caller's own strategies: what they raise costs the other attempts alone
+        from ..retry.policy import told_of_strategy
+
+        told = told_of_strategy(second)
+        return None, None if error is None else evolve(error, message=f"{error.message}{told}")
+
+
+_forks = 0
+
+
+def _count_fork() -> None:
+    global _forks
+    _forks += 1
+
+
+if hasattr(os, "register_at_fork"):  # not on Windows, which does not fork either
+    os.register_at_fork(after_in_child=_count_fork)
+
+
+def timed_out(step: RunningStep, started: float, duration_s: float, worker: str | int, and_then: str = "") -> Report:
+    """Report a step that took too long.
+
+    Args:
+        step: Which one, with its deadline.
+        started: Seconds since the epoch.
+        duration_s: Seconds.
+        worker: Thread name or process id.
+        and_then: What became of the worker.
+    """
+    spec, index, _, timeout_s, _, _, _ = step
+    error = StepError("TimeoutError", f"timed out after {timeout_s:g} s{and_then}")
+    return failure(index, spec, "timed_out", error, started, duration_s, worker)
+
+
+def _fault_of(outcome: Any) -> str | None:
+    """Say why what a step returned is no outcome that the wire can carry; `None` if it is one."""
+    try:
+        return None if _is_plain(outcome) else _closer_look(outcome)
+    except BaseException as error:  # it is somebody's object: a half-made outcome, a dict whose methods raise
+        return f"the step returned {describe(outcome)}, which cannot be read: {StepError.of(error)}"
+
+
+def _is_plain(outcome: Any) -> bool:
+    """Whether it is an outcome of the commonest kind, which needs no closer look."""
+    return (
+        type(outcome) is StepOutcome
+        and outcome.structured is None
+        and outcome.output.isascii()
+        and outcome.task_id.isascii()
+        and outcome.session_id.isascii()
+        and outcome.agent.isascii()
+        and isinstance(outcome.success, bool)
+    )
+
+
+def _closer_look(outcome: Any) -> str | None:
+    if not isinstance(outcome, StepOutcome):
+        return f"the step returned {describe(outcome)}, expected a StepOutcome"
+    try:
+        for name in ("task_id", "session_id", "agent", "output"):
+            check_text(getattr(outcome, name), name)
+        check_json(outcome.structured, "structured")
+    except WireError as error:
+        return printable(f"the step returned an outcome that the wire cannot carry: {error}")
+    success: Any = outcome.success
+    return None if isinstance(success, bool) else f"success is {describe(success)}, expected a bool"

@@ -1,0 +1,1 @@
+"""What holds steps back: rate limits, budgets, the cooldown after `RetryAfter`, the waiting line."""

@@ -1,0 +1,73 @@
+"""How a step ended, and why."""
+
+from __future__ import annotations
+
+import traceback
+from typing import Literal
+
+from attrs import frozen
+
+from ..formatting import printable
+
+__all__ = ["Status", "StepError"]
+
+Status = Literal["succeeded", "failed", "raised", "crashed", "timed_out", "cancelled", "invalid"]
+"""How a step ended.
+
+- `succeeded`, `failed`: the executor returned an outcome that says so.
+- `raised`: the step, or the `setup` before it, raised.
+- `crashed`: its worker process died.
+- `timed_out`: it took longer than its timeout.
+- `cancelled`: the run was interrupted, or a foreign pool gave it up, before it was done; or it was not started, because
+  the budget was exhausted, too many steps had failed, or the journal failed.
+- `invalid`: it returned no `StepOutcome`, or one that the wire cannot carry.
+"""
+
+
+@frozen
+class StepError:
+    """Why a step failed, as text: no exception object ever leaves its worker.
+
+    Attributes:
+        type: The exception's qualified name, such as `"ValueError"` or `"json.decoder.JSONDecodeError"`; for a dead
+            worker `"WorkerDied"`, for a useless return value `"InvalidOutcome"`, for a timeout `"TimeoutError"`, for a
+            cancelled step `"CancelledError"`, or `"BudgetExhausted"` if that is why.
+        message: Its message.
+        traceback: The formatted traceback, where there is one.
+    """
+
+    type: str
+    message: str
+    traceback: str | None = None
+
+    @classmethod
+    def of(cls, error: BaseException) -> StepError:
+        """Describe any exception, also one whose own methods raise."""
+        return cls(_type_name(error), _message(error), _traceback(error))
+
+    def __str__(self) -> str:
+        return f"{self.type}: {self.message}" if self.message else self.type
+
+
+def _type_name(error: BaseException) -> str:
+    kind = type(error)
+    if kind.__module__ in ("builtins", "__main__"):
+        return kind.__qualname__
+    package, _, _ = __name__.partition(".")
+    is_ours = kind.__module__.startswith(f"{package}.")
+    return f"{package if is_ours else kind.__module__}.{kind.__qualname__}"
+
+
+def _message(error: BaseException) -> str:
+    # The exception is the step's: its __str__ may raise anything, SystemExit included.
+    try:
+        return printable(str(error))
+    except BaseException as second:
+        return f"<str() of it raised {type(second).__name__}>"
+
+
+def _traceback(error: BaseException) -> str | None:
+    try:
+        return printable("".join(traceback.format_exception(type(error), error, error.__traceback__)))
+    except BaseException as second:
+        return f"<formatting it raised {type(second).__name__}>"

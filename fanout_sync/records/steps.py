@@ -1,0 +1,174 @@
+"""The two records that go over the wire: what to run, and what came of it."""
+
+from __future__ import annotations
+
+from typing import Any, ClassVar, Protocol, TypeVar
+
+from attrs import Attribute, evolve, field, frozen
+
+from ..formatting import describe
+
+__all__ = ["AgentStepSpec", "StepOutcome"]
+
+Json = Any
+"""A JSON value: `dict` with `str` keys, `list`, `str`, `int`, finite `float`, `bool` or `None`."""
+
+MAX_STEPS_LIMIT = 2**64 - 1
+"""The largest `max_steps`: the reference keeps it in a 64-bit `usize`."""
+
+R = TypeVar("R", bound="WireRecord")
+
+
+class WireCodec(Protocol):
+    """How records become JSON and come back; `fanout_sync.wire.codec` provides the one there is."""
+
+    def to_dict(self, record: Any) -> dict[str, Json]: ...
+    def from_dict(self, cls: type[R], mapping: Any) -> R: ...
+    def to_json(self, record: Any) -> str: ...
+    def from_json(self, cls: type[R], text: str | bytes) -> R: ...
+
+
+class WireRecord:
+    """The four wire methods, alike for every record."""
+
+    __slots__ = ()
+    codec: ClassVar[WireCodec]
+
+    def to_dict(self) -> dict[str, Json]:
+        """Return the record as plain JSON data.
+
+        Returns:
+            The fields in declared order; an optional field that is `None` is left out.
+
+        Raises:
+            WireError: A field holds what JSON cannot carry (`NaN`, a lone surrogate, an object); it is named.
+        """
+        return self.codec.to_dict(self)
+
+    @classmethod
+    def from_dict(cls: type[R], mapping: Any) -> R:
+        """Build the record from plain JSON data; nothing is coerced, unknown fields are ignored.
+
+        Raises:
+            WireError: A field is missing or has the wrong type; it is named.
+        """
+        return cls.codec.from_dict(cls, mapping)
+
+    def to_json(self) -> str:
+        """Return the record as compact JSON, to the byte as serde_json writes it.
+
+        Raises:
+            WireError: A field holds what JSON cannot carry; it is named.
+        """
+        return self.codec.to_json(self)
+
+    @classmethod
+    def from_json(cls: type[R], text: str | bytes) -> R:
+        """Read the record from one JSON object (`bytes` are UTF-8), as strictly as serde_json does.
+
+        Raises:
+            WireError: The text is no JSON, has a duplicate key, or is no such record; the field is named.
+        """
+        return cls.codec.from_json(cls, text)
+
+
+def _a_string(_: Any, attribute: Attribute[Any], value: Any) -> None:
+    if not isinstance(value, str):
+        raise TypeError(f"{attribute.name} must be a str, got {describe(value)}")
+
+
+def _a_string_or_none(_: Any, attribute: Attribute[Any], value: Any) -> None:
+    if value is not None and not isinstance(value, str):
+        raise TypeError(f"{attribute.name} must be a str or None, got {describe(value)}")
+
+
+def _a_bool(_: Any, attribute: Attribute[Any], value: Any) -> None:
+    if value is not True and value is not False:
+        raise TypeError(f"{attribute.name} must be True or False, got {describe(value)}")
+
+
+def _a_step_count_or_none(_: Any, attribute: Attribute[Any], value: Any) -> None:
+    if value is None:
+        return
+    if not isinstance(value, int) or isinstance(value, bool):
+        raise TypeError(f"{attribute.name} must be an int or None, got {describe(value)}")
+    if not 0 <= value <= MAX_STEPS_LIMIT:
+        raise ValueError(f"{attribute.name} must be between 0 and 2**64 - 1, got {describe(value)}")
+
+
+@frozen
+class AgentStepSpec(WireRecord):
+    """What to run, independent of where.
+
+    Attributes:
+        task_id: Names the step; unique within a run if you want to tell outcomes apart.
+        agent: Which agent runs it.
+        description: A short label for people.
+        prompt: What the agent is asked.
+        max_steps: The agent's own limit on its inner steps, 0 to 2**64 - 1.
+        parent_session_id: The session that asked for this step.
+        output_schema: A JSON Schema for `StepOutcome.structured`.
+
+    Raises:
+        TypeError: A field has the wrong type (no coercion: `True` is no `max_steps`).
+        ValueError: `max_steps` is out of range.
+    """
+
+    task_id: str = field(validator=_a_string)
+    agent: str = field(validator=_a_string)
+    description: str = field(validator=_a_string)
+    prompt: str = field(validator=_a_string)
+    max_steps: int | None = field(default=None, validator=_a_step_count_or_none)
+    parent_session_id: str | None = field(default=None, validator=_a_string_or_none)
+    output_schema: Json | None = field(default=None, hash=False)
+
+    def with_max_steps(self, max_steps: int | None) -> AgentStepSpec:
+        """Return a copy with this `max_steps`."""
+        return evolve(self, max_steps=max_steps)
+
+    def with_parent_session_id(self, parent_session_id: str | None) -> AgentStepSpec:
+        """Return a copy with this `parent_session_id`."""
+        return evolve(self, parent_session_id=parent_session_id)
+
+    def with_output_schema(self, output_schema: Json | None) -> AgentStepSpec:
+        """Return a copy with this `output_schema`."""
+        return evolve(self, output_schema=output_schema)
+
+
+@frozen
+class StepOutcome(WireRecord):
+    """What came of a step: what the caller gets, and what goes over the wire.
+
+    Attributes:
+        task_id: The `task_id` of the spec.
+        session_id: The session the step ran in.
+        agent: The agent that ran it.
+        output: Its text; for a failed step the reason.
+        success: Whether it succeeded.
+        structured: A JSON value beside the text.
+
+    Raises:
+        TypeError: A field has the wrong type.
+    """
+
+    task_id: str = field(validator=_a_string)
+    session_id: str = field(validator=_a_string)
+    agent: str = field(validator=_a_string)
+    output: str = field(validator=_a_string)
+    success: bool = field(validator=_a_bool)
+    structured: Json | None = field(default=None, hash=False)
+
+    @classmethod
+    def failed(cls, task_id: str, agent: str, message: str) -> StepOutcome:
+        """Return a failed outcome whose `output` is `message` and whose session is the step's own."""
+        return cls(task_id, session_id_of(task_id), agent, message, False)
+
+    @classmethod
+    def completed(cls, spec: AgentStepSpec, output: str, structured: Json | None = None) -> StepOutcome:
+        """Return a successful outcome of `spec`."""
+        return cls(spec.task_id, session_id_of(spec.task_id), spec.agent, output, True, structured)
+
+
+def session_id_of(task_id: str) -> str:
+    """Return the session id of a step that was given none: `"task-run-{task_id}"`."""
+    return f"task-run-{task_id}"

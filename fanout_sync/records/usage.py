@@ -1,0 +1,65 @@
+"""What a step has used up, as it reports it itself: tokens and money."""
+
+from __future__ import annotations
+
+from attrs import field, frozen
+
+from ..checks import not_negative_amount, not_negative_int
+from ..errors import OptionError
+from ..formatting import describe
+
+__all__ = ["Usage"]
+
+MOST_TOKENS = 2**63 - 1
+"""No step uses more; a number that large is a mistake."""
+
+
+def _prompt_tokens(value: int) -> int:
+    return _tokens("prompt_tokens", value)
+
+
+def _completion_tokens(value: int) -> int:
+    return _tokens("completion_tokens", value)
+
+
+def _tokens(name: str, value: int) -> int:
+    count = not_negative_int(name, value)
+    if count > MOST_TOKENS:
+        raise OptionError(f"{name} must be less than 2**63, got {describe(value)}")
+    return count
+
+
+def _cost_usd(value: float) -> float:
+    return not_negative_amount("cost_usd", value)
+
+
+@frozen
+class Usage:
+    """What was used, by a step or by an attempt at one. Usages can be added.
+
+    Attributes:
+        prompt_tokens: Tokens that went in.
+        completion_tokens: Tokens that came out.
+        cost_usd: What it cost, in US dollars.
+
+    Raises:
+        OptionError: One of them is negative or no number; it is named.
+    """
+
+    prompt_tokens: int = field(default=0, converter=_prompt_tokens)
+    completion_tokens: int = field(default=0, converter=_completion_tokens)
+    cost_usd: float = field(default=0.0, converter=_cost_usd)
+
+    @property
+    def tokens(self) -> int:
+        """All tokens, in and out."""
+        return self.prompt_tokens + self.completion_tokens
+
+    def __add__(self, other: Usage) -> Usage:
+        if not isinstance(other, Usage):
+            return NotImplemented
+        return Usage(
+            self.prompt_tokens + other.prompt_tokens,
+            self.completion_tokens + other.completion_tokens,
+            self.cost_usd + other.cost_usd,
+        )

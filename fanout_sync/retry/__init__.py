@@ -1,0 +1,1 @@
+"""Trying failed steps again: whether, and when the next attempt is due."""

@@ -1,0 +1,1 @@
+"""What users call: the `Runner`, and the functions around it."""

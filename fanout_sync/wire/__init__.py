@@ -1,0 +1,1 @@
+"""Records as JSON, exactly as the reference writes and reads it: strict JSON, the codec, JSON Lines files."""

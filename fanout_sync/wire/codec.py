@@ -1,0 +1,138 @@
+"""How records become JSON and come back: exactly, with nothing coerced. The one module that knows cattrs.
+
+cattrs is imported on first use: whoever reads and writes no JSON does not pay for it.
+"""
+
+from __future__ import annotations
+
+import functools
+import math
+from collections.abc import Mapping
+from typing import TYPE_CHECKING, Any
+
+import attrs
+
+from ..errors import WireError
+from ..records.steps import Json, R
+from .strict_json import check_json, check_record, check_text, described, parse_json, shortened, write_json
+
+if TYPE_CHECKING:
+    from cattrs import ClassValidationError, Converter
+
+
+class RecordCodec:
+    """The one implementation of `records.steps.WireCodec`."""
+
+    def to_dict(self, record: Any) -> dict[str, Json]:
+        value = fields_of(record)
+        check_record(value)
+        return value
+
+    def from_dict(self, cls: type[R], mapping: Any) -> R:
+        # A copy, because `[]` on somebody's defaultdict would invent the fields that are missing.
+        return _structured(cls, dict(as_mapping(mapping)))
+
+    def to_json(self, record: Any) -> str:
+        return write_json(fields_of(record))
+
+    def from_json(self, cls: type[R], text: str | bytes) -> R:
+        return _structured(cls, as_mapping(parse_json(text)))
+
+
+def as_mapping(value: Any) -> Mapping[str, Json]:
+    """Return `value` if it is a mapping, as every record is on the wire.
+
+    Raises:
+        WireError: It is something else.
+    """
+    if isinstance(value, Mapping):
+        return value
+    raise WireError(f"expected an object, got {described(value)}")
+
+
+def fields_of(record: Any) -> dict[str, Json]:
+    """Return the fields that go over the wire, in declared order and not checked: no optional one that is `None`."""
+    # Not cattrs' unstructure: that would turn an attrs object inside `structured` into a dict, silently.
+    fields = ((field, getattr(record, field.name)) for field in attrs.fields(type(record)))
+    return {field.name: value for field, value in fields if value is not None or field.default is not None}
+
+
+def _structured(cls: type[R], mapping: Mapping[str, Json]) -> R:
+    from cattrs import ClassValidationError
+
+    try:
+        return _converter().structure(mapping, cls)
+    except ClassValidationError as error:
+        raise _named(cls, mapping, error) from None
+
+
+def _named(cls: type[Any], mapping: Mapping[str, Json], error: ClassValidationError) -> WireError:
+    of_fields, others = error.group_exceptions()
+    for cause, note in of_fields:
+        if isinstance(cause, WireError):
+            return WireError(cause.reason, note.name + cause.field)
+        return WireError(f"missing; {cls.__name__} requires it", note.name)
+    # Every type was right, so a validator of the class refused a value; it does not say in which field it stands.
+    for attribute in attrs.fields(cls):
+        try:
+            if attribute.validator is not None:
+                attribute.validator(None, attribute, mapping.get(attribute.name))
+        except (TypeError, ValueError) as refusal:
+            return WireError(shortened(str(refusal).removeprefix(f"{attribute.name} "), 200), attribute.name)
+    return WireError(shortened(str(others[0]), 200))
+
+
+@functools.cache
+def _converter() -> Converter:
+    from cattrs import Converter
+
+    converter = Converter()  # which coerces by default (3 to "3", "7" to 7): hence a hook for every type
+    converter.register_structure_hook(str, _read_str)
+    converter.register_structure_hook(bool, _read_bool)
+    converter.register_structure_hook(int, _read_int)
+    converter.register_structure_hook(float, _read_float)
+    converter.register_structure_hook_func(lambda cls: cls is Any, _read_any)
+    return converter
+
+
+# The hooks are not told the field: they name places relative to it, and `_named` puts the field before them.
+
+
+def _read_str(value: Json, _: Any) -> str:
+    if not isinstance(value, str):
+        raise _unexpected("a string", value)
+    check_text(value, "")
+    return value
+
+
+def _read_bool(value: Json, _: Any) -> bool:
+    if not isinstance(value, bool):
+        raise _unexpected("true or false", value)
+    return value
+
+
+def _read_int(value: Json, _: Any) -> int:
+    if not isinstance(value, int) or isinstance(value, bool):
+        raise _unexpected("an integer", value)
+    return value
+
+
+def _read_float(value: Json, _: Any) -> float:
+    if not isinstance(value, (int, float)) or isinstance(value, bool):
+        raise _unexpected("a number", value)
+    try:
+        number = float(value)
+    except OverflowError:
+        number = math.inf
+    if not math.isfinite(number):
+        raise _unexpected("a finite number", value)
+    return number
+
+
+def _read_any(value: Json, _: Any) -> Json:
+    check_json(value, "")
+    return value
+
+
+def _unexpected(expected: str, value: Any) -> WireError:
+    return WireError(f"expected {expected}, got {described(value)}")

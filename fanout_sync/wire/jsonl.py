@@ -1,0 +1,111 @@
+"""JSON Lines: one spec or outcome a line, read and written as a stream of any length."""
+
+from __future__ import annotations
+
+import contextlib
+import io
+import os
+import sys
+from collections.abc import Iterable, Iterator
+from contextlib import AbstractContextManager
+from typing import IO, Any
+
+from ..errors import WireError
+from ..records.steps import AgentStepSpec, StepOutcome
+
+__all__ = ["read_specs", "write_outcomes"]
+
+PathOrFile = str | os.PathLike[str] | IO[str] | IO[bytes]
+"""A path, `"-"` for standard input or output, or an open file, text or binary, which is left open."""
+
+
+def read_specs(path_or_file: PathOrFile) -> Iterator[AgentStepSpec]:
+    r"""Read specs from JSON Lines, one at a time.
+
+    Args:
+        path_or_file: A path, `"-"` for standard input, or an open file. The text is UTF-8 without a byte order
+            mark; lines end with `\n` or `\r\n`; blank lines are skipped.
+
+    Returns:
+        An iterator that holds one line at a time. It closes the file that it opened at the end, when it is closed
+        and when it is dropped.
+
+    Raises:
+        OSError: The file cannot be opened: at once, not at the first `next`.
+        WireError: From the iterator, which ends there: a line is no spec. It has the `source` and the `line`.
+    """
+    opened, source = _opened(path_or_file, "rb")
+    specs = _specs(opened, source)
+    next(specs)  # runs it up to its first, empty `yield`, so that the file is closed even if no line is ever read
+    return specs
+
+
+def write_outcomes(path_or_file: PathOrFile, outcomes: Iterable[StepOutcome]) -> None:
+    r"""Write outcomes as JSON Lines, each as soon as `outcomes` gives it.
+
+    Args:
+        path_or_file: A path (what is there is replaced), `"-"` for standard output, or an open file. The text is
+            UTF-8 (in a text file its own encoding), the line end `\n`. A file that was given is flushed at the end,
+            everything else after each line.
+        outcomes: Any iterable, consumed lazily.
+
+    Raises:
+        OSError: The file cannot be opened or written.
+        TypeError: An item is no `StepOutcome`; it is named.
+        WireError: An outcome holds what JSON cannot carry; it and its field are named. The lines before it are
+            written, and nothing of its own.
+    """
+    items = iter(outcomes)  # before a file that exists is emptied for what is no iterable
+    opened, source = _opened(path_or_file, "wb")
+    with opened as file:
+        is_text = isinstance(file, io.TextIOBase) or hasattr(file, "encoding")
+        is_ours = isinstance(path_or_file, (str, os.PathLike))
+        try:
+            for index, outcome in enumerate(items):
+                line = _line(outcome, index, source)
+                file.write(line if is_text else line.encode())
+                if is_ours:  # somebody may be following it, and what was paid for must survive a crash
+                    file.flush()
+        finally:
+            file.flush()
+
+
+def _opened(path_or_file: PathOrFile, mode: str) -> tuple[AbstractContextManager[Any], str]:
+    # Binary wherever there is a choice: text files would decode as the locale says, and translate line ends.
+    if path_or_file == "-":
+        stream = sys.stdin if mode == "rb" else sys.stdout
+        if mode == "wb":
+            stream.flush()
+        return contextlib.nullcontext(getattr(stream, "buffer", stream)), "<stdin>" if mode == "rb" else "<stdout>"
+    if isinstance(path_or_file, (str, os.PathLike)):
+        path = os.fsdecode(path_or_file)
+        return open(path, mode), path  # noqa: PTH123 - importing pathlib is dear; the caller closes it
+    if not hasattr(path_or_file, "read" if mode == "rb" else "write"):
+        raise TypeError(f"expected a path, '-' or an open file, got {type(path_or_file).__name__}")
+    name = getattr(path_or_file, "name", None)
+    return contextlib.nullcontext(path_or_file), name if isinstance(name, str) else "<stream>"
+
+
+def _specs(opened: AbstractContextManager[Any], source: str) -> Iterator[Any]:
+    with opened as file:
+        yield None
+        line = 0
+        try:
+            for text in file:
+                line += 1
+                if text.strip(" \t\r\n" if isinstance(text, str) else b" \t\r\n"):
+                    yield AgentStepSpec.from_json(text)
+        except WireError as error:
+            raise WireError(error.reason, error.field, source, line) from None
+        except UnicodeDecodeError as error:  # of a text file, which decodes several lines at once
+            line += 1 + error.object.count(b"\n", 0, error.start)
+            raise WireError(f"expected {error.encoding}, got {error.reason}", "", source, line) from None
+
+
+def _line(outcome: StepOutcome, index: int, source: str) -> str:
+    if not isinstance(outcome, StepOutcome):
+        raise TypeError(f"outcomes[{index}] must be a StepOutcome, got {type(outcome).__name__}")
+    try:
+        return outcome.to_json() + "\n"
+    except WireError as error:
+        raise WireError(f"{error.reason} (outcomes[{index}])", error.field, source) from None

@@ -1,0 +1,143 @@
+"""The error tree: as drawn, and able to travel."""
+
+from __future__ import annotations
+
+import inspect
+import pickle
+import re
+from types import MappingProxyType
+
+import pytest
+from naming import without_address
+
+from fanout_sync import Run, errors
+from fanout_sync.errors import (
+    ExecutorNotPicklable,
+    FanoutError,
+    FanoutInterrupted,
+    InputError,
+    JournalConflict,
+    JournalError,
+    OptionError,
+    UnknownOption,
+    WireError,
+)
+
+CLASSES = {
+    error_class
+    for _, error_class in inspect.getmembers(errors, inspect.isclass)
+    if error_class.__module__ == errors.__name__ and issubclass(error_class, FanoutError)
+}
+
+RUN = Run([], 0.0)
+SAMPLES: list[FanoutError] = [
+    FanoutError("something"),
+    WireError("expected a string, got null"),
+    WireError("expected a string, got null", "structured.items[3]"),
+    WireError("expected a string, got null", "agent", "specs.jsonl", 7),
+    WireError("no valid JSON", "", "specs.jsonl", 7),
+    WireError("an instance of set", "structured", "out.jsonl"),
+    OptionError("timeout must be positive, got -1"),
+    UnknownOption("there is no option 'timout'; did you mean 'timeout'?"),
+    InputError("item 3 is no AgentStepSpec", RUN),
+    ExecutorNotPicklable("executor.client.lock", "cannot pickle '_thread.lock' object"),
+    JournalError("runs.db: cannot be written, the disk is full"),
+    JournalError("runs.db: cannot be written, the disk is full", RUN),
+    JournalConflict("1 step has changed", {"a": ("prompt",)}),
+    JournalConflict("1 step has changed", {"a": ("prompt", "agent"), "b": ()}, RUN),
+    FanoutInterrupted(RUN),
+]
+
+
+@pytest.mark.parametrize("error", SAMPLES, ids=without_address)
+@pytest.mark.parametrize("protocol", range(pickle.HIGHEST_PROTOCOL + 1))
+def test_errors_survive_pickle(error: FanoutError, protocol: int) -> None:
+    """An error comes back with its class, text, arguments and attributes: they cross process borders."""
+    again = pickle.loads(pickle.dumps(error, protocol))
+    assert type(again) is type(error)
+    assert str(again) == str(error)
+    assert again.args == error.args
+    assert vars(again) == vars(error)
+
+
+def test_every_error_has_a_sample() -> None:
+    """A class that is added to errors.py is added to the pickle test as well."""
+    assert {type(error) for error in SAMPLES} == CLASSES
+
+
+def test_the_tree_is_the_one_that_is_drawn() -> None:
+    """The docstring of errors.py draws exactly the classes there are, below their bases, with the builtin they are."""
+    drawn: dict[str, tuple[str, ...]] = {}
+    parents: dict[int, str] = {}
+    for line in inspect.cleandoc(errors.__doc__ or "").splitlines():
+        match = re.match(r"(?P<indent>    [ │├└─]*)(?P<name>[A-Z]\w+)(?: \((?P<builtin>\w+)\))?", line)
+        if match:
+            depth = len(match["indent"])
+            parents[depth] = match["name"]
+            drawn[match["name"]] = tuple(filter(None, (parents.get(depth - 4, "BaseException"), match["builtin"])))
+    assert drawn == {
+        error_class.__name__: tuple(base.__name__ for base in error_class.__bases__) for error_class in CLASSES
+    }
+
+
+@pytest.mark.parametrize(
+    ("error", "builtin"),
+    [
+        (WireError("r"), ValueError),
+        (OptionError("r"), ValueError),
+        (UnknownOption("r"), ValueError),
+        (UnknownOption("r"), TypeError),
+        (ExecutorNotPicklable("executor", "r"), TypeError),
+        (FanoutInterrupted(RUN), KeyboardInterrupt),
+    ],
+    ids=without_address,
+)
+def test_errors_are_the_builtin_that_one_would_catch(error: FanoutError, builtin: type[BaseException]) -> None:
+    """Whoever knows only the builtin catches the error too."""
+    assert isinstance(error, builtin)
+    assert isinstance(error, FanoutError)
+
+
+@pytest.mark.parametrize(
+    ("error", "message"),
+    [
+        (WireError("got null"), "got null"),
+        (WireError("got null", "agent"), "agent: got null"),
+        (WireError("got null", "agent", "specs.jsonl"), "specs.jsonl: agent: got null"),
+        (WireError("got null", "agent", "specs.jsonl", 7), "specs.jsonl:7: agent: got null"),
+        (WireError("no valid JSON", "", "specs.jsonl", 7), "specs.jsonl:7: no valid JSON"),
+        (InputError("item 3 is no AgentStepSpec", RUN), "item 3 is no AgentStepSpec"),
+    ],
+)
+def test_messages_lead_with_the_place(error: FanoutError, message: str) -> None:
+    """A message names file, line and field before the reason, as compilers do; what is not known is left out."""
+    assert str(error) == message
+
+
+def test_an_executor_that_cannot_travel_is_told_what_to_do() -> None:
+    """The message names the attribute at fault and both ways out."""
+    message = str(ExecutorNotPicklable("executor.client.lock", "cannot pickle '_thread.lock' object"))
+    assert message.startswith("executor.client.lock cannot be sent to a worker process: cannot pickle")
+    assert "setup()" in message
+    assert "backend='thread'" in message
+
+
+def test_attributes_are_what_was_given() -> None:
+    """Programs read attributes, not messages."""
+    error = WireError("got null", "agent", "specs.jsonl", 7)
+    assert (error.reason, error.field, error.source, error.line) == ("got null", "agent", "specs.jsonl", 7)
+    plain = WireError("got null")
+    assert (plain.field, plain.source, plain.line) == ("", None, None)
+    refused = InputError("item 3 is no AgentStepSpec", RUN)
+    assert (refused.reason, refused.run) == ("item 3 is no AgentStepSpec", RUN)
+    full = JournalError("the disk is full", RUN)
+    assert (full.reason, full.run, str(full)) == ("the disk is full", RUN, "the disk is full")
+    changed = JournalConflict("1 step has changed", MappingProxyType({"a": ("prompt",)}))
+    assert (changed.reason, changed.conflicts, changed.run) == ("1 step has changed", {"a": ("prompt",)}, None)
+    stuck = ExecutorNotPicklable("executor.lock", "it is a lock")
+    assert (stuck.path, stuck.reason) == ("executor.lock", "it is a lock")
+
+
+def test_an_interrupt_is_no_exception_like_the_others() -> None:
+    """`except Exception` around a run catches every error but an interrupt, as it does with Python's own."""
+    assert all(issubclass(kind, Exception) == (kind is not FanoutInterrupted) for kind in CLASSES - {FanoutError})

@@ -1,0 +1,74 @@
+"""What the package offers, and what importing it costs."""
+
+from __future__ import annotations
+
+import ast
+import importlib
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+import fanout_sync
+
+CONTRACT = {
+    "DEFAULT_MAX_PARALLEL_TASKS",
+    "AgentExecutor",
+    "AgentStepSpec",
+    "EventChannel",
+    "EventReceiver",
+    "ExecutorNotPicklable",
+    "FanoutError",
+    "FunctionExecutor",
+    "InputError",
+    "Lagged",
+    "OptionError",
+    "ProcessBackend",
+    "Run",
+    "Runner",
+    "StepOutcome",
+    "StepRecord",
+    "ThreadBackend",
+    "WireError",
+    "execute_steps_parallel",
+    "read_specs",
+    "write_outcomes",
+}
+
+
+def test_all_is_what_is_there() -> None:
+    """`__all__` has every public name of the package, and no other."""
+    assert fanout_sync.__all__ == dir(fanout_sync) == sorted(set(fanout_sync.__all__))
+    for name in fanout_sync.__all__:
+        assert getattr(fanout_sync, name) is not None
+    with pytest.raises(AttributeError, match="'fanout_sync' has no attribute 'Runer'"):
+        _ = fanout_sync.Runer
+
+
+def test_a_module_offers_what_the_package_has_of_it() -> None:
+    """The `__all__` of each module, which type checkers read, has the names that the package imports from it."""
+    assert _modules_for_the_type_checker() == set(fanout_sync._NAMES_BY_MODULE)
+    for module, names in fanout_sync._NAMES_BY_MODULE.items():
+        offered = importlib.import_module(f"fanout_sync.{module}").__all__
+        assert sorted(offered) == sorted(names.split()), module
+
+
+def _modules_for_the_type_checker() -> set[str]:
+    tree = ast.parse(Path(fanout_sync.__file__).read_text())
+    imports = [node for node in ast.walk(tree) if isinstance(node, ast.ImportFrom) and node.level and node.module]
+    return {str(node.module) for node in imports if [alias.name for alias in node.names] == ["*"]}
+
+
+def test_the_contract_is_exported() -> None:
+    """Every name of the public contract that is due can be imported from the top."""
+    assert set(fanout_sync.__all__) >= CONTRACT
+
+
+def test_heavy_libraries_are_imported_when_needed() -> None:
+    """Importing all names loads neither the process machinery nor the libraries of single features."""
+    code = "import sys; from fanout_sync import *; print([m for m in sys.argv[1:] if m in sys.modules])"
+    heavy = ["loky", "cloudpickle", "tenacity", "jsonschema", "tqdm", "click", "cattrs"]
+    heavy += ["asyncio", "multiprocessing"]
+    done = subprocess.run([sys.executable, "-c", code, *heavy], capture_output=True, text=True, check=True, timeout=60)
+    assert done.stdout == "[]\n"
