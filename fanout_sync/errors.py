@@ -169,12 +169,17 @@ class FanoutInterrupted(FanoutError, KeyboardInterrupt):
     Attributes:
         run: The `Run` so far: the outcomes of steps that were done, and `cancelled` ones for the others. Of a stream,
             without those that it had yielded; of an input that is no list or tuple, without what was not read.
+        yielded: How many outcomes a stream had yielded before.
+        total: How many steps there are; of an input of unknown length, how many were read.
     """
 
-    def __init__(self, run: RunSoFar) -> None:
-        super().__init__(run)
+    def __init__(self, run: RunSoFar, yielded: int = 0, total: int | None = None) -> None:
+        super().__init__(run, yielded, total)
         self.run = run
+        self.yielded = yielded
+        self.total = max(total or 0, yielded + len(run))
 
     def __str__(self) -> str:
         cancelled = sum(record.status == "cancelled" for record in self.run.records)
-        return f"interrupted: {len(self.run) - cancelled} of {len(self.run)} steps were done, {cancelled} are cancelled"
+        done = self.yielded + len(self.run) - cancelled
+        return f"interrupted: {done} of {self.total} steps were done, {self.total - done} are cancelled"

@@ -1,4 +1,4 @@
-"""Ctrl-C while a run is at work: taken note of, so that it cannot strike in the middle of something."""
+"""Ctrl-C while a run is at work: noted, so that it cannot strike in the middle of something."""
 
 from __future__ import annotations
 
@@ -16,29 +16,30 @@ from typing import Any
 from .errors import FanoutInterrupted
 
 PATIENCE_S = 1.0
-"""So long after a first interrupt that nobody attends to, a second one is raised."""
+"""How long after a first interrupt that nobody attends to a second one is raised, in seconds."""
 
 _SIGNALS = (signal.SIGINT, signal.SIGTERM)
 
-_guards: list[Guard] = []
+_scopes: list[InterruptScope] = []
 _ours: dict[int, partial[None]] = {}
 
 
-class Guard:
-    """Around a run: an interrupt while it `is_inside` is noted; elsewhere it is raised as ever.
+class InterruptScope:
+    """Within it an interrupt is noted; in code of the caller's that runs there it is raised as ever.
 
-    Python's own handler raises `KeyboardInterrupt` wherever the main thread happens to be. In code of ours that would
-    lose what is just being passed on. What the program's handler does is up to it as before: it is called first, and
-    only if it raises `KeyboardInterrupt`, as the default one does, is that an interrupt. Signals that have no Python
-    handler keep what they have. Outside the main thread of the main interpreter a guard does nothing.
+    There is one for each call of a runner, from before its journal is opened until after its last worker is gone.
+
+    Python's own handler raises `KeyboardInterrupt` wherever the main thread happens to be. In code of this package that
+    would lose what is just being passed on. What the program's handler does is up to it as before: it is called first,
+    and only if it raises `KeyboardInterrupt`, as the default one does, is that an interrupt. Signals that have no
+    Python handler keep what they have. Outside the main thread of the main interpreter a scope does nothing.
 
     Attributes:
-        is_inside: Whether code of ours is running; false while the caller's own is, such as an input's generator.
+        is_inside: Whether code of this package is running; false while the caller's own is, such as its generator.
         is_interrupted: Whether there was an interrupt while it was.
         was_raised: Whether there was one while it was not.
-        is_attended: Whether the interrupt is being dealt with. As long as it is not, another one that comes after a
-            second is raised: something does not return.
-        on_interrupt: Called then, in the signal handler.
+        is_attended: Whether the interrupt is being dealt with. As long as it is not, another one that comes after
+            `PATIENCE_S` is raised: something does not return.
     """
 
     def __init__(self) -> None:
@@ -47,10 +48,10 @@ class Guard:
         self.was_raised = False
         self.is_attended = False
         self._interrupted_at = 0.0
-        self.on_interrupt: Callable[[], None] | None = None
+        self._listeners: list[Callable[[], object]] = []
 
     @contextlib.contextmanager
-    def outside(self) -> Iterator[None]:
+    def callers_code(self) -> Iterator[None]:
         """Have interrupts raised meanwhile: the caller's own code is about to run."""
         self.is_inside = False
         try:
@@ -59,44 +60,40 @@ class Guard:
             self.is_inside = True
 
     @contextlib.contextmanager
-    def inside(self) -> Iterator[None]:
-        """Have an interrupt noted meanwhile, and raised after it.
-
-        Raises:
-            KeyboardInterrupt: There was one.
-        """
-        self.is_inside = True
+    def calling(self, listener: Callable[[], object]) -> Iterator[None]:
+        """Have `listener` called when an interrupt is noted meanwhile, in the signal handler; now if one was before."""
+        self._listeners.append(listener)
         try:
+            if self.is_interrupted:
+                listener()
             yield
         finally:
-            self.is_inside = False
-        if self.is_interrupted:
-            raise KeyboardInterrupt
+            self._listeners.remove(listener)
 
     def note(self) -> bool:
-        """Take note of an interrupt; return whether that will do."""
+        """Note an interrupt; return whether that will do."""
         now = time.monotonic()
         if self.is_interrupted and not self.is_attended and now > self._interrupted_at + PATIENCE_S:
             return False
         if not self.is_interrupted:
             self.is_interrupted, self._interrupted_at = True, now
-        if self.on_interrupt is not None:
-            self.on_interrupt()
+        for listener in list(self._listeners):
+            listener()
         return True
 
-    def __enter__(self) -> Guard:
+    def __enter__(self) -> InterruptScope:
         if threading.current_thread() is threading.main_thread():
-            _guards.append(self)
+            _scopes.append(self)
             _install()
         return self
 
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, where: TracebackType | None
     ) -> None:
-        if self in _guards:
-            if _guards == [self]:
+        if self in _scopes:
+            if _scopes == [self]:
                 _put_back()  # and only then gone itself: until that is done, one more interrupt does no harm
-            _guards.remove(self)
+            _scopes.remove(self)
 
 
 def _install() -> None:
@@ -127,12 +124,14 @@ def _handle(handler: Callable[[int, FrameType | None], Any], number: int, frame:
     try:
         handler(number, frame)
     except KeyboardInterrupt:
-        guard = next((guard for guard in reversed(_guards) if guard.is_inside), None)
-        if guard is None:
-            for outer in _guards:
-                outer.was_raised = True
+        inside = [place for place, scope in enumerate(_scopes) if scope.is_inside]
+        if not inside:
+            for scope in _scopes:
+                scope.was_raised = True
             raise
-        if not guard.note():
+        # The innermost one, and those within it that are in code of its own, as a stream is that it reads.
+        are_noted = [scope.note() for scope in _scopes[inside[-1] :]]
+        if not all(are_noted):
             raise
 
 

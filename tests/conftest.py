@@ -5,16 +5,16 @@ from __future__ import annotations
 import multiprocessing
 import threading
 from collections.abc import Callable, Iterator
+from pathlib import Path
 
 import pytest
+from bounds import HANG_BOUND_S
 from naming import without_address
+from scripts import Launcher
 
 from fanout_sync import Runner
 from fanout_sync.executors.executor import AgentExecutor
 from fanout_sync.testing import Ledger
-
-HANG_BOUND_S = 60
-"""Far more than anything here takes: a test that waits this long has found a hang."""
 
 
 def pytest_make_parametrize_id(val: object) -> str | None:
@@ -34,6 +34,13 @@ def _nothing_left_behind() -> Iterator[None]:
 @pytest.fixture
 def ledger(tmp_path: object) -> Ledger:
     return Ledger(f"{tmp_path}/ledger")
+
+
+@pytest.fixture
+def launch(tmp_path: Path) -> Iterator[Launcher]:
+    launcher = Launcher(tmp_path)
+    yield launcher
+    launcher.end()
 
 
 @pytest.fixture(params=["thread", "process", "foreign"])

@@ -10,7 +10,7 @@ from contextlib import closing, contextmanager
 from pathlib import Path
 from typing import Any
 
-from conftest import HANG_BOUND_S
+from bounds import HANG_BOUND_S
 
 from fanout_sync.records.step_record import JournalRecord
 from fanout_sync.records.steps import AgentStepSpec, StepOutcome

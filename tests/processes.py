@@ -6,7 +6,7 @@ import threading
 from collections.abc import Callable
 from pathlib import Path
 
-from conftest import HANG_BOUND_S
+from bounds import HANG_BOUND_S
 
 _LOOK_EVERY_S = 0.02
 

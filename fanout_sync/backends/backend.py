@@ -12,6 +12,7 @@ from attrs import field, frozen
 from ..events.senders import EventSender
 from ..executors.current_step import Meter, StopSignal
 from ..executors.executor import AgentExecutor
+from ..interrupts import InterruptScope
 from ..records.report import Report
 from ..records.steps import AgentStepSpec
 
@@ -122,9 +123,10 @@ class Backend(Executor):
     def keep_warm(self) -> None:
         """Keep workers after a run for the next one, until `cool_down`. Calls nest."""
 
-    def cool_down(self, *, is_urgent: bool = False) -> None:
+    def cool_down(self, scope: InterruptScope, *, is_urgent: bool = False) -> None:
         """End the workers that `keep_warm` kept.
 
         Args:
+            scope: An interrupt that it notes makes the end an urgent one.
             is_urgent: Whether to kill them rather than to tear the executor down.
         """

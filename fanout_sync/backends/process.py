@@ -10,7 +10,7 @@ from concurrent.futures import Future
 from typing import TYPE_CHECKING, ParamSpec, TypeVar
 
 from ..checks import flag, positive_int
-from ..interrupts import Guard
+from ..interrupts import InterruptScope
 from .backend import Backend, RunContext, Session
 
 # The machinery of worker processes is imported by whoever uses it: `import fanout_sync` is to cost next to nothing.
@@ -56,7 +56,7 @@ class ProcessBackend(Backend):
         )
         self._captures_output = flag("capture_output", capture_output)
         self._warm: list[Lane] = []
-        self._keepers = 0
+        self._warm_holds = 0
         self._lock = threading.RLock()  # a finalizer may end a session in the middle of this
         self._calls: Calls | None = None
         self._is_shut_down = False
@@ -88,21 +88,21 @@ class ProcessBackend(Backend):
 
     def keep_warm(self) -> None:
         with self._lock:
-            self._keepers += 1
+            self._warm_holds += 1
 
-    def cool_down(self, *, is_urgent: bool = False) -> None:
+    def cool_down(self, scope: InterruptScope, *, is_urgent: bool = False) -> None:
         with self._lock:
-            self._keepers -= 1
-            if self._keepers:
+            self._warm_holds -= 1
+            if self._warm_holds:
                 return
-        with Guard() as guard:
-            _end(self._take_warm(), is_urgent, guard)
-        if guard.is_interrupted and not is_urgent:
-            raise KeyboardInterrupt
+        if warm := self._take_warm():
+            from ..workers.lanes import Lanes
+
+            Lanes.end(warm, is_urgent, scope)
 
     def _retire(self, lanes: Lanes, is_urgent: Callable[[], bool]) -> None:
         """End the workers of a run that is over, or keep them for the next one."""
-        if self._keepers:
+        if self._warm_holds:
             self._put_back(lanes.release())
         lanes.close(is_urgent)
 
@@ -146,14 +146,10 @@ class ProcessBackend(Backend):
 
     def _put_back(self, lanes: list[Lane]) -> None:
         with self._lock:
-            if self._keepers:
+            if self._warm_holds:
                 self._warm += lanes
                 return
-        _end(lanes)
+        if lanes:
+            from ..workers.lanes import Lanes
 
-
-def _end(lanes: list[Lane], is_urgent: bool = False, guard: Guard | None = None) -> None:
-    if lanes:
-        from ..workers.lanes import Lanes
-
-        Lanes.end(lanes, is_urgent, guard)
+            Lanes.end(lanes)

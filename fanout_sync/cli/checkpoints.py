@@ -28,7 +28,7 @@ def export_checkpoint(journal: str, workflow: str | None, output: str) -> None:
 
     Exits with 0, or with 2 if there is no such journal or workflow.
     """
-    from ..journal import SqliteJournal  # few need it, and importing it is dear
+    from ..journal import SqliteJournal  # imported lazily: slow, and few need it
 
     store = SqliteJournal(journal)
     checkpoint = store.export_checkpoint(chosen_workflow(store, journal, workflow))
@@ -47,7 +47,7 @@ def import_checkpoint(journal: str, checkpoint: str) -> None:
 
     Exits with 0, or with 2 if the file is no checkpoint or the journal cannot be used.
     """
-    from ..journal import SqliteJournal  # few need it, and importing it is dear
+    from ..journal import SqliteJournal  # imported lazily: slow, and few need it
 
     name, data = _read(checkpoint)
     try:

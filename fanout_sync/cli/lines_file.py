@@ -68,7 +68,7 @@ class LinesFile:
         data = line.encode() + b"\n"
         try:
             self._write_all(memoryview(data))
-        except OSError:
+        except BaseException:  # an interrupt, too, leaves no half of a line in a file
             with suppress(OSError):
                 self._cut()
             raise

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import signal
 import threading
-from collections.abc import Callable, Generator, Iterator
+from collections.abc import Callable, Iterator
 from contextlib import ExitStack, closing, contextmanager, suppress
 from typing import TYPE_CHECKING, Any, Literal, NoReturn
 
@@ -13,7 +13,7 @@ from attrs import frozen
 
 from ..checks import positive_amount, positive_seconds
 from ..errors import FanoutError, FanoutInterrupted, JournalError, OptionError, RunSoFar
-from ..interrupts import Guard
+from ..interrupts import InterruptScope
 from ..records.steps import StepOutcome
 from ..runner.runner import Runner
 from .import_target import resolve_target
@@ -191,7 +191,7 @@ class Limits:
                 if value is not None:
                     raise OptionError(f"{name} needs a journal; name its file with --journal")
             return None
-        from ..journal import DEFAULT_WORKFLOW_ID, SqliteJournal  # few need it, and importing it is dear
+        from ..journal import DEFAULT_WORKFLOW_ID, SqliteJournal  # imported lazily: slow, and few need it
 
         return SqliteJournal(self.journal).workflow(self.workflow or DEFAULT_WORKFLOW_ID, self.on_conflict or "refuse")
 
@@ -199,7 +199,7 @@ class Limits:
         """Return what limits the requests and tokens of a minute."""
         if self.rpm is self.tpm is None:
             return None
-        from ..limits.rate_limit import RateLimit  # few need it, and importing it is dear
+        from ..limits.rate_limit import RateLimit  # imported lazily: slow, and few need it
 
         return RateLimit(self.rpm, self.tpm)
 
@@ -207,55 +207,53 @@ class Limits:
         """Return what limits the costs."""
         if self.max_cost is None:
             return None
-        from ..limits.budget import Budget  # few need it, and importing it is dear
+        from ..limits.budget import Budget  # imported lazily: slow, and few need it
 
         return Budget(max_cost_usd=self.max_cost)
 
 
 def _run(runner: Runner, source: StepsFile, outcomes: LinesFile, summary: Summary) -> None:
+    """Write the outcome of each step; end the command if the run ends early."""
+
     def take(outcome: StepOutcome) -> None:
         write_line(outcomes, outcome.to_json(), "outcomes")
         summary.add(outcome)
 
-    try:
-        with _terminated_like_interrupted():
-            try:
-                _take_all(runner.stream(source), take)
-            except FanoutInterrupted as interrupted:
-                _tell_interrupt(interrupted, take, summary, is_kept=source.journalling is not None)
-    except FanoutError as error:
-        if isinstance(error, JournalError):
-            if error.run is not None:
-                _take_done(error.run, take)
-            error = JournalError(error.reason.replace("on_conflict='rerun'", "--on-conflict rerun"))
-        if not summary.done:
-            raise error from None
-        raise click.ClickException(f"{error}; {summary.progress()}") from None
-
-
-def _take_all(stream: Generator[StepOutcome, None, None], take: Callable[[StepOutcome], None]) -> None:
-    with closing(stream):
+    cancelled: list[str] = []
+    with _terminated_like_interrupted(), InterruptScope() as scope:
         try:
-            for outcome in stream:
-                take(outcome)
-        except FanoutInterrupted:
-            raise
-        except KeyboardInterrupt as interrupt:  # not while it waited for an outcome: there may be more of them
-            stream.throw(interrupt)
+            with closing(runner.stream(source)) as stream:
+                for outcome in stream:
+                    take(outcome)
+        except FanoutInterrupted as interrupted:
+            scope.note()
+            cancelled = _cancelled_of(interrupted.run)
+            with suppress(KeyboardInterrupt):  # one more, because writing takes long
+                _take_done(interrupted.run, take)
+        except KeyboardInterrupt:  # a second one, because writing takes long
+            scope.note()
+        except FanoutError as error:
+            _end_with(error, take, summary)
+    if scope.is_interrupted:
+        advice = "; the same command resumes" if source.journalling is not None else ""
+        click.echo(f"Interrupted: {summary.progress()}{summary.cancelled(cancelled)}{advice}", err=True)
+        raise click.exceptions.Exit(INTERRUPTED)
 
 
-def _tell_interrupt(
-    interrupted: FanoutInterrupted, take: Callable[[StepOutcome], None], summary: Summary, *, is_kept: bool
-) -> NoReturn:
-    """Write what was done, say what was not, and exit. One more interrupt counts only if that takes long."""
-    ends = zip(interrupted.run, interrupted.run.records, strict=True)
-    cancelled = [outcome.task_id for outcome, record in ends if record.status == "cancelled"]
-    with suppress(KeyboardInterrupt), Guard() as guard:
-        guard.note()
-        _take_done(interrupted.run, take)
-    advice = "; the same command resumes" if is_kept else ""
-    click.echo(f"Interrupted: {summary.progress()}{summary.cancelled(cancelled)}{advice}", err=True)
-    raise click.exceptions.Exit(INTERRUPTED)
+def _end_with(error: FanoutError, take: Callable[[StepOutcome], None], summary: Summary) -> NoReturn:
+    """Write what was done, and say why there is no more."""
+    if isinstance(error, JournalError):
+        if error.run is not None:
+            _take_done(error.run, take)
+        error = JournalError(error.reason.replace("on_conflict='rerun'", "--on-conflict rerun"))
+    if not summary.done:
+        raise error from None
+    raise click.ClickException(f"{error}; {summary.progress()}") from None
+
+
+def _cancelled_of(run: RunSoFar) -> list[str]:
+    ends = zip(run, run.records, strict=True)
+    return [outcome.task_id for outcome, record in ends if record.status == "cancelled"]
 
 
 def _take_done(run: RunSoFar, take: Callable[[StepOutcome], None]) -> None:

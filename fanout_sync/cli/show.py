@@ -36,7 +36,7 @@ def show(journal: str, workflow: str | None, jsonl: bool) -> None:
 
     Exits with 0, or with 2 if there is no such journal or workflow.
     """
-    from ..journal import SqliteJournal  # few need it, and importing it is dear
+    from ..journal import SqliteJournal  # imported lazily: slow, and few need it
 
     store = SqliteJournal(journal)
     if jsonl:

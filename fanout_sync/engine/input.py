@@ -7,9 +7,9 @@ import logging
 from collections.abc import Callable, Iterable, Iterator, Sequence, Sized
 from typing import TYPE_CHECKING, Any
 
-from ..errors import InputError, JournalConflict
+from ..errors import InputError
 from ..formatting import describe
-from ..interrupts import Guard
+from ..interrupts import InterruptScope
 from ..records.status import StepError
 from ..records.steps import AgentStepSpec
 from ..results.run import Run
@@ -35,12 +35,12 @@ class Rereadable(abc.ABC):
         """
 
 
-class Intake:
+class StepInput:
     """Specs, and why there are no more of them.
 
     Args:
         specs: A list or tuple is at hand: reading it takes no time and is nobody's code.
-        guard: Told when the caller's own code runs, in which an interrupt is to be raised at once.
+        scope: Told when the caller's own code runs, in which an interrupt is to be raised at once.
         on_interrupt: Called when it was raised there.
 
     Attributes:
@@ -51,7 +51,9 @@ class Intake:
         reason: The same in words.
     """
 
-    def __init__(self, specs: Iterator[Any] | Sequence[Any], guard: Guard, on_interrupt: Callable[[], None]) -> None:
+    def __init__(
+        self, specs: Iterator[Any] | Sequence[Any], scope: InterruptScope, on_interrupt: Callable[[], None]
+    ) -> None:
         self.is_at_hand = isinstance(specs, Sequence)
         self.has_more = True
         self.count = 0
@@ -59,7 +61,7 @@ class Intake:
         self.reason = ""
         self._at_hand: Sequence[Any] = specs if isinstance(specs, Sequence) else ()
         self._specs = iter(specs)
-        self._guard = guard
+        self._scope = scope
         self._on_interrupt = on_interrupt
 
     def slice(self, room: int) -> Sequence[Any]:
@@ -71,7 +73,7 @@ class Intake:
     def read(self, has_room: Callable[[], bool]) -> Iterator[Any]:
         """Yield items of any input, as long as there is room and it has some now."""
         while self.has_more and has_room():
-            self._guard.is_inside = False
+            self._scope.is_inside = False
             try:
                 item = next(self._specs)
             except StopIteration:
@@ -84,7 +86,7 @@ class Intake:
                 self.fail(error, f"the input raised after {self.count} specs: {StepError.of(error)}")
                 return
             finally:
-                self._guard.is_inside = True
+                self._scope.is_inside = True
             if item is NOT_YET:
                 return
             yield item
@@ -113,7 +115,12 @@ class Intake:
                 yield index, spec
 
 
-def an_iterator(specs: Iterable[AgentStepSpec]) -> Iterator[AgentStepSpec]:
+def is_at_hand(specs: Iterable[Any]) -> bool:
+    """Return whether reading the specs takes no time and runs nobody's code."""
+    return type(specs) in (list, tuple)
+
+
+def an_iterator(specs: Iterable[Any], name: str = "specs", of: str = " of AgentStepSpec") -> Iterator[Any]:
     """Return an iterator of the specs.
 
     Raises:
@@ -122,57 +129,51 @@ def an_iterator(specs: Iterable[AgentStepSpec]) -> Iterator[AgentStepSpec]:
     try:
         return iter(specs)
     except Exception as error:
-        reason = f"specs must be an iterable of AgentStepSpec, got {describe(specs)}"
-        raise InputError(reason, Run([], 0.0)) from error
+        raise InputError(f"{name} must be an iterable{of}, got {describe(specs)}", Run([], 0.0)) from error
 
 
-def read_and_checked(
-    specs: Iterable[AgentStepSpec], journalling: Journalling, before: Run | None
-) -> Iterable[AgentStepSpec]:
-    """Read all specs, so that conflicts with the journal are found before anything runs.
+def read_all(specs: Iterable[AgentStepSpec], scope: InterruptScope) -> tuple[list[Any], BaseException | None]:
+    """Read all specs, so that they can be checked before anything runs.
 
     Returns:
-        The specs; if their iterator raised, an iterator that raises the same at the end.
+        The specs; and what their iterator raised, if it did.
+
+    Raises:
+        InputError: They have no iterator.
+        KeyboardInterrupt: The user interrupted it.
     """
-    read: list[AgentStepSpec] = []
-    failed: BaseException | None = None
+    read: list[Any] = []
+    iterator = an_iterator(specs)
     try:
-        read.extend(an_iterator(specs))
-    except KeyboardInterrupt as interrupt:
-        return _raising_after([], interrupt)
+        with scope.callers_code():
+            read.extend(iterator)
     except (Exception, SystemExit) as error:  # the caller's generator; what came before is run first
-        if isinstance(error, InputError) and not read:
-            raise
-        failed = error
-    try:
-        specs = checked(read, read, journalling)
-    except JournalConflict as conflict:
-        raise JournalConflict(conflict.reason, conflict.conflicts, before) from None
-    return specs if failed is None else _raising_after(specs, failed)
+        return read, error
+    return read, None
 
 
-def checked(
-    given: Iterable[AgentStepSpec], source: Iterable[AgentStepSpec], journalling: Journalling
-) -> Iterable[AgentStepSpec]:
-    """Return `source` when its specs are checked; if the user interrupts that, what raises the interrupt."""
-    from ..journal.resuming import SpecNotJournallable
-
-    try:
-        with journalling.guard.inside():
-            if isinstance(given, Rereadable):
-                given.check_with(journalling)
-            else:
-                journalling.check(given)
-    except SpecNotJournallable as error:
-        raise InputError(str(error), Run([], 0.0)) from error.__cause__
-    except KeyboardInterrupt as interrupt:
-        return _raising_after([], interrupt)
-    return source
-
-
-def _raising_after(specs: Iterable[AgentStepSpec], error: BaseException) -> Iterator[AgentStepSpec]:
+def raising_after(specs: Iterable[AgentStepSpec], error: BaseException) -> Iterator[AgentStepSpec]:
+    """Yield the specs, then raise the error."""
     yield from specs
     raise error
+
+
+def check(specs: Iterable[Any], journalling: Journalling) -> None:
+    """See that all specs can be journalled.
+
+    Raises:
+        InputError: A spec holds what JSON cannot carry.
+        JournalError, JournalConflict: As for `Journalling.check`.
+    """
+    from ..journal.resuming import SpecNotJournallable  # imported lazily: most runs have no journal
+
+    try:
+        if isinstance(specs, Rereadable):
+            specs.check_with(journalling)
+        else:
+            journalling.check(specs)
+    except SpecNotJournallable as error:
+        raise InputError(str(error), Run([], 0.0)) from error.__cause__
 
 
 def length_of(specs: Iterable[Any]) -> int | None:

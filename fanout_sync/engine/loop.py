@@ -7,11 +7,15 @@ from typing import Any
 
 from attrs import frozen
 
-from ..errors import InputError
+from ..checks import positive_int
+from ..errors import InputError, OptionError
 from ..formatting import describe
+from ..interrupts import InterruptScope
 from ..records.status import StepError
 from ..records.steps import AgentStepSpec, StepOutcome
 from ..results.run import Run
+from .call import opened
+from .plan import RunPlan
 
 __all__ = ["Continue", "Stop"]
 
@@ -36,7 +40,35 @@ NextRound = Callable[[Sequence[StepOutcome]], "Continue | Stop"]
 """Decides, from the outcomes of a round, whether there is another one."""
 
 
-def specs_of_next_round(next_round: NextRound, run: Run) -> list[Any]:
+def run_loop(
+    plan: RunPlan, initial: Iterable[AgentStepSpec], max_iterations: int, next_round: NextRound
+) -> list[StepOutcome]:
+    """Run rounds of steps until `next_round` says stop; see `Runner.loop`."""
+    positive_int("max_iterations", max_iterations)
+    if not callable(next_round):
+        raise OptionError(f"next_round must be a function of a list of outcomes, got {describe(next_round)}")
+    specs: Iterable[AgentStepSpec] = initial
+    before: Run | None = None
+    failures = 0
+    with InterruptScope() as scope:
+        with opened(plan, scope) as call, call.warm():
+            for iteration in range(1, max_iterations + 1):
+                run, dispatch = call.run(specs, failures=failures, before=before)
+                if not run or iteration == max_iterations or dispatch.state.halt or call.is_interrupted:
+                    break
+                try:
+                    with scope.callers_code():
+                        specs = _specs_of_next_round(next_round, run)
+                except KeyboardInterrupt:
+                    scope.note()
+                    break
+                if not specs:
+                    break
+                before, failures = run, dispatch.state.failures
+        return list(call.end(run))
+
+
+def _specs_of_next_round(next_round: NextRound, run: Run) -> list[Any]:
     """Ask for another round; return its specs, none if the loop is over.
 
     Raises:

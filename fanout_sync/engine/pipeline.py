@@ -8,19 +8,33 @@ from typing import Any
 
 from attrs import define
 
-from ..errors import InputError, OptionError
+from ..errors import OptionError
 from ..formatting import describe
+from ..interrupts import InterruptScope
 from ..records.report import Report
 from ..records.status import StepError
 from ..records.steps import AgentStepSpec, StepOutcome
-from ..results.run import Run
-from .input import NOT_YET
+from .call import opened
+from .input import NOT_YET, an_iterator
+from .plan import RunPlan
 
 Stage = Callable[["StepOutcome | None", Any], "AgentStepSpec | None"]
 """Makes an item's next spec of the outcome before, if there is one, and the item; `None` ends the item's chain."""
 
 AGENT = "pipeline"
 """The agent of a failed outcome that no step stands behind."""
+
+
+def run_pipeline(plan: RunPlan, items: Iterable[Any], stages: Sequence[Stage]) -> list[StepOutcome | None]:
+    """Take each item through the stages on its own; see `Runner.pipeline`."""
+    chains = Pipeline(items, stages)
+    with InterruptScope() as scope:
+        with opened(plan, scope) as call:
+            run, _ = call.run(chains, on_report=chains.take)
+        call.end(run)
+    if call.is_interrupted:
+        chains.give_up()
+    return chains.outcomes
 
 
 @define(eq=False)
@@ -58,10 +72,7 @@ class Pipeline(Iterator[Any]):
 
     def __init__(self, items: Iterable[Any], stages: Sequence[Stage]) -> None:
         self._stages = _checked(stages)
-        try:
-            self._items: Iterator[Any] | None = iter(items)
-        except Exception as error:
-            raise InputError(f"items must be an iterable, got {describe(items)}", Run([], 0.0)) from error
+        self._items: Iterator[Any] | None = an_iterator(items, "items", "")
         self._items_error: BaseException | None = None
         self._chains: list[_Chain] = []
         self._ended: deque[_Chain] = deque()

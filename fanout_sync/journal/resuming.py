@@ -15,7 +15,6 @@ from typing import TYPE_CHECKING, Any
 import attrs
 
 from ..errors import JournalConflict, WireError
-from ..interrupts import Guard
 from ..records.report import Report, failure, journal_record_of
 from ..records.status import StepError
 from ..records.step_record import JournalRecord
@@ -81,11 +80,9 @@ class Journalling:
 
     Args:
         workflow: Which one.
-        guard: Notes interrupts while the journal is opened, asked beforehand, and closed.
         clock: Seconds, monotonic.
 
     Attributes:
-        guard: As given.
         unwritten: What a killed process would lose.
         reused: How many steps need not run again.
 
@@ -93,8 +90,7 @@ class Journalling:
         JournalError: The journal cannot be used, or another run holds the workflow.
     """
 
-    def __init__(self, workflow: Workflow, guard: Guard | None = None, clock: Callable[[], float] = monotonic) -> None:
-        self.guard = guard or Guard()
+    def __init__(self, workflow: Workflow, clock: Callable[[], float] = monotonic) -> None:
         self._workflow_id = workflow.workflow_id
         self._may_rerun = workflow.on_conflict == "rerun"
         self._clock = clock

@@ -165,11 +165,11 @@ class WaitingLine:
         if running is not None and self.limiter.shares(limiter):
             self.limiter.yield_reservation(running[0])
 
-    def drain(self, *, spares_retries: bool = False) -> list[tuple[int, AgentStepSpec]]:
+    def drain(self, *, keep_retries: bool = False) -> list[tuple[int, AgentStepSpec]]:
         """Return the steps that wait, with their indices, and forget them.
 
         Args:
-            spares_retries: Whether steps that have been tried before go on waiting.
+            keep_retries: Whether steps that have been tried before go on waiting.
         """
         waiting = sorted(self._all(), key=lambda waiting_step: waiting_step.index)
         self._queues.clear()
@@ -179,7 +179,7 @@ class WaitingLine:
         self._waiting = 0
         drained = []
         for waiting_step in waiting:
-            if spares_retries and waiting_step.attempt > 1:
+            if keep_retries and waiting_step.attempt > 1:
                 self.enqueue(waiting_step)
             else:
                 drained.append((waiting_step.index, waiting_step.spec))

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 
 from attrs import define, evolve, field
 
-from ..interrupts import Guard
+from ..interrupts import InterruptScope
 from ..records.report import Report, failure
 from ..records.status import Status, StepError
 from ..records.step_record import AttemptRecord
@@ -28,12 +28,12 @@ class _History:
     attempts: list[AttemptRecord] = field(factory=list)
 
 
-class Retrying:
+class RetrySchedule:
     """Decides whether there is another attempt, and keeps the steps that wait for it.
 
     Args:
         policy: Whether and when there is another attempt; `None` for never.
-        guard: Told when the caller's own strategies run.
+        scope: Told when the caller's own strategies run.
         on_interrupt: Called when an interrupt was raised in one.
         clock: Seconds, monotonic.
 
@@ -44,12 +44,12 @@ class Retrying:
     def __init__(
         self,
         policy: RetryPolicy | None,
-        guard: Guard,
+        scope: InterruptScope,
         on_interrupt: Callable[[], None],
         clock: Callable[[], float],
     ) -> None:
         self._policy = policy
-        self._guard = guard
+        self._scope = scope
         self._on_interrupt = on_interrupt
         self._clock = clock
         self._waiting: list[tuple[float, int, AgentStepSpec]] = []
@@ -91,7 +91,7 @@ class Retrying:
                 wait_s = policy.rule.wait_after_loss(spec, number, report.status, report.reason or "")
             if wait_s is None:
                 return None
-            with self._guard.outside():
+            with self._scope.callers_code():
                 is_over = policy.is_over(
                     spec,
                     number,

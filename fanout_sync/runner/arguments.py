@@ -4,12 +4,15 @@ from __future__ import annotations
 
 import math
 import os
+import sys
+import warnings
 from collections.abc import Callable
 from concurrent.futures import Executor
 from typing import TYPE_CHECKING, Any
 
 from ..backends import Backend, ProcessBackend, ThreadBackend
 from ..checks import positive_seconds
+from ..engine.plan import RunPlan
 from ..errors import OptionError
 from ..events.senders import EventSink
 from ..executors.executor import AgentExecutor
@@ -74,7 +77,7 @@ def a_retry(value: Any) -> RetryPolicy | None:
     """Return the policy; `None` if steps are tried once."""
     if value is None:
         return None
-    from ..retry.policy import retry_policy  # few need it, and importing it is dear
+    from ..retry.policy import retry_policy  # imported lazily: slow, and few need it
 
     return retry_policy(value)
 
@@ -97,7 +100,7 @@ def rate_limits(value: Any) -> tuple[RateLimit, ...]:
     """Return all rate limits, of which there may be none."""
     if value is None:
         return ()
-    from ..limits.rate_limit import RateLimit  # few need it, and importing it is dear
+    from ..limits.rate_limit import RateLimit  # imported lazily: slow, and few need it
 
     limits = tuple(value) if isinstance(value, (list, tuple)) else (value,)
     for limit in limits:
@@ -119,7 +122,7 @@ def a_budget(value: Any) -> Budget | None:
 
 def a_workflow(value: Any) -> Workflow:
     """Return the workflow that `journal=` names."""
-    from ..journal import Workflow  # few need it, and importing it is dear
+    from ..journal import Workflow  # imported lazily: slow, and few need it
 
     return value if isinstance(value, Workflow) else Workflow(a_journal(value))
 
@@ -135,3 +138,24 @@ def a_journal(value: Any) -> Journal:
     raise OptionError(
         f"journal must be the path of an SQLite file, a Journal or what its workflow() returns, got {describe(value)}"
     )
+
+
+def warn_of_soft_timeout(plan: RunPlan) -> None:
+    """Warn if there is a timeout that the backend cannot keep."""
+    policies = plan.policies
+    if isinstance(plan.backend, Backend) or (policies.timeout_s is None and policies.timeout_for is None):
+        return
+    warnings.warn(
+        f"the timeout is a soft one: {type(plan.backend).__name__} cannot stop a step that is overdue, which is "
+        "reported as timed out and keeps its place there; backend='process' kills it",
+        stacklevel=_level_of_the_caller(),
+    )
+
+
+def _level_of_the_caller() -> int:
+    """Return the `stacklevel` at which, for `warnings.warn` where this is called, the first frame of others is."""
+    package = __name__.partition(".")[0]
+    level, frame = 1, sys._getframe(1)
+    while frame.f_back is not None and str(frame.f_globals.get("__name__")).partition(".")[0] == package:
+        level, frame = level + 1, frame.f_back
+    return level

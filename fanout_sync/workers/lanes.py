@@ -18,7 +18,7 @@ from typing import Any
 
 from ..executors.current_step import Meter
 from ..executors.executor import TEARDOWN_GRACE_S
-from ..interrupts import Guard
+from ..interrupts import InterruptScope
 from ..records.status import StepError
 from . import messages
 from .guard_process import stand_guard
@@ -147,14 +147,20 @@ class Lanes:
         return reader, writer
 
     @classmethod
-    def end(cls, warm: list[Lane], is_urgent: bool, guard: Guard | None = None) -> None:
-        """End the workers that an earlier set gave up: after `teardown`, or at once, as on an interrupt."""
+    def end(cls, warm: list[Lane], is_urgent: bool = False, scope: InterruptScope | None = None) -> None:
+        """End the workers that an earlier set gave up: after `teardown`, or at once if that is urgent.
+
+        Args:
+            warm: The workers.
+            is_urgent: Whether it is.
+            scope: An interrupt that it notes makes it so.
+        """
+        scope = scope or InterruptScope()
         lanes = cls(1, b"")
         for lane in warm:
             lanes._adopt(lane)
-        if guard is not None:
-            guard.on_interrupt = lanes.wake
-        lanes.close(lambda: is_urgent or (guard is not None and guard.is_interrupted))
+        with scope.calling(lanes.wake):
+            lanes.close(lambda: is_urgent or scope.is_interrupted)
 
     def release(self) -> list[Lane]:
         """Give up the idle workers, alive, to be the `warm` ones of another set; `close` ends the rest."""

@@ -14,7 +14,7 @@ from typing import Any
 
 import misdeeds
 import pytest
-from conftest import HANG_BOUND_S
+from bounds import HANG_BOUND_S
 
 from fanout_sync import AgentStepSpec, OptionError, ProcessBackend, ThreadBackend
 from fanout_sync.workers.calls import Calls

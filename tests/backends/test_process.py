@@ -13,7 +13,7 @@ from typing import Any
 
 import attrs
 import pytest
-from conftest import HANG_BOUND_S
+from bounds import HANG_BOUND_S
 
 from fanout_sync import (
     AgentExecutor,

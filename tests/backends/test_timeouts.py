@@ -16,7 +16,7 @@ from typing import Any
 
 import misdeeds
 import pytest
-from conftest import HANG_BOUND_S
+from bounds import HANG_BOUND_S
 from processes import eventually, is_alive, pids_in
 
 from fanout_sync import (

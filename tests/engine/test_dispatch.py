@@ -14,7 +14,9 @@ from hypothesis import strategies as st
 
 from fanout_sync import AgentStepSpec, RetryAfter, StepError
 from fanout_sync.backends.backend import Session
-from fanout_sync.engine.dispatch import MAX_WAITING, Dispatch, Policies
+from fanout_sync.engine.dispatch import Dispatch, Setting
+from fanout_sync.engine.plan import Policies
+from fanout_sync.engine.starting import MAX_WAITING
 from fanout_sync.records.report import Report, failure
 from fanout_sync.records.steps import StepOutcome
 from fanout_sync.retry.policy import Retry, RetryPolicy, retry_policy
@@ -114,7 +116,9 @@ def dispatch_of(
     clock = FakeClock()
     policy = None if retry is None else retry_policy(retry)
     session = ScriptedSession(clock, random.Random(seed), script, policy)
-    return Dispatch(specs, session, bound, lookahead, Policies(retry=policy), clock=clock), session
+    return Dispatch(
+        specs, session, Setting(bound=bound, lookahead=lookahead, policies=Policies(retry=policy), clock=clock)
+    ), session
 
 
 @settings(deadline=None, max_examples=300)
@@ -150,10 +154,9 @@ def test_an_interrupt_at_any_moment_gives_every_outcome_once(
         if len(reports) > after:
             dispatch.interrupt()
     started = len(session.started)
-    if dispatch.is_interrupted:
-        for report in _once_each(dispatch.wind_down()):
-            assert report.index not in reports
-            reports[report.index] = report
+    for report in _once_each(dispatch.rest()):
+        assert report.index not in reports
+        reports[report.index] = report
     assert len(session.started) == started, "nothing starts after an interrupt"
     assert sorted(reports) == list(range(count))
     for index, report in reports.items():
@@ -212,9 +215,9 @@ def test_a_run_inside_a_step_ends_with_it(expires_in: float) -> None:
     clock = FakeClock()
     session = ScriptedSession(clock, random.Random(3), {})
     endless = iter(lambda: make_specs(1)[0], None)
-    dispatch = Dispatch(endless, session, 2, expires_at=clock.now + expires_in, clock=clock)
+    dispatch = Dispatch(endless, session, Setting(bound=2, expires_at=clock.now + expires_in, clock=clock))
     reports = sum(1 for _ in dispatch.reports())
-    assert dispatch.is_interrupted
+    assert dispatch.state.is_interrupted
     assert reports < 100
     assert clock.now >= 100 + expires_in
 

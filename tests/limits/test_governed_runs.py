@@ -12,7 +12,7 @@ from typing import Any
 
 import pytest
 from attrs import define, field
-from conftest import HANG_BOUND_S
+from bounds import HANG_BOUND_S
 
 from fanout_sync import (
     AgentExecutor,

@@ -28,8 +28,8 @@ from fanout_sync import (
     StepRetry,
     current_step,
 )
+from fanout_sync.engine.stream import MAX_UNREAD
 from fanout_sync.retry.policy import retry_policy
-from fanout_sync.runner.runner import MAX_UNREAD
 from fanout_sync.testing import Ledger, make_specs
 
 MakeRunner = Callable[..., Runner]

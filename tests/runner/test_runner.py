@@ -13,7 +13,7 @@ from datetime import datetime, timedelta, timezone
 from typing import Any
 
 import pytest
-from conftest import HANG_BOUND_S
+from bounds import HANG_BOUND_S
 
 from fanout_sync import (
     AgentExecutor,
@@ -27,7 +27,7 @@ from fanout_sync import (
     UnknownOption,
     execute_steps_parallel,
 )
-from fanout_sync.runner.runner import MAX_UNREAD
+from fanout_sync.engine.stream import MAX_UNREAD
 from fanout_sync.testing import make_specs
 
 MakeRunner = Callable[..., Runner]

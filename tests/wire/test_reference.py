@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from conftest import HANG_BOUND_S
+from bounds import HANG_BOUND_S
 
 from fanout_sync import DEFAULT_MAX_PARALLEL_TASKS, AgentExecutor, AgentStepSpec, Runner, StepOutcome
 from fanout_sync.testing import make_specs

@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from conftest import HANG_BOUND_S
+from bounds import HANG_BOUND_S
 from processes import eventually, is_alive, pids_in
 
 from fanout_sync import AgentStepSpec, FanoutInterrupted, FunctionExecutor, Retry, Runner, StepOutcome

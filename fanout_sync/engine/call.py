@@ -1,0 +1,315 @@
+"""One call of a runner: from before its journal is opened until after its last worker is gone."""
+
+from __future__ import annotations
+
+import math
+import time
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from contextlib import ExitStack, contextmanager
+from typing import TYPE_CHECKING, Any, NoReturn, cast
+
+from attrs import define, field
+
+from ..backends.backend import Backend, RunContext, Session
+from ..errors import FanoutInterrupted, InputError, JournalConflict, JournalError
+from ..events.announcer import FLUSH_S, INTERRUPTED_FLUSH_S, Announcer
+from ..executors.current_step import CurrentStep, StopSignal, current_step, running_step
+from ..executors.step_events import StepEvents
+from ..interrupts import InterruptScope, end_as_if_killed
+from ..limits.usage_meter import RunMeter
+from ..records.report import Report
+from ..records.steps import AgentStepSpec
+from ..results.run import Run
+from .dispatch import Dispatch, Setting
+from .input import an_iterator, check, is_at_hand, length_of, raising_after, read_all
+from .plan import RunPlan
+
+if TYPE_CHECKING:
+    from ..journal.resuming import Journalling
+    from ..limits.waiting_line import WaitingLine
+
+
+@contextmanager
+def opened(plan: RunPlan, scope: InterruptScope) -> Iterator[Call]:
+    """Hold the workflow of the plan, if it has one, for the length of a `with` block.
+
+    Raises:
+        JournalError: The journal cannot be used, or another run holds the workflow.
+    """
+    if plan.workflow is None:
+        yield Call(plan, scope, None)
+        return
+    from ..journal.resuming import Journalling  # imported lazily: slow, and most runs have no journal
+
+    journalling = Journalling(plan.workflow)
+    try:
+        yield Call(plan, scope, journalling)
+    finally:
+        journalling.close()
+
+
+@define(eq=False)
+class Call:
+    """One call of a runner, in which there may be several runs in a row.
+
+    Attributes:
+        plan: What the caller wants.
+        scope: Notes interrupts as long as the call lasts.
+        journalling: The hold on the workflow; `None` without a journal.
+        began: When it or its latest round began, on the clock of `time.monotonic()`.
+        dispatch: The latest run; `None` if there was none yet.
+    """
+
+    plan: RunPlan
+    scope: InterruptScope
+    journalling: Journalling | None
+    began: float = field(factory=time.monotonic)
+    dispatch: Dispatch | None = None
+
+    # Runs with a barrier ----------------------------------------------------------------------------------------------
+
+    def run(
+        self,
+        specs: Iterable[AgentStepSpec],
+        *,
+        on_report: Callable[[Report], None] | None = None,
+        failures: int = 0,
+        before: Run | None = None,
+    ) -> tuple[Run, Dispatch]:
+        """Run specs to their end.
+
+        Args:
+            specs: As in `Runner.run`.
+            on_report: Called with each step's last report, before more of `specs` is read.
+            failures: How many steps have failed in the rounds before.
+            before: The last of those rounds.
+
+        Returns:
+            The run, complete or interrupted, and how it went.
+
+        Raises:
+            Exception: As in `Runner.run`, but for an interrupt: that is for `end` to raise.
+        """
+        self.began = time.monotonic()
+        total = length_of(specs)
+        if self.journalling is not None and on_report is None:
+            specs = self._checked(specs, self.journalling, before)
+        reports: dict[int, Report] = {}
+        with self.dispatching(specs, total, failures=failures) as dispatch:
+            for report in _all_reports(dispatch):
+                reports[report.index] = report
+                if on_report is not None:
+                    on_report(report)
+        run = self.run_of(reports.values())
+        if not dispatch.state.is_interrupted:
+            raise_what_ended(dispatch, run)
+        return run, dispatch
+
+    def _checked(
+        self, specs: Iterable[AgentStepSpec], journalling: Journalling, before: Run | None
+    ) -> Iterable[AgentStepSpec]:
+        """Return specs that can be journalled, all of them read; nothing of an input that the user interrupts."""
+        try:
+            read, error = (specs, None) if is_at_hand(specs) else read_all(specs, self.scope)
+        except KeyboardInterrupt:
+            self.scope.note()
+            return []
+        try:
+            check(read, journalling)
+        except JournalConflict as conflict:
+            raise JournalConflict(conflict.reason, conflict.conflicts, before) from None
+        return read if error is None else raising_after(read, error)
+
+    def run_of(self, reports: Iterable[Report]) -> Run:
+        """Return the run that came to these reports, with what was used of the budget."""
+        now, budget = time.monotonic(), self.plan.budget
+        notes = () if budget is None else (budget.summary_line(now),)
+        return Run(sorted(reports, key=lambda report: report.index), now - self.began, notes)
+
+    def end(self, run: Run) -> Run:
+        """Return the run, or raise the interrupt. The last act of a call, while interrupts are still noted.
+
+        Raises:
+            FanoutInterrupted: The call was interrupted, and the caller wants it raised.
+        """
+        if self.is_interrupted and self.plan.raises_interrupts:
+            self.raise_interrupt(run)
+        return run
+
+    @property
+    def is_interrupted(self) -> bool:
+        """Whether there was an interrupt, noted or raised in the caller's code, or the outer step was cancelled."""
+        return self.scope.is_interrupted or (self.dispatch is not None and self.dispatch.state.is_interrupted)
+
+    def raise_interrupt(self, run: Run, yielded: int = 0, total: int | None = None) -> NoReturn:
+        """Raise what an interrupted run ends with.
+
+        Args:
+            run: What there is of it.
+            yielded: How many outcomes a stream had yielded before.
+            total: How many steps there are; `None` if nobody can tell.
+        """
+        end_as_if_killed()
+        raise FanoutInterrupted(run, yielded, total)
+
+    # One run ----------------------------------------------------------------------------------------------------------
+
+    @contextmanager
+    def dispatching(
+        self, specs: Iterable[AgentStepSpec], total: int | None, *, is_stream: bool = False, failures: int = 0
+    ) -> Iterator[Dispatch]:
+        """Open a session of the backend for one run, and end it: in order, or at once if the run ends early.
+
+        Args:
+            specs: What to run.
+            total: How many there are, as far as that is known.
+            is_stream: Whether the caller may be away between two outcomes.
+            failures: How many steps have failed in the rounds before.
+        """
+        plan, scope = self.plan, self.scope
+        source = cast("Sequence[Any]", specs) if is_at_hand(specs) else an_iterator(specs)
+        # Whoever reads them from elsewhere may be away for long, too, while the next spec is being made.
+        is_unattended = is_stream or not is_at_hand(specs)
+        bound, meter, outer = plan.bound(), RunMeter(), _outer_step()
+        with ExitStack() as stack:
+            waiting_line = stack.enter_context(_limited(plan, meter, outer))
+            on_end = waiting_line.ended if waiting_line is not None and is_unattended else None
+            session = self._open_session(bound, meter, on_end, is_unattended)
+            announcer = None
+            try:
+                if plan.event_tx is not None:
+                    announcer = Announcer(plan.event_tx, total)
+                setting = Setting(
+                    bound=bound,
+                    # With events, a step is handed over no sooner than it starts, so that its start can be told.
+                    lookahead=0 if is_unattended or announcer is not None else session.lookahead,
+                    policies=plan.policies,
+                    scope=scope,
+                    announcer=announcer,
+                    waiting_line=waiting_line,
+                    journalling=self.journalling,
+                    meter=meter,
+                    expires_at=math.inf if outer is None or outer.deadline is None else outer.deadline,
+                    failures=failures,
+                )
+                dispatch = self.dispatch = Dispatch(source, session, setting)
+                with scope.calling(dispatch.interrupt), _stopped_with(outer, dispatch):
+                    yield dispatch
+                    _end_session(session, dispatch, scope)
+            except BaseException:
+                scope.is_attended = True
+                session.abort()
+                raise
+            finally:
+                if announcer is not None:
+                    announcer.close(INTERRUPTED_FLUSH_S if scope.is_interrupted else FLUSH_S)
+
+    def _open_session(
+        self, bound: int, meter: RunMeter, on_end: Callable[[Report], None] | None, is_unattended: bool
+    ) -> Session:
+        plan = self.plan
+        context = RunContext(
+            executor=plan.executor,
+            bound=bound,
+            meter=meter,
+            # There is one if anybody listens, be it to the usage of steps alone.
+            event_tx=StepEvents(plan.event_tx) if plan.event_tx is not None or plan.is_limited else None,
+            retry_rule=None if plan.policies.retry is None else plan.policies.retry.rule,
+            stop=StopSignal(),
+            unattended=is_unattended,
+            on_end=on_end,
+        )
+        if isinstance(plan.backend, Backend):
+            return plan.backend.open(context)
+        from ..backends.foreign import ForeignSession  # imported lazily: few use the pools of others
+
+        return ForeignSession(plan.backend, context)
+
+    @contextmanager
+    def warm(self) -> Iterator[None]:
+        """Keep workers from one run of the call to the next."""
+        backend = self.plan.backend
+        if not isinstance(backend, Backend):
+            yield
+            return
+        backend.keep_warm()
+        is_urgent = True
+        try:
+            yield
+            is_urgent = False
+        finally:
+            backend.cool_down(self.scope, is_urgent=is_urgent)
+
+
+def raise_what_ended(dispatch: Dispatch, run: Run) -> None:
+    """Raise what ended a run before its time, if anything did, with the steps that were done.
+
+    Raises:
+        JournalError: The journal failed.
+        JournalConflict: A spec is not the one that was journalled.
+        InputError: The input raised, or an item was no spec.
+    """
+    if (failed := dispatch.state.journal_error) is not None:
+        raise JournalError(failed.reason, run) from failed.__cause__
+    error = dispatch.input.error
+    if isinstance(error, JournalConflict):
+        raise JournalConflict(error.reason, error.conflicts, run) from error.__cause__
+    if error is not None:
+        raise InputError(dispatch.input.reason, run) from error
+
+
+def _all_reports(dispatch: Dispatch) -> Iterator[Report]:
+    try:
+        yield from dispatch.reports()
+    except KeyboardInterrupt:  # one that was raised rather than noted, by whatever means
+        dispatch.interrupt()
+    yield from dispatch.rest()
+
+
+def _end_session(session: Session, dispatch: Dispatch, scope: InterruptScope) -> None:
+    scope.is_attended = True
+    if dispatch.state.is_interrupted or dispatch.state.is_left:
+        session.abort()
+    else:
+        session.close()
+
+
+def _outer_step() -> CurrentStep | None:
+    """Return the step that this run is part of."""
+    return None if running_step.get() is None else current_step()
+
+
+@contextmanager
+def _stopped_with(outer: CurrentStep | None, dispatch: Dispatch) -> Iterator[None]:
+    """Give the run up when the step is cancelled that it is part of."""
+    if outer is None:
+        yield
+        return
+    outer.stop.listen(dispatch.interrupt)
+    try:
+        yield
+    finally:
+        outer.stop.unlisten(dispatch.interrupt)
+
+
+@contextmanager
+def _limited(plan: RunPlan, meter: RunMeter, outer: CurrentStep | None) -> Iterator[WaitingLine | None]:
+    """Have the limits and the budget know of a run as long as it lasts."""
+    if not plan.is_limited:
+        yield None
+        return
+    from ..limits.limiter import Limiter
+    from ..limits.waiting_line import WaitingLine  # imported lazily: slow, and few runs are limited
+
+    limiter = Limiter(plan.limits, plan.budget)
+    waiting_line = WaitingLine(limiter)
+    meter.on_usage, meter.on_nest = waiting_line.spend, waiting_line.nest
+    limiter.begin_run(time.monotonic())
+    try:
+        if outer is not None:
+            outer.meter.nest(outer.index, limiter)
+        yield waiting_line
+    finally:
+        now = time.monotonic()
+        waiting_line.close(now)
+        limiter.end_run(now)

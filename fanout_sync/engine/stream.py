@@ -1,0 +1,81 @@
+"""Outcomes one by one, as they become available."""
+
+from __future__ import annotations
+
+from collections.abc import Generator, Iterable, Iterator
+from contextlib import suppress
+
+from ..interrupts import InterruptScope
+from ..records.report import Report
+from ..records.steps import AgentStepSpec, StepOutcome
+from .call import opened, raise_what_ended
+from .dispatch import Dispatch
+from .input import Rereadable, an_iterator, check, is_at_hand, length_of
+from .plan import RunPlan
+
+MAX_UNREAD = 256
+"""How many outcomes a stream in the order of the input holds back behind a slow step before it stops feeding."""
+
+
+def stream(
+    plan: RunPlan, specs: Iterable[AgentStepSpec], *, in_input_order: bool
+) -> Generator[StepOutcome, None, None]:
+    """Yield outcomes as they become available; see `Runner.stream`.
+
+    Raises:
+        InputError: At once: the specs are not iterable. For the rest see `Runner.stream`.
+    """
+    source = specs if is_at_hand(specs) else an_iterator(specs)
+    return _outcomes(plan, specs, source, in_input_order)
+
+
+def _outcomes(
+    plan: RunPlan, given: Iterable[AgentStepSpec], source: Iterable[AgentStepSpec], in_input_order: bool
+) -> Generator[StepOutcome, None, None]:
+    total = length_of(given)
+    unread: dict[int, Report] = {}
+    yielded = 0
+    with InterruptScope() as scope:
+        with opened(plan, scope) as call:
+            if call.journalling is not None and (is_at_hand(given) or isinstance(given, Rereadable)):
+                check(given, call.journalling)
+            with call.dispatching(source, total, is_stream=True) as dispatch:
+                try:
+                    for report in _in_input_order(dispatch, unread) if in_input_order else dispatch.reports():
+                        yielded += 1
+                        scope.is_inside = False
+                        yield report.outcome
+                        scope.is_inside = True
+                except KeyboardInterrupt:  # thrown in by a consumer that was interrupted and wants what is left
+                    dispatch.interrupt()
+                except BaseException:  # the consumer has closed the stream, or dropped it, or thrown an error into it
+                    dispatch.leave()
+                    raise
+                finally:
+                    scope.is_inside = True
+                    unread.update((report.index, report) for report in dispatch.rest())
+        run = call.run_of(unread.values())
+        if not call.is_interrupted:
+            raise_what_ended(dispatch, run)
+        elif plan.raises_interrupts:
+            call.raise_interrupt(run, yielded, total)
+        for outcome in run:
+            with suppress(KeyboardInterrupt), scope.callers_code():
+                yield outcome
+
+
+def _in_input_order(dispatch: Dispatch, unread: dict[int, Report]) -> Iterator[Report]:
+    """Yield reports in the order of the input.
+
+    Args:
+        dispatch: Where they come from.
+        unread: Holds those that are not yielded yet.
+    """
+    widest = dispatch.window
+    due = 0
+    for report in dispatch.reports():
+        unread[report.index] = report
+        while due in unread:
+            yield unread.pop(due)
+            due += 1
+        dispatch.window = min(widest, MAX_UNREAD + widest - len(unread))
