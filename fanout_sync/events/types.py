@@ -2,15 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from typing import TYPE_CHECKING, Any, ClassVar, cast
 
 from attrs import Attribute, field, frozen
 
 from ..errors import WireError
 from ..records.steps import Json, WireRecord
-from ..wire.codec import as_mapping, fields_of
-from ..wire.strict_json import check_record, check_text, described, parse_json, write_json
+from ..wire.codec import as_mapping, fields_of, refuse_repeated
+from ..wire.strict_json import check_json, check_text, described, parse_json, plain, write_json
 
 if TYPE_CHECKING:
     from typing_extensions import Self
@@ -55,7 +55,7 @@ class Event(WireRecord):
             WireError: A field holds what JSON cannot carry; it is named.
         """
         value = self._on_wire()
-        check_record(value)
+        check_json(value)
         return value
 
     def to_json(self) -> str:
@@ -73,19 +73,21 @@ class Event(WireRecord):
         Raises:
             WireError: `type` or a field is missing or wrong; it is named.
         """
-        fields = dict(as_mapping(mapping))
-        event_class = _class_for(cls, _tag_of(fields))
-        if event_class is UnknownEvent:
-            check_record(fields)
-            return cast("Self", UnknownEvent(fields.pop("type"), fields))
-        return cast("Self", cls.codec.from_dict(event_class, fields))
+        fields = as_mapping(mapping)
+        refuse_repeated(fields, ("type",))
+        tag = _tag_of(fields)
+        event_class = _class_for(cls, tag)
+        if event_class is not UnknownEvent:
+            return cast("Self", cls.codec.from_dict(event_class, fields))
+        check_json(fields if isinstance(fields, dict) else dict(fields))
+        return cast("Self", UnknownEvent(tag, {name: plain(value) for name, value in fields.items() if name != "type"}))
 
     @classmethod
     def from_json(cls, text: str | bytes) -> Self:
         """Read the event that `type` names from one JSON object.
 
         Raises:
-            WireError: The text is no JSON, has a duplicate key, or is no such event; the field is named.
+            WireError: The text is no JSON, repeats a field, or is no such event; the field is named.
         """
         return cls.from_dict(parse_json(text))
 
@@ -93,7 +95,7 @@ class Event(WireRecord):
         return {"type": self.tag, **fields_of(self)}
 
 
-def _tag_of(fields: dict[str, Json]) -> str:
+def _tag_of(fields: Mapping[str, Json]) -> str:
     if "type" not in fields:
         raise WireError("missing; every event has one", "type")
     tag = fields["type"]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import time
 from collections.abc import Iterable, Iterator, Mapping
 from typing import Any
@@ -9,11 +10,14 @@ from typing import Any
 from ..errors import JournalError, WireError
 from ..records.step_record import JournalRecord
 from ..records.steps import Json, StepOutcome
-from ..wire.codec import as_mapping
+from ..wire.codec import as_mapping, refuse_repeated
 from ..wire.strict_json import check_text, described, parse_json, write_json
 
 SCHEMA_VERSION = 1
 """The newest form of a checkpoint that can be read, and the one that is written."""
+
+_FIELDS = ("schema_version", "workflow_id", "steps", "checkpoint_ms")
+_FIELDS_OF_STEP = ("task_id", "outcome")
 
 
 def write_checkpoint(workflow_id: str, records: Iterable[JournalRecord]) -> str:
@@ -43,6 +47,7 @@ def read_checkpoint(json: str | bytes | Mapping[str, Any]) -> tuple[str, dict[st
         JournalError: A newer version has written it.
     """
     checkpoint = as_mapping(json if isinstance(json, Mapping) else parse_json(json))
+    refuse_repeated(checkpoint, _FIELDS)
     _check_version(checkpoint.get("schema_version", 0))
     workflow_id = _text(checkpoint, "workflow_id")
     if not workflow_id:
@@ -73,10 +78,9 @@ def _records(steps: Json) -> Iterator[JournalRecord]:
 
 def _record(index: int, step: Json) -> JournalRecord:
     place = f"steps[{index}]"
-    try:
+    with _placed(place):
         fields = as_mapping(step)
-    except WireError as error:
-        raise WireError(error.reason, place) from None
+        refuse_repeated(fields, _FIELDS_OF_STEP)
     outcome = _outcome(_required(fields, "outcome", place), f"{place}.outcome")
     return JournalRecord(
         index=index,
@@ -93,8 +97,14 @@ def _record(index: int, step: Json) -> JournalRecord:
 
 
 def _outcome(value: Json, place: str) -> StepOutcome:
-    try:
+    with _placed(place):
         return StepOutcome.from_dict(value)
+
+
+@contextlib.contextmanager
+def _placed(place: str) -> Iterator[None]:
+    try:
+        yield
     except WireError as error:
         raise WireError(error.reason, f"{place}.{error.field}" if error.field else place) from None
 

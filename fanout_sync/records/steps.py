@@ -67,7 +67,7 @@ class WireRecord:
         """Read the record from one JSON object (`bytes` are UTF-8), as strictly as serde_json does.
 
         Raises:
-            WireError: The text is no JSON, has a duplicate key, or is no such record; the field is named.
+            WireError: The text is no JSON, repeats a field, or is no such record; the field is named.
         """
         return cls.codec.from_json(cls, text)
 

@@ -7,14 +7,14 @@ from __future__ import annotations
 
 import functools
 import math
-from collections.abc import Mapping
-from typing import TYPE_CHECKING, Any
+from collections.abc import Container, Mapping
+from typing import TYPE_CHECKING, Any, cast
 
 import attrs
 
 from ..errors import WireError
 from ..records.steps import Json, R
-from .strict_json import check_json, check_record, check_text, described, parse_json, shortened, write_json
+from .strict_json import RepeatedKeys, check_json, check_text, described, parse_json, shortened, write_json
 
 if TYPE_CHECKING:
     from cattrs import ClassValidationError, Converter
@@ -25,18 +25,17 @@ class RecordCodec:
 
     def to_dict(self, record: Any) -> dict[str, Json]:
         value = fields_of(record)
-        check_record(value)
+        check_json(value)
         return value
 
     def from_dict(self, cls: type[R], mapping: Any) -> R:
-        # A copy, because `[]` on somebody's defaultdict would invent the fields that are missing.
-        return _structured(cls, dict(as_mapping(mapping)))
+        return _structured(cls, mapping)
 
     def to_json(self, record: Any) -> str:
         return write_json(fields_of(record))
 
     def from_json(self, cls: type[R], text: str | bytes) -> R:
-        return _structured(cls, as_mapping(parse_json(text)))
+        return _structured(cls, parse_json(text))
 
 
 def as_mapping(value: Any) -> Mapping[str, Json]:
@@ -45,9 +44,22 @@ def as_mapping(value: Any) -> Mapping[str, Json]:
     Raises:
         WireError: It is something else.
     """
-    if isinstance(value, Mapping):
+    if type(value) is dict or isinstance(value, Mapping):
         return value
     raise WireError(f"expected an object, got {described(value)}")
+
+
+def refuse_repeated(mapping: Mapping[str, Json], names: Container[str]) -> None:
+    """Refuse an object that was read and has one of `names`, its known fields, more than once.
+
+    Raises:
+        WireError: It has; the field is named. Others may be repeated: they are ignored.
+    """
+    seen: set[str] = set()
+    for name, _ in mapping.pairs if isinstance(mapping, RepeatedKeys) else ():
+        if name in seen and name in names:
+            raise WireError("duplicate key", name)
+        seen.add(name)
 
 
 def fields_of(record: Any) -> dict[str, Json]:
@@ -57,9 +69,13 @@ def fields_of(record: Any) -> dict[str, Json]:
     return {field.name: value for field, value in fields if value is not None or field.default is not None}
 
 
-def _structured(cls: type[R], mapping: Mapping[str, Json]) -> R:
+def _structured(cls: type[R], value: Any) -> R:
     from cattrs import ClassValidationError
 
+    mapping = as_mapping(value)
+    if type(mapping) is not dict:
+        refuse_repeated(mapping, [field.name for field in attrs.fields(cast("type[Any]", cls))])
+        mapping = dict(mapping)  # because `[]` on somebody's defaultdict would invent the fields that are missing
     try:
         return _converter().structure(mapping, cls)
     except ClassValidationError as error:
@@ -130,8 +146,7 @@ def _read_float(value: Json, _: Any) -> float:
 
 
 def _read_any(value: Json, _: Any) -> Json:
-    check_json(value, "")
-    return value
+    return check_json(value, "")
 
 
 def _unexpected(expected: str, value: Any) -> WireError:

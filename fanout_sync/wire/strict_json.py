@@ -1,14 +1,13 @@
-"""JSON as serde_json reads and writes it: strict, compact, and every refusal a `WireError` that names the place."""
+"""JSON as serde_json reads and writes it: strict, compact, and every refusal a `WireError`."""
 
 from __future__ import annotations
 
 import math
-import re
 from collections import deque
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from json import JSONDecodeError, JSONDecoder
 from json.encoder import encode_basestring
-from typing import Any, TypeVar
+from typing import Any
 
 from ..errors import WireError
 from ..records.steps import Json
@@ -16,14 +15,14 @@ from ..records.steps import Json
 MAX_DEPTH = 127
 """How deep objects and arrays nest, the record's own object counted: serde_json refuses to enter the 128th level."""
 
-T = TypeVar("T")
 Place = list["str | int"]
 """Where a value stands: keys and indices from the record down; it becomes text only in an error."""
 
 quoted: Callable[[str], str] = encode_basestring
 """Returns a string as JSON has it; what is no UTF-8 stays as it is."""
 
-_QUICK_INT_BITS = 1024
+_LITERALS = {None: "null", True: "true", False: "false"}
+_TOO_DEEP = f"nested deeper than {MAX_DEPTH} levels"
 _DROP = deque[str](maxlen=0).append  # where the text goes when only its being possible matters
 
 # --- writing ------------------------------------------------------------------------------------------------------
@@ -40,40 +39,32 @@ def write_json(value: Json) -> str:
     return "".join(pieces)
 
 
-def check_json(value: Json, path: str) -> None:
+def check_json(value: Json, *path: str) -> Json:
     """Refuse what the wire cannot carry.
 
     Args:
-        value: What is to stand in a field of a record.
-        path: The name of that field.
+        value: What is to stand in a field of a record, or a whole record.
+        path: The name of that field; none for a record.
+
+    Returns:
+        `value`, or `plain(value)` if there is anything uncommon in it, such as a `RepeatedKeys`.
 
     Raises:
         WireError: A key is no `str`; a value is no `dict`, `list`, `str`, `int`, finite `float`, `bool` or `None`;
             a string holds a lone surrogate; or it nests deeper than `MAX_DEPTH`, as a cycle does.
     """
-    if not _is_plain(value, MAX_DEPTH - 1):
-        _write(value, [path], _DROP)
+    if _is_plain(value, MAX_DEPTH - len(path)):
+        return value
+    _write(value, [*path], _DROP)
+    return plain(value)
 
 
-def check_record(value: dict[str, Json]) -> None:
-    """Refuse a whole record that the wire cannot carry, as `check_json` does; the field is named.
-
-    Raises:
-        WireError: Some field holds what JSON cannot carry.
-    """
-    _write(value, [], _DROP)
-
-
-def check_text(value: str, path: str) -> None:
+def check_text(value: str, *path: str | int) -> None:
     """Refuse a string that UTF-8 cannot carry.
 
     Raises:
         WireError: It holds a lone surrogate, as `os.fsdecode` and `"surrogateescape"` make them.
     """
-    _check_text(value, [path])
-
-
-def _check_text(value: str, path: Place) -> None:
     if value.isascii():  # by far the quickest answer, and the most frequent one
         return
     try:
@@ -87,52 +78,61 @@ def _is_plain(value: Json, room: int) -> bool:
     """Whether it is JSON of the commonest kinds throughout: a quick look, of which `_write` is the thorough one."""
     kind = type(value)
     if kind is str:
-        return bool(value.isascii())
+        return value.isascii() or _is_text(value)
     if kind is dict:
         return room > 0 and all(
-            type(key) is str and key.isascii() and _is_plain(item, room - 1) for key, item in value.items()
+            type(key) is str and (key.isascii() or _is_text(key)) and _is_plain(item, room - 1)
+            for key, item in value.items()
         )
     if kind is list:
         return room > 0 and all(_is_plain(item, room - 1) for item in value)
     if kind is float:
         return math.isfinite(value)
     if kind is int:
-        return bool(value.bit_length() <= _QUICK_INT_BITS)
+        return bool(value.bit_length() <= 1024)  # the shortest limit that int() can be given is about 2100 bits
     return kind is bool or value is None
+
+
+def _is_text(value: str) -> bool:
+    try:
+        value.encode()
+    except UnicodeEncodeError:
+        return False
+    return True
 
 
 def _write(value: Json, path: Place, out: Callable[[str], object]) -> None:
     # One walk validates and writes. `path` is one list that grows and shrinks: when something is refused it is
     # left as it stands, and tells where.
     if isinstance(value, str):
-        _check_text(value, path)
+        if not (value.isascii() or _is_text(value)):
+            check_text(value, *path)
         out(encode_basestring(value))
-    elif value is None:
-        out("null")
-    elif value is True:
-        out("true")
-    elif value is False:
-        out("false")
+    elif value is None or value is True or value is False:
+        out(_LITERALS[value])
     elif isinstance(value, int):
         out(_int_text(value, path))
     elif isinstance(value, float):
         out(_float_text(value, path))
-    elif isinstance(value, dict):
-        _write_object(value, path, out)
-    elif isinstance(value, list):
-        _write_array(value, path, out)
+    elif isinstance(value, (dict, list)):
+        if len(path) >= MAX_DEPTH:
+            raise WireError(_TOO_DEEP, _shown(path[:1]))
+        if isinstance(value, dict):
+            _write_object(value, path, out)
+        else:
+            _write_array(value, path, out)
     else:
         raise WireError(f"expected a JSON value, got {described(value)}", _shown(path))
 
 
 def _write_object(value: dict[str, Json], path: Place, out: Callable[[str], object]) -> None:
-    _enter(path)
     lead = "{"
-    for key, item in value.items():
+    for key, item in value.pairs if isinstance(value, RepeatedKeys) else value.items():
         if not isinstance(key, str):
             raise WireError(f"expected a string as key, got {described(key)}", _shown(path))
         path.append(key)
-        _check_text(key, path)
+        if not (key.isascii() or _is_text(key)):
+            check_text(key, *path)
         out(lead)
         out(encode_basestring(key))
         out(":")
@@ -143,7 +143,6 @@ def _write_object(value: dict[str, Json], path: Place, out: Callable[[str], obje
 
 
 def _write_array(value: list[Json], path: Place, out: Callable[[str], object]) -> None:
-    _enter(path)
     lead = "["
     for index, item in enumerate(value):
         path.append(index)
@@ -152,11 +151,6 @@ def _write_array(value: list[Json], path: Place, out: Callable[[str], object]) -
         path.pop()
         lead = ","
     out("]" if value else "[]")
-
-
-def _enter(path: Place) -> None:
-    if len(path) >= MAX_DEPTH:
-        raise _too_deep(path)
 
 
 def _int_text(value: int, path: Place) -> str:
@@ -175,68 +169,79 @@ def _float_text(value: float, path: Place) -> str:
     mantissa, _, exponent = float.__repr__(value).partition("e")
     if not exponent:
         return mantissa
-    power = int(exponent)
-    if power == -5:  # the one place where Python turns to an exponent sooner than ryu does: 1.2e-05 is 0.000012
+    if exponent == "-05":  # the one place where Python turns to an exponent sooner than ryu: 1.2e-05 is 0.000012
         sign = "-" if value < 0 else ""
         return f"{sign}0.0000{mantissa.lstrip('-').replace('.', '')}"
-    return f"{mantissa}e{power}"
+    return f"{mantissa}e{int(exponent)}"
 
 
 # --- reading ------------------------------------------------------------------------------------------------------
 
 
+class RepeatedKeys(dict[str, Json]):
+    """An object whose text has some key more than once: the last value of each, and in `pairs` all of them.
+
+    Whoever reads a record refuses it if one of its fields is repeated; `plain` makes a `dict` of it elsewhere.
+    """
+
+    def __init__(self, pairs: list[tuple[str, Json]]) -> None:
+        super().__init__(pairs)
+        self.pairs = pairs
+
+
+def plain(value: Json) -> Json:
+    """Return a copy of a checked value in plain dicts and lists, with the last value of a repeated key."""
+    if isinstance(value, dict):
+        return {key: plain(item) for key, item in value.items()}
+    return [plain(item) for item in value] if isinstance(value, list) else value
+
+
 def parse_json(text: str | bytes) -> Json:
-    """Read one JSON value, strictly.
+    """Read one JSON value. What no record can hold is left to be refused where a record holds it.
 
     Args:
         text: The whole text; `bytes` are UTF-8 without a byte order mark.
 
     Returns:
-        The value; an `int` of any length that `int()` accepts, except that `-0` is `-0.0` as in serde_json. What is
-        checked in a record's known fields only, because serde_json ignores it in others: lone surrogates in escapes,
-        and nesting beyond `MAX_DEPTH` that the parser could still read.
+        The value; an object that repeats a key is a `RepeatedKeys`. `-0` is `-0.0` as in serde_json, other integers
+        are an `int` of any length that `int()` accepts. A number beyond that, or beyond what a `float` holds, is
+        infinite: serde_json refuses it in a known field, and does not look at it in an unknown one. The same holds
+        for lone surrogates in escapes, and for nesting beyond `MAX_DEPTH` that the parser could still read.
 
     Raises:
-        WireError: It is no JSON, has a duplicate key, or a number that no `int` or finite `float` holds.
+        WireError: It is no JSON; `NaN` and `Infinity` are none, and their place is named. Or the name of a field of
+            the outermost object holds a lone surrogate.
     """
     if isinstance(text, bytes):
-        text = _decoded(text)
+        try:
+            text = text.decode()
+        except UnicodeDecodeError as error:
+            reason = f"expected UTF-8, got the byte 0x{text[error.start]:02x} at byte {error.start} ({error.reason})"
+            raise WireError(reason) from None
     elif not isinstance(text, str):
         raise TypeError(f"JSON is read from str or bytes, got {type(text).__name__}")
     if text.startswith("\ufeff"):
         raise WireError("starts with a byte order mark (U+FEFF); expected UTF-8 without one")
     try:
-        return _STRICT.decode(text)
-    except (_Refused, JSONDecodeError, RecursionError):
-        raise _explained(text) from None
-
-
-def _decoded(text: bytes) -> str:
-    try:
-        return text.decode()
-    except UnicodeDecodeError as error:
-        reason = f"expected UTF-8, got the byte 0x{text[error.start]:02x} at byte {error.start} ({error.reason})"
-        raise WireError(reason) from None
-
-
-class _Refused(Exception):
-    """What a decoder hook refuses; the hooks are not told where they are."""
-
-    def __init__(self, reason: str, key: str | None = None) -> None:
-        super().__init__(reason, key)
-        self.reason = reason
-        self.key = key
+        try:
+            value = _STRICT.decode(text)
+        except WireError:  # the hook of NaN is not told where it is: read again, keep it, and look for it
+            check_json(_LENIENT.decode(text))
+            raise
+    except JSONDecodeError as error:
+        place = f"column {error.colno}" if error.lineno == 1 else f"line {error.lineno} column {error.colno}"
+        raise WireError(f"no valid JSON: {error.msg.removesuffix(' at')} at {place}") from None
+    except RecursionError:
+        raise WireError(_TOO_DEEP) from None
+    if isinstance(value, dict) and not "".join(value).isascii():
+        for name in value:
+            check_text(name, name)
+    return value
 
 
 def _object(pairs: list[tuple[str, Json]]) -> dict[str, Json]:
     value = dict(pairs)
-    if len(value) != len(pairs):
-        seen: set[str] = set()
-        for key, _ in pairs:
-            if key in seen:
-                raise _Refused("duplicate key", key)
-            seen.add(key)
-    return value
+    return value if len(value) == len(pairs) else RepeatedKeys(pairs)
 
 
 def _int(digits: str) -> int | float:
@@ -244,143 +249,46 @@ def _int(digits: str) -> int | float:
         return -0.0
     try:
         return int(digits)
-    except ValueError:
-        raise _Refused(f"expected a shorter integer, got one of {len(digits)} digits") from None
+    except ValueError:  # more digits than sys.get_int_max_str_digits(), which is at least 640
+        return float(digits)
 
 
-def _float(digits: str) -> float:
-    value = float(digits)
-    if math.isinf(value):
-        raise _Refused(f"expected a finite number, got {shortened(digits)}")
-    return value
+def _refuse_constant(name: str) -> Json:
+    raise WireError(f"expected a JSON value, got {name}")
 
 
-def _constant(name: str) -> Json:
-    raise _Refused(f"expected a JSON value, got {name}")
-
-
-def _kept(hook: Callable[[T], Json]) -> Callable[[T], Json]:
-    def keeping(argument: T) -> Json:
-        try:
-            return hook(argument)
-        except _Refused as refused:
-            return refused
-
-    return keeping
-
-
-_STRICT = JSONDecoder(object_pairs_hook=_object, parse_int=_int, parse_float=_float, parse_constant=_constant)
-# A second reading, only after the first one refused: what is refused is left in its place, to be found there.
-_LOCATING = JSONDecoder(
-    object_pairs_hook=_kept(_object),
-    parse_int=_kept(_int),
-    parse_float=_kept(_float),
-    parse_constant=_kept(_constant),
-)
-
-
-def _explained(text: str) -> WireError:
-    try:
-        value = _LOCATING.decode(text)
-    except JSONDecodeError as error:
-        place = f"column {error.colno}" if error.lineno == 1 else f"line {error.lineno} column {error.colno}"
-        problem = error.msg.removesuffix(" at")
-        return WireError(f"no valid JSON: {problem} at {place}", _shown(_path_at(text, error.pos)))
-    except RecursionError:
-        return _too_deep(_path_at(text, len(text)))
-    return _found(value)
-
-
-def _found(value: Json) -> WireError:
-    # No recursion: the parser can go deeper than the Python stack may have room for.
-    pending: list[tuple[Json, Place]] = [(value, [])]
-    while True:  # the first reading was refused, so there is a `_Refused` to be found
-        value, path = pending.pop()
-        if len(path) > MAX_DEPTH:
-            return _too_deep(path)
-        if isinstance(value, _Refused):
-            return WireError(value.reason, _shown(path if value.key is None else [*path, value.key]))
-        if isinstance(value, dict):
-            pending += [(item, [*path, key]) for key, item in reversed(value.items())]
-        elif isinstance(value, list):
-            pending += [(item, [*path, index]) for index, item in reversed(list(enumerate(value)))]
-
-
-_TOKEN = re.compile(r'(?P<string>"[^"\\]*(?:\\.[^"\\]*)*")|(?P<mark>["\[\]{},:])|[^\s"\[\]{},:]+', re.DOTALL)
-
-
-def _path_at(text: str, end: int) -> Place:
-    # Where the parser gave up: "" is an object between two of its fields.
-    path: Place = []
-    key = ""
-    for token in _TOKEN.finditer(text, 0, end):
-        mark = token["mark"]
-        if mark == '"' or len(path) > MAX_DEPTH:  # a string that does not end; deep enough
-            break
-        if mark == "{" or mark == "[":
-            path.append("" if mark == "{" else 0)
-        elif path:
-            key = _passed(path, token, key)
-    return [step for step in path if step != ""]
-
-
-def _passed(path: Place, token: re.Match[str], key: str) -> str:
-    # Moves the end of `path` past `token`, and returns the key that was read last.
-    mark, last = token["mark"], path[-1]
-    if mark == ":":
-        path[-1] = key
-    elif mark == ",":
-        path[-1] = last + 1 if isinstance(last, int) else ""
-    elif token["string"] and last == "":
-        return token["string"][1:-1]
-    else:  # a value ends here
-        if mark:
-            path.pop()
-        if path and isinstance(path[-1], str):
-            path[-1] = ""
-    return key
-
+_STRICT = JSONDecoder(object_pairs_hook=_object, parse_int=_int, parse_constant=_refuse_constant)
+_LENIENT = JSONDecoder(object_pairs_hook=_object, parse_int=lambda _: 0, parse_float=lambda _: 0)
 
 # --- what an error says: short, whatever came -----------------------------------------------------------------------
 
 
 def described(value: Any) -> str:
     """Return what `value` is, in a few words of JSON's own, for an error message."""
-    if value is None:
-        return "null"
-    if isinstance(value, bool):
-        return "true" if value else "false"
+    if value is None or isinstance(value, bool):
+        return _LITERALS[value]
     if isinstance(value, str):
         return f"the string {shortened(str(value[:100]).__repr__())}"
     if isinstance(value, int):
         return f"the integer {int(value)}" if value.bit_length() <= 128 else f"an integer of {value.bit_length()} bits"
     if isinstance(value, float):
         return f"the number {float(value)}"
-    if isinstance(value, dict):
-        return "an object"
-    if isinstance(value, list):
-        return "an array"
+    if isinstance(value, (dict, list)):
+        return "an object" if isinstance(value, dict) else "an array"
     cls = type(value)
     module = "" if cls.__module__ == "builtins" else f"{cls.__module__}."
     return f"an instance of {module}{cls.__qualname__}"
 
 
-def _too_deep(path: Place) -> WireError:
-    return WireError(f"nested deeper than {MAX_DEPTH} levels", _shown(path[:1]))
-
-
-def _shown(path: Place) -> str:
-    if not path:
-        return ""
-    first, *others = path
-    head = first if isinstance(first, str) and first.isprintable() else _shown_step(first)
-    return shortened(head + "".join(map(_shown_step, others)), 200)
-
-
-def _shown_step(step: str | int) -> str:
-    if isinstance(step, int):
-        return f"[{step}]"
-    return f".{shortened(step)}" if step.isidentifier() else f"[{shortened(step)!r}]"
+def _shown(path: Sequence[str | int]) -> str:
+    text = ""
+    for number, step in enumerate(path):
+        short = shortened(step) if isinstance(step, str) else step
+        if number == 0 and isinstance(step, str) and step.isprintable():
+            text = step
+        else:
+            text += f".{short}" if isinstance(step, str) and step.isidentifier() else f"[{short!r}]"
+    return shortened(text, 200)
 
 
 def shortened(text: str, limit: int = 60) -> str:

@@ -157,7 +157,7 @@ def test_only_newlines_separate_lines(separator: str, path: Path) -> None:
     [
         (b'{"task_id":"t","agent":1,"description":"d","prompt":"p"}', "agent", "expected a string"),
         (b'{"task_id":"t"}', "agent", "missing"),
-        (b'{"task_id":', "task_id", "no valid JSON"),
+        (b'{"task_id":', "", "no valid JSON"),
         (b"[]", "", "expected an object"),
         (b'{"task_id":"\xff"}', "", "expected UTF-8"),
         (b'{"task_id":"t","task_id":"t"}', "task_id", "duplicate key"),
