@@ -27,8 +27,9 @@ class JournalFile:
 
     @property
     def side_files(self) -> list[Path]:
-        """Where SQLite keeps what belongs to the journal, while it is in use."""
-        return [Path(f"{Path(self.name).absolute()}{suffix}") for suffix in ("-wal", "-shm", "-journal")]
+        """Where else something is kept of the journal while it is in use: the files of SQLite, and the lock file."""
+        real = os.path.realpath(self.name)
+        return [Path(f"{real}{suffix}") for suffix in ("-wal", "-shm", "-journal", "-lock")]
 
     @property
     def stat(self) -> os.stat_result | None:
@@ -50,8 +51,8 @@ def refuse_same_file(files: Mapping[str, StepsFile | LinesFile | JournalFile | N
     seen: list[tuple[str, os.stat_result]] = []
     sides = [side for file in files.values() if isinstance(file, JournalFile) for side in file.side_files]
     for what, file in files.items():
-        if file is not None and not isinstance(file, JournalFile) and Path(file.name).absolute() in sides:
-            raise OptionError(f"{file.name} cannot take {what}: SQLite keeps part of the journal there")
+        if file is not None and not isinstance(file, JournalFile) and Path(os.path.realpath(file.name)) in sides:
+            raise OptionError(f"{file.name} cannot take {what}: part of the journal is kept there")
         if file is None or (found := file.stat) is None:
             continue
         for other_what, other in seen:

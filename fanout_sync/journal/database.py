@@ -14,8 +14,12 @@ from ..errors import JournalError
 APPLICATION_ID = 0x66616E6F
 """`"fano"`: what `PRAGMA application_id` of a journal says."""
 
-SCHEMA_VERSION = 1
-"""What `PRAGMA user_version` of a journal says."""
+SCHEMA_VERSION = 2
+"""What `PRAGMA user_version` of a journal says.
+
+The first journals of this version have four more columns in `workflows` (token, pid_space, started, renewed), which
+may be NULL and are not used any more.
+"""
 
 BUSY_S = 10.0
 """How long to wait for another program that keeps the file locked."""
@@ -30,13 +34,9 @@ SCHEMA = """
 CREATE TABLE workflows (
     id INTEGER PRIMARY KEY,
     workflow_id TEXT NOT NULL UNIQUE,
-    token TEXT,      -- of the run that holds it, as all that follows; NULL if none does
-    pid INTEGER,
-    host TEXT,
-    pid_space TEXT,
-    started TEXT,    -- the start of that process, as its system counts
-    since REAL,      -- seconds since the epoch
-    renewed REAL     -- its last sign of life
+    pid INTEGER,     -- of the process that holds it, or was the last to hold it: see `lock`
+    host TEXT,       -- of that process
+    since REAL       -- seconds since the epoch
 );
 CREATE TABLE steps (
     workflow INTEGER NOT NULL REFERENCES workflows (id),

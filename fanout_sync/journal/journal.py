@@ -44,7 +44,7 @@ class OpenWorkflow(abc.ABC):
         """Journal steps, all or none, each in the place of what was there; a killed process does not undo it.
 
         Raises:
-            JournalError: It cannot be written, or this run's hold on the workflow has been taken over by another one.
+            JournalError: It cannot be written.
         """
 
     @abc.abstractmethod
@@ -53,13 +53,6 @@ class OpenWorkflow(abc.ABC):
 
         Raises:
             JournalError: The storage says that it is lost.
-        """
-
-    def renew(self) -> None:
-        """Give a sign of life; called every now and then while the run goes on, so it has to be cheap. Does nothing.
-
-        Raises:
-            JournalError: This run's hold on the workflow has been taken over by another one.
         """
 
     @abc.abstractmethod

@@ -260,10 +260,6 @@ class Journalling:
         self.unwritten.clear()
         return reports
 
-    def renew(self) -> None:
-        """Tell others that this run goes on, though nothing is to be written."""
-        self._store.renew()
-
     def close(self) -> None:
         """Let go of the workflow."""
         if self._seen is not None:

@@ -19,7 +19,8 @@ from ..records.step_record import JournalRecord
 from .database import explained, reader_of, transaction, writer_of
 from .durability import Durability
 from .journal import Journal, OpenWorkflow
-from .lock import Lock, refuse_if_held, take
+from .lock import refuse_if_held, take
+from .lock_file import ByteLock
 from .rows import COLUMNS, Row, is_text, record_of, row_of
 
 __all__ = ["SqliteJournal"]
@@ -28,7 +29,8 @@ logger = logging.getLogger(__name__)
 
 _COLUMNS = ", ".join(COLUMNS)
 _INSERT = f"INSERT OR REPLACE INTO steps (workflow, {_COLUMNS})"
-_WRITE = f"{_INSERT} VALUES (?{', ?' * len(COLUMNS)})"
+_VALUES = f"(?{', ?' * len(COLUMNS)})"
+_WRITE = f"{_INSERT} VALUES {_VALUES}"
 _FIND = f"SELECT {_COLUMNS} FROM steps WHERE workflow = ? AND task_id = ?"
 _OF_WORKFLOW = "workflow = (SELECT id FROM workflows WHERE workflow_id = ?)"
 _ROWS = f"SELECT {_COLUMNS} FROM steps WHERE {_OF_WORKFLOW}"
@@ -56,7 +58,9 @@ class SqliteJournal(Journal):
 
     Attributes:
         path: The file; a relative path is made absolute. Beside it SQLite keeps `<path>-wal` and `<path>-shm` while it
-            is in use: they belong to it, and whoever copies it then has to use SQLite's own means.
+            is in use: they belong to it, and whoever copies it then has to use SQLite's own means. `<path>-lock` is
+            made by the first run and stays: an empty file in which the system locks a byte for each workflow that a
+            run holds. It is not copied, and may be deleted while no run uses the journal.
 
     Raises:
         OptionError: `path` is none.
@@ -68,8 +72,8 @@ class SqliteJournal(Journal):
         connection = writer_of(self.path)
         try:
             with explained(self.path):
-                lock = take(connection, self.path, workflow_id)
-                return _OpenSqliteWorkflow(self.path, connection, lock, Durability.of(self.path))
+                durability = Durability.of(self.path)
+                return _OpenSqliteWorkflow(self.path, connection, *take(connection, self.path, workflow_id), durability)
         except BaseException:
             connection.close()
             raise
@@ -97,7 +101,8 @@ class SqliteJournal(Journal):
 class _OpenSqliteWorkflow(OpenWorkflow):
     _path: Path
     _connection: sqlite3.Connection | None
-    _lock: Lock
+    _workflow: int  # the id of its row
+    _lock: ByteLock
     _durability: Durability
     _pid: int = field(factory=os.getpid)
     _is_unsynced: bool = True  # the beginning of the workflow is
@@ -110,7 +115,7 @@ class _OpenSqliteWorkflow(OpenWorkflow):
             while some := list(islice(wanted, _IDS_AT_ONCE)):
                 marks = ", ".join("?" * len(some))
                 sql = f"SELECT task_id, identity FROM steps WHERE workflow = ? AND task_id IN ({marks})"
-                found.update(connection.execute(sql, (self._lock.workflow, *some)).fetchall())
+                found.update(connection.execute(sql, (self._workflow, *some)).fetchall())
         return found
 
     def find(self, task_id: str) -> JournalRecord | None:
@@ -118,38 +123,28 @@ class _OpenSqliteWorkflow(OpenWorkflow):
         if not is_text(task_id):
             return None
         with explained(self._path):
-            row = connection.execute(_FIND, (self._lock.workflow, task_id)).fetchone()
+            row = connection.execute(_FIND, (self._workflow, task_id)).fetchone()
         return None if row is None else _read(self._path, row)
 
     def write(self, records: Sequence[JournalRecord]) -> None:
         connection = self._usable()
-        rows = [(self._lock.workflow, *row_of(record)) for record in records]
+        rows = [(self._workflow, *row_of(record)) for record in records]
         self._is_unsynced = True
         with explained(self._path):
-            if len(rows) > _ROWS_WRITTEN_AT_ONCE or self._lock.is_due():
+            self._lock.keep()
+            if len(rows) > _ROWS_WRITTEN_AT_ONCE:
                 with transaction(connection):
-                    self._lock.check()
                     connection.executemany(_WRITE, rows)
             elif rows:
-                self._write_at_once(connection, rows)
-
-    def _write_at_once(self, connection: sqlite3.Connection, rows: list[Row]) -> None:
-        # One statement is a transaction too, and each one more gives other threads the time to be in the way.
-        values = f"(?{', ?' * len(COLUMNS)})"
-        sql = f"{_INSERT} SELECT * FROM (VALUES {', '.join([values] * len(rows))}) WHERE {self._lock.IS_OURS}"
-        if not connection.execute(sql, (*chain.from_iterable(rows), *self._lock.ours)).rowcount:
-            self._lock.check()  # which says who has taken it over
-
-    def renew(self) -> None:
-        connection = self._usable()
-        if self._lock.is_due():
-            with explained(self._path), transaction(connection):
-                self._lock.check()
+                # One statement is a transaction too, and each one more gives other threads the time to be in the way.
+                sql = f"{_INSERT} VALUES {', '.join([_VALUES] * len(rows))}"
+                connection.execute(sql, tuple(chain.from_iterable(rows)))
 
     def sync(self) -> None:
         self._usable()
         if self._is_unsynced:
             with explained(self._path):
+                self._lock.check()
                 self._durability.sync()
             self._is_unsynced = False
 
@@ -161,17 +156,15 @@ class _OpenSqliteWorkflow(OpenWorkflow):
             _INHERITED.append(connection)
             return
         try:
-            with explained(self._path), closing(connection), closing(self._durability):
-                self._lock.release()
-        except JournalError:  # whoever comes next sees that this process is done with it, or dead
-            logger.warning("a workflow could not be let go", exc_info=True)
+            with explained(self._path), closing(connection):
+                self._durability.close()
+        except JournalError:  # what was written is in the file, or in its log
+            logger.warning("a journal could not be closed", exc_info=True)
+        finally:
+            self._lock.release()
 
     def __del__(self) -> None:
-        # Whoever was interrupted may never close it. No waiting for locks here: the garbage collector may have come in
-        # the midst of a transaction of this very thread.
-        with suppress(Exception):
-            if self._connection is not None and os.getpid() == self._pid:
-                self._connection.execute("PRAGMA busy_timeout = 0")
+        with suppress(Exception):  # whoever was interrupted may never close it, nor have finished making it
             self.close()
 
     def _usable(self) -> sqlite3.Connection:

@@ -60,9 +60,9 @@ def spend(spec):
     current_step().add_usage(cost_usd=float(spec.prompt))
     return mark(spec)
 
-def steal(spec):
+def spoil(spec):
     journal = sqlite3.connect(HERE / "run.db", isolation_level=None)
-    journal.execute("UPDATE workflows SET token = 'another'")
+    journal.execute("CREATE TRIGGER full BEFORE INSERT ON steps BEGIN SELECT RAISE(ABORT, 'disk is full'); END")
     journal.close()
     return mark(spec)
 
@@ -215,7 +215,7 @@ def test_workflow_that_another_run_holds(folder: Folder) -> None:
 
 def test_journal_that_fails_in_the_middle(folder: Folder) -> None:
     """No more steps are started; what was done is written, and a message says how far it came."""
-    folder.steps(("mark", "a"), ("steal", "b"), ("mark", "c"))
+    folder.steps(("mark", "a"), ("spoil", "b"), ("mark", "c"))
     done = folder.run("-j", "1", *KEPT)
     assert done.returncode == 1
     assert re.fullmatch(r"Error: .*run\.db: .*; 2 of 3 outcomes were written\n", done.stderr)
@@ -323,9 +323,11 @@ def test_bad_option_is_refused(options: list[str], said: str, folder: Folder) ->
         (["--journal", "steps.jsonl"], "steps.jsonl cannot take the journal: it is the file of the steps\n"),
         (
             ["--journal", "x.db", "-o", "x.db-wal"],
-            "x.db-wal cannot take the outcomes: SQLite keeps part of",
+            "x.db-wal cannot take the outcomes: part of the journal is kept",
         ),
-        (["--journal", "x.db", "--events", "./x.db-shm"], "cannot take the events: SQLite keeps part of the journal"),
+        (["--journal", "x.db", "--events", "./x.db-shm"], "cannot take the events: part of the journal is kept there"),
+        (["--journal", "x.db", "-o", "x.db-lock"], "cannot take the outcomes: part of the journal is kept there"),
+        (["--journal", "loose", "-o", "new.db-lock"], "cannot take the outcomes: part of the journal is kept there"),
         (["--journal", "link"], "link cannot take the journal: it is the file of the steps\n"),
         (["--journal", "new.db", "-o", "new.db"], "new.db cannot take the journal: it is the file of the outcomes\n"),
         (["--journal", "./old.db", "-o", "old.db"], "old.db cannot take the journal: it is the file of the outcomes\n"),

@@ -38,7 +38,6 @@ class WatchedWorkflow(OpenWorkflow):
         synced: What a power failure would not lose either.
         fails_at: At which write it fails from then on; never by default.
         unreadable: The step that cannot be read.
-        renewed_at: When it was told that the run goes on.
     """
 
     inner: OpenWorkflow
@@ -47,14 +46,9 @@ class WatchedWorkflow(OpenWorkflow):
     writes: int = 0
     fails_at: int | None = None
     unreadable: str | None = None
-    renewed_at: list[float] = field(factory=list)
-    clock: FakeClock = field(factory=FakeClock)
 
     def identities(self, task_ids: Any) -> dict[str, str | None]:
         return self.inner.identities(task_ids)
-
-    def renew(self) -> None:
-        self.renewed_at.append(self.clock.now)
 
     def find(self, task_id: str) -> JournalRecord | None:
         if task_id == self.unreadable:
@@ -102,7 +96,7 @@ def _kept(
     clock = FakeClock()
     policy: RetryPolicy | None = None if retry is None else retry_policy(retry)
     journalling = Journalling(journal.workflow("w"), clock=clock)
-    watched = WatchedWorkflow(journalling._store, clock=clock)
+    watched = WatchedWorkflow(journalling._store)
     journalling._store = watched
     specs = make_specs(count)
     journalling.check(specs)
@@ -241,7 +235,7 @@ class SlowSession(ScriptedSession):
 def _slow(count: int, bound: int) -> tuple[Dispatch, SlowSession, WatchedWorkflow]:
     clock = FakeClock()
     journalling = Journalling(MemoryJournal().workflow("w"), clock=clock)
-    watched = WatchedWorkflow(journalling._store, clock=clock)
+    watched = WatchedWorkflow(journalling._store)
     journalling._store = watched
     specs = make_specs(count)
     journalling.check(specs)
@@ -267,9 +261,9 @@ def test_a_run_whose_journal_has_failed_waits_at_rest() -> None:
     """For the steps that were started, whatever is overdue by then."""
     dispatch, session, watched = _slow(3, 3)
     watched.fails_at = 1
-    session.ends_at = watched.clock.now
+    session.ends_at = session.clock.now
     assert list(dispatch.reports()) == []
-    session.ends_at = watched.clock.now + 10_000
+    session.ends_at = session.clock.now + 10_000
     assert sorted(report.index for report in dispatch.rest()) == [0, 1, 2]
 
 

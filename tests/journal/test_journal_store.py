@@ -8,7 +8,8 @@ import random
 import signal
 import sqlite3
 import threading
-from contextlib import closing, suppress
+from collections.abc import Iterator
+from contextlib import closing, contextmanager, suppress
 from datetime import datetime, timedelta, timezone
 from pathlib import Path
 from typing import Any, get_args
@@ -22,6 +23,7 @@ from journalled import HOLDS, edit, record, says, script
 
 from fanout_sync.errors import JournalError, OptionError
 from fanout_sync.journal import Journal, MemoryJournal, SqliteJournal, database
+from fanout_sync.journal.lock_file import path_of_lock_file
 from fanout_sync.records.status import Status, StepError
 from fanout_sync.records.step_record import AttemptRecord, JournalRecord
 from fanout_sync.records.steps import AgentStepSpec, StepOutcome
@@ -250,7 +252,8 @@ def test_a_relative_path_stays_the_same_file(tmp_path: Path, monkeypatch: pytest
     journal = written(Path("odd ?mode=memory#%41 ü.db"), record("a"))
     monkeypatch.chdir("/")
     assert list(journal.records("w")) == [record("a")]
-    assert [each.name for each in tmp_path.iterdir()] == ["odd ?mode=memory#%41 ü.db"]
+    name = "odd ?mode=memory#%41 ü.db"
+    assert sorted(each.name for each in tmp_path.iterdir()) == [name, f"{name}-lock"]
 
 
 def test_a_symbolic_link_leads_to_the_journal(path: Path) -> None:
@@ -275,13 +278,14 @@ def test_an_empty_file_is_a_fresh_journal(path: Path) -> None:
 
 
 def test_reading_leaves_nothing_behind(path: Path) -> None:
-    """After all is closed there is the one file, whoever has looked into it."""
+    """After all is closed there is the one file, and the empty one that writers lock, whoever has looked into it."""
     journal = written(path, record("a"), record("b", 1))
     for step in journal.records("w"):
         assert step.task_id == "a"
         break
     gc.collect()
-    assert list(path.parent.iterdir()) == [path]
+    assert sorted(path.parent.iterdir()) == [path, path_of_lock_file(path)]
+    assert path_of_lock_file(path).stat().st_size == 0
 
 
 def test_the_file_is_marked_as_ours(path: Path) -> None:
@@ -423,7 +427,7 @@ def test_an_interrupted_write_leaves_nothing(path: Path, monkeypatch: pytest.Mon
     """Ctrl-C in the midst of it: nothing is written, and the workflow is as good as before."""
     opened = SqliteJournal(path).open("w")
     with monkeypatch.context() as patched:
-        patched.setattr("fanout_sync.journal.lock.Lock.check", _interrupt)
+        patched.setattr("fanout_sync.journal.sqlite.transaction", _interrupted)
         with pytest.raises(KeyboardInterrupt):
             opened.write([record(f"a{n}") for n in range(100)])
     assert opened.find("a0") is None
@@ -432,8 +436,11 @@ def test_an_interrupted_write_leaves_nothing(path: Path, monkeypatch: pytest.Mon
     assert list(SqliteJournal(path).records("w")) == [record("b")]
 
 
-def _interrupt(*_: object) -> None:
-    raise KeyboardInterrupt
+@contextmanager
+def _interrupted(connection: sqlite3.Connection) -> Iterator[None]:
+    with database.transaction(connection):
+        yield
+        raise KeyboardInterrupt
 
 
 @pytest.mark.parametrize(
