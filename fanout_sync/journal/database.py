@@ -10,6 +10,7 @@ from contextlib import closing, contextmanager
 from pathlib import Path
 
 from ..errors import JournalError
+from .rows import DECLARATIONS
 
 APPLICATION_ID = 0x66616E6F
 """`"fano"`: what `PRAGMA application_id` of a journal says."""
@@ -17,8 +18,7 @@ APPLICATION_ID = 0x66616E6F
 SCHEMA_VERSION = 2
 """What `PRAGMA user_version` of a journal says.
 
-The first journals of this version have four more columns in `workflows` (token, pid_space, started, renewed), which
-may be NULL and are not used any more.
+Those of version 1 have four more columns in `workflows` (token, pid_space, started, renewed), which are not used now.
 """
 
 BUSY_S = 10.0
@@ -30,7 +30,7 @@ CHECKPOINT_PAGES = 8000
 What is written a few rows at a time writes the same pages again and again; moved later, each is moved once.
 """
 
-SCHEMA = """
+SCHEMA = f"""
 CREATE TABLE workflows (
     id INTEGER PRIMARY KEY,
     workflow_id TEXT NOT NULL UNIQUE,
@@ -40,22 +40,7 @@ CREATE TABLE workflows (
 );
 CREATE TABLE steps (
     workflow INTEGER NOT NULL REFERENCES workflows (id),
-    task_id TEXT NOT NULL,
-    position INTEGER NOT NULL,
-    identity TEXT,
-    spec TEXT,       -- JSON
-    outcome TEXT NOT NULL,  -- JSON
-    status TEXT NOT NULL,
-    error TEXT,      -- JSON: {"type", "message", "traceback"}
-    attempts TEXT NOT NULL,  -- JSON: [{"number", "status", "reason", "duration_s", "wait_s"}, ...]
-    started REAL,    -- seconds since the epoch
-    duration_s REAL,
-    worker,          -- the name of a thread or the id of a process
-    exit_code INTEGER,
-    signal TEXT,
-    prompt_tokens INTEGER,
-    completion_tokens INTEGER,
-    cost_usd REAL,
+    {", ".join(DECLARATIONS)},
     PRIMARY KEY (workflow, task_id)
 );
 CREATE INDEX steps_in_order ON steps (workflow, position, task_id);

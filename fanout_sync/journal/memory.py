@@ -12,7 +12,7 @@ from attrs import define, field
 from ..errors import JournalError
 from ..records.step_record import JournalRecord
 from .journal import Journal, OpenWorkflow
-from .rows import Row, record_of, row_of
+from .rows import IDENTITY, Row, record_of, row_of
 
 __all__ = ["MemoryJournal"]
 
@@ -71,7 +71,7 @@ class _OpenMemoryWorkflow(OpenWorkflow):
 
     def identities(self, task_ids: Iterable[str]) -> dict[str, str | None]:
         rows = self._usable()
-        return {task_id: rows[task_id][2] for task_id in task_ids if task_id in rows}
+        return {task_id: rows[task_id][IDENTITY] for task_id in task_ids if task_id in rows}
 
     def find(self, task_id: str) -> JournalRecord | None:
         row = self._usable().get(task_id)

@@ -1,11 +1,17 @@
-"""Journal records as rows of plain values, and back: everything that two journals have to agree on."""
+"""Journal records as rows of plain values, and back: everything that two journals have to agree on.
+
+What is in a row follows from the fields of `JournalRecord`, and how it is stored from their types.
+"""
 
 from __future__ import annotations
 
 import json
+from collections.abc import Callable
 from datetime import datetime, timedelta, timezone
+from operator import attrgetter
 from typing import Any, get_args
 
+import attrs
 from attrs import asdict, frozen
 
 from ..errors import JournalError, WireError
@@ -15,26 +21,6 @@ from ..records.step_record import AttemptRecord, JournalRecord
 from ..records.steps import AgentStepSpec, Json, StepOutcome
 from ..records.usage import Usage
 from ..wire.strict_json import check_json, parse_json, quoted
-
-COLUMNS = (
-    "task_id",
-    "position",
-    "identity",
-    "spec",
-    "outcome",
-    "status",
-    "error",
-    "attempts",
-    "started",
-    "duration_s",
-    "worker",
-    "exit_code",
-    "signal",
-    "prompt_tokens",
-    "completion_tokens",
-    "cost_usd",
-)
-"""The names of a row's values, in order."""
 
 Row = tuple[Any, ...]
 """A record as `str`, `int`, `float` and `None`."""
@@ -59,26 +45,27 @@ def row_of(record: JournalRecord) -> Row:
     return row
 
 
-def _row_of(record: JournalRecord) -> Row:
-    spec, error, usage, started = record.spec, record.error, record.usage, record.started
-    return (
-        record.task_id,
-        record.index,
-        record.identity,
-        None if spec is None else _text_of_spec(spec),
-        _text_of_outcome(record.outcome),
-        record.status,
-        None if error is None else _write(asdict(error)),
-        _text_of_attempts(record.attempts),
-        None if started is None else started.timestamp(),
-        record.duration_s,
-        record.worker,
-        record.exit_code,
-        record.signal,
-        None if usage is None else usage.prompt_tokens,
-        None if usage is None else usage.completion_tokens,
-        None if usage is None else float(usage.cost_usd),
-    )
+def record_of(row: Row) -> JournalRecord:
+    """Return the record that a row was made of.
+
+    Raises:
+        JournalError: The row is no such record; the step is named.
+    """
+    try:
+        return _record_of(row)
+    except (WireError, ValueError, OverflowError, TypeError) as error:
+        raise JournalError(f"step {row[TASK_ID]!r} cannot be read back: {printable(str(error))}") from error
+
+
+def is_text(value: str) -> bool:
+    """Return whether UTF-8 can carry it; what it cannot carry is in no journal."""
+    try:
+        return value.isascii() or bool(value.encode())
+    except UnicodeEncodeError:
+        return False
+
+
+# Texts ----------------------------------------------------------------------------------------------------------------
 
 
 def _text_of_spec(spec: AgentStepSpec) -> str:
@@ -126,77 +113,112 @@ def _text_of_attempts(attempts: tuple[AttemptRecord, ...]) -> str:
     return _write([asdict(attempt) for attempt in attempts])
 
 
-def is_text(value: str) -> bool:
-    """Return whether UTF-8 can carry it; what it cannot carry is in no journal."""
-    try:
-        return value.isascii() or bool(value.encode())
-    except UnicodeEncodeError:
-        return False
+def _error(text: str) -> StepError:
+    return StepError(**parse_json(text))
 
 
-def record_of(row: Row) -> JournalRecord:
-    """Return the record that a row was made of.
-
-    Raises:
-        JournalError: The row is no such record; the step is named.
-    """
-    try:
-        return _record_of(_Fields(*row))
-    except (WireError, ValueError, OverflowError, TypeError) as error:
-        raise JournalError(f"step {row[0]!r} cannot be read back: {printable(str(error))}") from error
-
-
-@frozen
-class _Fields:
-    # The values of a row, by the names of `COLUMNS`.
-    task_id: Any
-    position: Any
-    identity: Any
-    spec: Any
-    outcome: Any
-    status: Any
-    error: Any
-    attempts: Any
-    started: Any
-    duration_s: Any
-    worker: Any
-    exit_code: Any
-    signal: Any
-    prompt_tokens: Any
-    completion_tokens: Any
-    cost_usd: Any
-
-
-def _record_of(fields: _Fields) -> JournalRecord:
-    started = None if fields.started is None else datetime.fromtimestamp(fields.started, timezone.utc)
-    is_timed = started is not None and fields.duration_s is not None
-    return JournalRecord(
-        index=fields.position,
-        status=_status(fields.status),
-        error=None if fields.error is None else StepError(**parse_json(fields.error)),
-        attempts=tuple(AttemptRecord(**attempt) for attempt in parse_json(fields.attempts)),
-        started=started,
-        finished=started + timedelta(seconds=fields.duration_s) if started is not None and is_timed else None,
-        duration_s=fields.duration_s,
-        worker=fields.worker,
-        exit_code=fields.exit_code,
-        signal=fields.signal,
-        usage=_usage(fields),
-        from_journal=True,
-        task_id=fields.task_id,
-        outcome=StepOutcome.from_json(fields.outcome),
-        spec=None if fields.spec is None else AgentStepSpec.from_json(fields.spec),
-        identity=fields.identity,
-    )
-
-
-def _usage(fields: _Fields) -> Usage | None:
-    if fields.prompt_tokens is None:
-        return None
-    return Usage(fields.prompt_tokens, fields.completion_tokens, fields.cost_usd)
+def _attempts(text: str) -> tuple[AttemptRecord, ...]:
+    return tuple(AttemptRecord(**attempt) for attempt in parse_json(text))
 
 
 def _status(value: Any) -> Status:
     if value not in _STATUSES:
         raise ValueError(f"there is no status {describe(value)}")
     return value  # type: ignore[no-any-return]  # it is one of them
+
+
+def _moment(seconds: float) -> datetime:
+    return datetime.fromtimestamp(seconds, timezone.utc)
+
+
+# Columns --------------------------------------------------------------------------------------------------------------
+
+
+@frozen
+class _Column:
+    """How the values of one field are stored.
+
+    Attributes:
+        declaration: The name of the column and its type, as SQL has it.
+        write: Makes a plain value of a value that is not `None`; `None` if it is one already.
+        read: The way back.
+    """
+
+    declaration: str
+    write: Callable[[Any], Any] | None = None
+    read: Callable[[Any], Any] | None = None
+
+    @property
+    def name(self) -> str:
+        return self.declaration.partition(" ")[0]
+
+
+_DERIVED = ("finished", "from_journal")  # from the others, and from being read
+_SPREAD = "usage"  # over a column for each of its own fields, the last ones of a row
+_NAMES = {"index": "position"}  # the other is a word of SQL
+
+_STORED: dict[Any, tuple[str, Callable[[Any], Any] | None, Callable[[Any], Any] | None]] = {
+    "int": ("INTEGER", None, None),
+    "float": ("REAL", None, None),
+    "str": ("TEXT", None, None),
+    "str | int": ("", None, None),
+    "datetime": ("REAL", datetime.timestamp, _moment),
+    "Status": ("TEXT", None, _status),
+    "StepError": ("TEXT", lambda error: _write(asdict(error)), _error),
+    "tuple[AttemptRecord, ...]": ("TEXT", _text_of_attempts, _attempts),
+    "AgentStepSpec": ("TEXT", _text_of_spec, AgentStepSpec.from_json),
+    "StepOutcome": ("TEXT", _text_of_outcome, StepOutcome.from_json),
+}
+"""By the annotation of a field: the type of its column, and how values get there and back. Texts are JSON."""
+
+
+def _column_of(field: attrs.Attribute[Any]) -> _Column:
+    annotation = str(field.type)
+    kind = annotation.removesuffix(" | None")
+    sql_type, write, read = _STORED[kind]
+    not_null = "NOT NULL" if kind == annotation else ""
+    name = _NAMES.get(field.name, field.name)
+    return _Column(" ".join(filter(None, (name, sql_type, not_null))), write, read)
+
+
+_FIELDS = tuple(field for field in attrs.fields(JournalRecord) if field.name not in (*_DERIVED, _SPREAD))
+_COLUMNS = tuple(map(_column_of, _FIELDS))
+_USAGE_COLUMNS = tuple(_Column(f"{field.name} {_STORED[str(field.type)][0]}") for field in attrs.fields(Usage))
+_values_of = attrgetter(*(field.name for field in _FIELDS))
+_usage_of = attrgetter(*(field.name for field in attrs.fields(Usage)))
+_writers = tuple(column.write for column in _COLUMNS)
+_readers = tuple((field.name, column.read) for field, column in zip(_FIELDS, _COLUMNS, strict=True))
+_NO_USAGE = (None,) * len(_USAGE_COLUMNS)
+
+DECLARATIONS = tuple(column.declaration for column in (*_COLUMNS, *_USAGE_COLUMNS))
+"""The columns of a row, in order, as SQL declares them."""
+
+COLUMNS = tuple(column.name for column in (*_COLUMNS, *_USAGE_COLUMNS))
+"""The names of a row's values, in order."""
+
+TASK_ID, POSITION, IDENTITY = map(COLUMNS.index, ("task_id", "position", "identity"))
+
+
+def _row_of(record: JournalRecord) -> Row:
+    usage = record.usage
+    plain = [
+        value if write is None or value is None else write(value)
+        for value, write in zip(_values_of(record), _writers, strict=True)
+    ]
+    return (*plain, *(_NO_USAGE if usage is None else _usage_of(usage)))
+
+
+def _record_of(row: Row) -> JournalRecord:
+    values: dict[str, Any] = {
+        name: value if read is None or value is None else read(value)
+        for (name, read), value in zip(_readers, row, strict=False)  # what is left is the usage
+    }
+    usage = row[len(_readers) :]
+    started, duration_s = values["started"], values["duration_s"]
+    is_timed = started is not None and duration_s is not None
+    return JournalRecord(
+        **values,
+        finished=started + timedelta(seconds=duration_s) if is_timed else None,
+        usage=None if usage[0] is None else Usage(*usage),
+        from_journal=True,
+    )

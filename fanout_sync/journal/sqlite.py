@@ -21,7 +21,7 @@ from .durability import Durability
 from .journal import Journal, OpenWorkflow
 from .lock import refuse_if_held, take
 from .lock_file import ByteLock
-from .rows import COLUMNS, Row, is_text, record_of, row_of
+from .rows import COLUMNS, POSITION, TASK_ID, Row, is_text, record_of, row_of
 
 __all__ = ["SqliteJournal"]
 
@@ -206,7 +206,7 @@ class _Records(Sequence[JournalRecord]):
             while rows := connection.execute(sql, (self._workflow_id, *place)).fetchall():
                 for row in rows:
                     yield _read(self._path, row)
-                place = (rows[-1][1], rows[-1][0])
+                place = (rows[-1][POSITION], rows[-1][TASK_ID])
 
     @overload
     def __getitem__(self, index: int) -> JournalRecord: ...
