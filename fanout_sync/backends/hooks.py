@@ -31,6 +31,14 @@ class Hooks:
         with self._door_lock:
             self._inside += 1
 
+    def arrive_again(self) -> bool:
+        """Arrive, unless the last one has departed; return whether that was in time."""
+        with self._door_lock:
+            if self._inside == 0:
+                return False
+            self._inside += 1
+        return True
+
     def depart(self) -> None:
         with self._door_lock:
             self._inside -= 1

@@ -1,0 +1,314 @@
+"""Steps on a foreign pool, as they run: in the process of the caller or in one of the pool's."""
+
+from __future__ import annotations
+
+import os
+import pickle
+import threading
+from collections import OrderedDict
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from typing import TYPE_CHECKING, NamedTuple
+
+from ..events.senders import EventSender
+from ..events.types import Event
+from ..executors.attempt import run_attempt
+from ..executors.current_step import Meter, StopSignal, begun, current_step
+from ..executors.executor import AgentExecutor
+from ..records.report import Report, failure
+from ..records.status import StepError
+from ..records.steps import AgentStepSpec
+from .hooks import Hooks
+from .state_file import StateFile
+
+if TYPE_CHECKING:
+    from ..limits.limiter import Limiter
+    from ..records.usage import Usage
+    from ..retry.policy import RetryRule
+
+MAX_REMOTE_EXECUTORS = 8
+"""How many executors a process of a foreign pool keeps set up; more, if so many are in use by runs that go on."""
+
+Step = tuple[AgentStepSpec, int, int, float | None]
+"""Spec, index, attempt and timeout in seconds."""
+
+
+class ExecutorInUse:
+    """An executor that is set up before its first step, torn down after its last, and runs none after that."""
+
+    def __init__(self, executor: AgentExecutor, rule: RetryRule | None, stop: StopSignal) -> None:
+        self.stop = stop
+        self._executor = executor
+        self._rule = rule
+        self._hooks = Hooks(executor)
+        self._hooks.arrive()
+        self._is_closed = False
+
+    def run(
+        self,
+        step: Step,
+        event_tx: EventSender | None,
+        worker: str | int,
+        meter: Meter,
+        on_begin: Callable[[], None],
+    ) -> Report:
+        """Run a step; one that comes too late is cancelled, and the executor does not see it.
+
+        Args:
+            step: What to run.
+            event_tx: Takes the events of the step.
+            worker: Where it runs: thread name or process id.
+            meter: Takes what the step reports as used.
+            on_begin: Called when the executor is set up and the time of the step begins.
+        """
+        spec, index, attempt, timeout_s = step
+        if self.stop.is_set() or not self._hooks.arrive_again():
+            return too_late(step)
+        try:
+            setup_error = self._hooks.set_up()
+            if setup_error is not None:
+                return failure(index, spec, "raised", setup_error)
+            on_begin()
+            running = begun((spec, index, attempt, timeout_s, None, self.stop, meter))
+            return self._hooks.context.copy().run(run_attempt, self._executor, running, event_tx, worker, self._rule)
+        finally:
+            self._hooks.depart()
+
+    def close(self) -> None:
+        """Tear the executor down: now, or when the last step ends that is running on it."""
+        if not self._is_closed:
+            self._is_closed = True
+            self._hooks.depart()
+
+
+def too_late(step: Step) -> Report:
+    """Report a step that its pool has called when nobody wanted it any more."""
+    spec, index, _, _ = step
+    error = StepError("CancelledError", "the run was over, or had given the step up, before the step began")
+    return failure(index, spec, "cancelled", error)
+
+
+class RemoteRun(NamedTuple):
+    """What a process of the pool has to know of the run that a step is part of.
+
+    Attributes:
+        token: Names the run; like no other one's, wherever it was started.
+        payload: The executor and the retry rule, pickled.
+        wants_events: Whether anybody listens.
+        path: Of the `StateFile`; `None` if there is none.
+    """
+
+    token: str
+    payload: bytes
+    wants_events: bool
+    path: str | None
+
+
+class RemoteCaller(NamedTuple):
+    """The process that a step was sent from.
+
+    Attributes:
+        name: Like no other one's.
+        open_runs: The tokens of all runs that go on there.
+    """
+
+    name: str
+    open_runs: tuple[str, ...]
+
+
+class RemoteResult(NamedTuple):
+    """What a step in a process of the pool returns.
+
+    Attributes:
+        packed: The report.
+        events: As JSON.
+        usages: What it reported as used.
+        is_heard: Whether the caller could see when the step began.
+    """
+
+    packed: bytes
+    events: list[str]
+    usages: list[Usage]
+    is_heard: bool
+
+
+class RemoteStep:
+    """A step as it is called in a process of the pool.
+
+    Args:
+        run: What the step is part of.
+        caller: Where it comes from.
+        step: What to run.
+        number: Its number in the state file.
+        is_late: Whether it was no longer wanted when it was sent.
+    """
+
+    def __init__(self, run: RemoteRun, caller: RemoteCaller, step: Step, number: int, is_late: bool) -> None:
+        self._run = run
+        self._caller = caller
+        self._step = step
+        self._number = number
+        self._is_late = is_late
+
+    def __call__(self) -> RemoteResult:
+        from ..workers.messages import pack_report
+
+        if self._is_late:
+            return RemoteResult(pack_report(too_late(self._step), self._step[0]), [], [], True)
+        events, meter = _EventList(), _UsageList()
+        with _executors.using(self._run, self._caller) as executor:
+            report = self._report(executor, events, meter)
+            is_heard = executor is None or executor.states is not None
+        return RemoteResult(pack_report(report, self._step[0]), events.items, meter.items, is_heard)
+
+    def _report(self, executor: _RemoteExecutor | None, events: _EventList, meter: _UsageList) -> Report:
+        if executor is None:
+            return too_late(self._step)
+        states = executor.states
+        if states is not None and not states.arrive(self._number):
+            return too_late(self._step)
+
+        def begin() -> None:
+            if states is not None:
+                states.begin(self._number)
+
+        try:
+            loaded = executor.loaded()
+        except BaseException as error:  # the caller's own code; as text, for what does not load breaks some pools
+            return failure(self._step[1], self._step[0], "raised", StepError.of(error))
+        event_tx = events if self._run.wants_events else None
+        return loaded.run(self._step, event_tx, os.getpid(), meter, begin)
+
+
+class _RemoteExecutor:
+    """The executor of one run in this process; loaded when the first step needs it.
+
+    Attributes:
+        caller: The process that the run was started in.
+        users: How many steps are using it.
+        states: Where steps note how far they are; `None` if that cannot be reached from here.
+    """
+
+    def __init__(self, run: RemoteRun, caller: str) -> None:
+        self.caller = caller
+        self.users = 0
+        self.states = StateFile.open(run.path)
+        self._payload = run.payload
+        # Loading may take long, or for ever: it holds up the steps of this run, and no other.
+        self._lock = threading.Lock()
+        self._loaded: ExecutorInUse | None = None
+
+    def loaded(self) -> ExecutorInUse:
+        with self._lock:
+            if self._loaded is None:
+                executor, rule = pickle.loads(self._payload)
+                self._loaded = ExecutorInUse(executor, rule, StopSignal())
+            return self._loaded
+
+    def close(self) -> None:
+        """Tear it down; no step is using it."""
+        if self._loaded is not None:
+            self._loaded.close()
+        if self.states is not None:
+            self.states.close()
+
+
+class _RemoteExecutors:
+    """The executors of all runs that have had steps in this process, the ones used last at the end."""
+
+    def __init__(self) -> None:
+        self._lock = threading.Lock()
+        self._by_token: OrderedDict[str, _RemoteExecutor] = OrderedDict()
+        self._is_watching_the_end = False
+        self._is_closed = False
+
+    @contextmanager
+    def using(self, run: RemoteRun, caller: RemoteCaller) -> Iterator[_RemoteExecutor | None]:
+        """Permit on to the executor of `run`; `None` if this process is ending."""
+        with self._lock:
+            executor, surplus = self._claim(run, caller)
+        # Outside of the lock: teardown() is the caller's code, and may take long.
+        for old in surplus:
+            old.close()
+        try:
+            yield executor
+        finally:
+            if executor is not None:
+                self._release(executor)
+
+    def _claim(self, run: RemoteRun, caller: RemoteCaller) -> tuple[_RemoteExecutor | None, list[_RemoteExecutor]]:
+        if self._is_closed:
+            return None, []
+        if not self._is_watching_the_end:
+            from multiprocessing.util import Finalize  # runs at the end of forked processes too, unlike atexit
+
+            Finalize(None, self.close, exitpriority=10)
+            self._is_watching_the_end = True
+        executor = self._by_token.get(run.token)
+        if executor is None:
+            executor = self._by_token[run.token] = _RemoteExecutor(run, caller.name)
+        self._by_token.move_to_end(run.token)
+        executor.users += 1
+        return executor, self._take_surplus(caller)
+
+    def _take_surplus(self, caller: RemoteCaller) -> list[_RemoteExecutor]:
+        """Take out what is too much: first what is known to be over, then what was used longest ago."""
+        too_many = len(self._by_token) - MAX_REMOTE_EXECUTORS
+        if too_many <= 0:
+            return []
+        idle = [token for token, old in self._by_token.items() if not old.users and token not in caller.open_runs]
+        idle.sort(key=lambda token: self._by_token[token].caller != caller.name)
+        return [self._by_token.pop(token) for token in idle[:too_many]]
+
+    def _release(self, executor: _RemoteExecutor) -> None:
+        with self._lock:
+            executor.users -= 1
+            is_last = self._is_closed and not executor.users
+        if is_last:
+            executor.close()
+
+    def close(self) -> None:
+        """Tear all down; what a step is still using, when that ends."""
+        with self._lock:
+            self._is_closed = True
+            idle = [executor for executor in self._by_token.values() if not executor.users]
+            self._by_token.clear()
+        for executor in reversed(idle):
+            executor.close()
+
+
+_executors = _RemoteExecutors()
+
+
+def _forget_in_child() -> None:
+    """Start anew in a forked process: executors, and whoever held the lock, are the parent's."""
+    global _executors
+    _executors = _RemoteExecutors()
+
+
+if hasattr(os, "register_at_fork"):  # not on Windows, which does not fork either
+    os.register_at_fork(after_in_child=_forget_in_child)
+
+
+class _EventList:
+    def __init__(self) -> None:
+        self.items: list[str] = []
+
+    def send(self, event: Event) -> None:
+        if not isinstance(event, Event):
+            raise TypeError(f"an Event is sent, got {type(event).__name__}")
+        self.items.append(str.__str__(event.to_json()))
+
+    def usage(self, *, prompt_tokens: int = 0, completion_tokens: int = 0, cost_usd: float = 0.0) -> None:
+        current_step().add_usage(prompt_tokens=prompt_tokens, completion_tokens=completion_tokens, cost_usd=cost_usd)
+
+
+class _UsageList:
+    def __init__(self) -> None:
+        self.items: list[Usage] = []
+
+    def add(self, index: int, usage: Usage) -> None:
+        self.items.append(usage)
+
+    def nest(self, index: int, limiter: Limiter) -> None:
+        """Nothing: what holds in the caller's process does not hold in another one's own runs."""
