@@ -98,6 +98,9 @@ class ForeignSession(Session):
         while (left := until - monotonic()) > 0 and any(self._steps.get(step.index) is step for step in running):
             if (report := self.wait(min(POLL_S, left))) is not None and report.status != "cancelled":
                 reports.append(report)
+        while not self._ended.empty():  # what has ended since, and without any grace what had ended before
+            if (report := self.wait(0.0)) is not None and report.status != "cancelled":
+                reports.append(report)
         return reports
 
     def close(self) -> None:

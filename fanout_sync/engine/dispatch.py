@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 import math
+from collections import deque
 from collections.abc import Callable, Iterator, Sequence
 from time import monotonic
 from typing import TYPE_CHECKING, Any, TypeVar
@@ -109,6 +110,7 @@ class Dispatch:
         self._must_watch = self._starter.looks_at_each or self._is_timed
         self._refill_below = max(1, lookahead // 2)
         self._most_written_together = max(1, setting.bound // 8)
+        self._ready: deque[Report] = deque()  # the journal has them, and nobody has asked for them yet
 
     @property
     def window(self) -> int:
@@ -247,8 +249,13 @@ class Dispatch:
         return report
 
     def _durable(self, journalling: Journalling) -> Iterator[Report]:
-        for report in self._with_journal(journalling.durable) or ():
-            yield self._told(report)
+        self._ready.extend(self._with_journal(journalling.durable) or ())
+        yield from self._handed_out()
+
+    def _handed_out(self) -> Iterator[Report]:
+        # One by one, because the consumer may go away after each.
+        while self._ready:
+            yield self._told(self._ready.popleft())
 
     def _with_journal(self, use: Callable[[], T]) -> T | None:
         try:
@@ -270,6 +277,7 @@ class Dispatch:
         if not self.state.ends_early:
             return
         self._scope.is_attended = True
+        yield from self._handed_out()
         finished = self._finish_running()
         why = "the journal failed"
         if self.state.is_interrupted or self.state.is_left:

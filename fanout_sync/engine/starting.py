@@ -204,6 +204,8 @@ class Starter:
 
     def _launch(self, index: int, spec: AgentStepSpec, attempt: int) -> None:
         self._state.flying[index] = spec
+        if self._state.is_interrupted:  # while the caller's code or the journal was asked about it
+            return
         if attempt == 1 and self._announcer is not None:
             self._announcer.started(index, spec)
         if self._policies.timeout_for is None:

@@ -293,7 +293,7 @@ def test_the_file_is_marked_as_ours(path: Path) -> None:
     written(path)
     with closing(sqlite3.connect(path)) as connection:
         assert connection.execute("PRAGMA application_id").fetchone() == (database.APPLICATION_ID,)
-        assert connection.execute("PRAGMA user_version").fetchone() == (1,)
+        assert connection.execute("PRAGMA user_version").fetchone() == (2,)
 
 
 def _all_uses(path: Path) -> list[Any]:
