@@ -3,10 +3,13 @@
 from __future__ import annotations
 
 import contextvars
+import functools
 import inspect
 from collections.abc import Awaitable, Callable, Mapping
 from concurrent.futures import ThreadPoolExecutor
-from typing import Any, TypeVar
+from typing import Any, Literal, TypeVar
+
+from attrs import frozen
 
 from ..checks import positive_int
 from ..errors import OptionError, WireError
@@ -19,7 +22,7 @@ from .executor import DEFAULT_MAX_PARALLEL_TASKS, AgentExecutor
 __all__ = ["FunctionExecutor"]
 
 AgentFunction = Callable[..., Any]
-"""`(spec)` or `(spec, event_tx)`, plain or `async`, to a `str`, a `StepOutcome` or a JSON value."""
+"""`(spec)` or `(spec, event_tx)`, plain or `async`, returning a `str`, a `StepOutcome` or a JSON value."""
 
 F = TypeVar("F", bound=AgentFunction)
 
@@ -28,8 +31,12 @@ class FunctionExecutor(AgentExecutor):
     """Runs the function that is registered under the spec's `agent`.
 
     A function takes `(spec)` or `(spec, event_tx)` and may be `async def`: then it runs in an event loop of its own
-    in its worker. What it returns becomes the outcome: a `str` its `output`; a `StepOutcome` is taken as it is; any
-    other JSON value but `None` becomes `structured`, and its text `output`. Anything else is a failed outcome.
+    in its worker. The event sender goes to the parameter named `event_tx`, wherever it stands, also a keyword-only one;
+    if there is none, to the second parameter, provided that it is positional and has no default. All other parameters
+    keep their defaults; `*args` and `**kwargs` get nothing.
+
+    What it returns becomes the outcome: a `str` its `output`; a `StepOutcome` is taken as it is; any other JSON value
+    but `None` becomes `structured`, and its text `output`. Anything else is a failed outcome.
 
     Args:
         functions: The functions by agent name.
@@ -46,7 +53,7 @@ class FunctionExecutor(AgentExecutor):
             raise OptionError(f"functions must map agent names to functions, got {describe(functions)}")
         self._concurrency = positive_int("concurrency", concurrency)
         self._functions: dict[str, AgentFunction] = {}
-        self._takes_event_tx: dict[str, bool] = {}
+        self._senders: dict[str, _SenderPlace | None] = {}
         for name, function in (functions or {}).items():
             self._add(name, function)
 
@@ -69,7 +76,8 @@ class FunctionExecutor(AgentExecutor):
             return StepOutcome.failed(
                 spec.task_id, spec.agent, f"no agent {spec.agent!r} is registered; known agents: {known}"
             )
-        value = function(spec, event_tx) if self._takes_event_tx[spec.agent] else function(spec)
+        place = self._senders[spec.agent]
+        value = function(spec) if place is None else place.call(function, spec, event_tx)
         if inspect.isawaitable(value):
             value = _complete(value)
         return _outcome(spec, value)
@@ -79,7 +87,7 @@ class FunctionExecutor(AgentExecutor):
             raise OptionError(f"the name of an agent must be a str, got {describe(name)}")
         if not callable(function):
             raise OptionError(f"agent {name!r} must be a function, got {describe(function)}")
-        self._takes_event_tx[name] = _takes_event_tx(name, function)
+        self._senders[name] = _sender_place(name, function)
         self._functions[name] = function
 
 
@@ -96,21 +104,90 @@ def _complete(awaitable: Awaitable[Any]) -> Any:
     # Called directly in a notebook's cell, or by a pool that runs steps inline: this thread's loop is taken.
     context = contextvars.copy_context()
     with ThreadPoolExecutor(1) as pool:
-        return pool.submit(context.run, asyncio.run, complete()).result()
+        try:
+            future = pool.submit(context.run, lambda: asyncio.run(complete()))
+        except RuntimeError:  # no more threads to be had; Python would warn of a coroutine that nobody awaited
+            if inspect.iscoroutine(awaitable):
+                awaitable.close()
+            raise
+        return future.result()
 
 
-def _takes_event_tx(name: str, function: AgentFunction) -> bool:
+@frozen
+class _SenderPlace:
+    """Where among its arguments a function takes the event sender.
+
+    Attributes:
+        kind: By keyword; by position before the spec; or by position after it.
+        between: In the last case, what stands between the two: defaults that have to be spelled out.
+    """
+
+    kind: Literal["keyword", "before", "after"]
+    between: tuple[Any, ...] = ()
+
+    def call(self, function: AgentFunction, spec: AgentStepSpec | None, event_tx: EventSender | None) -> Any:
+        if self.kind == "keyword":
+            return function(spec, event_tx=event_tx)
+        if self.kind == "before":
+            return function(event_tx, spec)
+        return function(spec, *self.between, event_tx)
+
+
+def _sender_place(name: str, function: AgentFunction) -> _SenderPlace | None:
+    """Return where `function` takes the event sender; `None` if it does not.
+
+    Raises:
+        OptionError: It cannot be called with a spec, or with a spec and a sender.
+    """
     try:
         signature = inspect.signature(function)
     except (TypeError, ValueError):  # some builtins have none; then one argument is the best guess
-        return False
-    for count, answer in ((2, True), (1, False)):
-        try:
-            signature.bind(*[None] * count)
-        except TypeError:
-            continue
-        return answer
-    raise OptionError(f"agent {name!r} must take (spec) or (spec, event_tx), but its signature is {signature}")
+        return None
+    place = _place_in(signature, function)
+    try:
+        if place is None:
+            signature.bind(None)
+        else:
+            place.call(signature.bind, None, None)
+    except TypeError:
+        raise OptionError(
+            f"agent {name!r} must take (spec) or (spec, event_tx), but its signature is {signature}"
+        ) from None
+    return place
+
+
+def _place_in(signature: inspect.Signature, function: AgentFunction) -> _SenderPlace | None:
+    positional = [parameter for parameter in signature.parameters.values() if parameter.kind in _POSITIONAL]
+    named = signature.parameters.get("event_tx")
+    if named is not None and named.kind not in _VARIADIC:
+        return None if _is_filled(function) else _named_place(named, positional)
+    if len(positional) > 1 and positional[1].default is inspect.Parameter.empty:
+        return _SenderPlace("after")
+    return None
+
+
+def _named_place(named: inspect.Parameter, positional: list[inspect.Parameter]) -> _SenderPlace:
+    if named not in positional:
+        return _SenderPlace("keyword")
+    index = positional.index(named)
+    if index == 0:
+        return _SenderPlace("before")
+    if index == 1:  # by position, as a decorator may take it that has no names of its own
+        return _SenderPlace("after")
+    if named.kind is not inspect.Parameter.POSITIONAL_ONLY:
+        return _SenderPlace("keyword")
+    defaults = [parameter.default for parameter in positional[1:index]]
+    # One that has no default cannot be given a value: the call then lacks an argument, and the function is refused.
+    return _SenderPlace("after", tuple(default for default in defaults if default is not inspect.Parameter.empty))
+
+
+def _is_filled(function: AgentFunction) -> bool:
+    """Whether `functools.partial` has given `event_tx` a value already, which is to stay."""
+    return isinstance(function, functools.partial) and "event_tx" in function.keywords
+
+
+_POSITIONAL = (inspect.Parameter.POSITIONAL_ONLY, inspect.Parameter.POSITIONAL_OR_KEYWORD)
+_VARIADIC = (inspect.Parameter.VAR_POSITIONAL, inspect.Parameter.VAR_KEYWORD)
 
 
 def _outcome(spec: AgentStepSpec, value: Any) -> StepOutcome:

@@ -112,7 +112,7 @@ def _with_default(spec: AgentStepSpec, event_tx: Any = None, *, loud: bool = Fal
         (Agent().method, "method"),
         (_with_default, "default True False"),
         (functools.partial(_with_default, loud=True), "default True True"),
-        (lambda *args: str(len(args)), "2"),
+        (lambda *args: str(len(args)), "1"),
     ],
     ids=["callable", "method", "default", "partial", "star"],
 )
