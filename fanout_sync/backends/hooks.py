@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-import contextvars
 import logging
 import threading
 
+from ..executors.current_step import StepContext
 from ..executors.executor import AgentExecutor
 from ..records.status import StepError
 
@@ -19,7 +19,7 @@ class Hooks:
     """
 
     def __init__(self, executor: AgentExecutor) -> None:
-        self.context = contextvars.copy_context()
+        self.context = StepContext()
         self._executor = executor
         self._setup_lock = threading.Lock()
         self._is_set_up = False

@@ -31,8 +31,8 @@ class ProcessBackend(Backend):
     The executor is pickled once a run (by cloudpickle, so that one from a script's `__main__` or a notebook cell
     works) and sent once to each worker; specs and outcomes travel as plain data.
 
-    As a `concurrent.futures.Executor` it runs any function; when a worker dies, the one future whose call it was
-    running gets a `concurrent.futures.BrokenExecutor`, and the others go on.
+    As a `concurrent.futures.Executor` it runs any function, each call in a context of its own; when a worker dies, the
+    one future whose call it was running gets a `concurrent.futures.BrokenExecutor`, and the others go on.
 
     Args:
         max_workers: The number of processes for `submit`, by default the number of CPUs; a `Runner` brings its own

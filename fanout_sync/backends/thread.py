@@ -22,7 +22,7 @@ from attrs import frozen
 
 from ..checks import positive_int
 from ..executors.attempt import run_attempt, timed_out
-from ..executors.current_step import RunningStep, begun
+from ..executors.current_step import RunningStep, begun, own_context
 from ..executors.executor import TEARDOWN_GRACE_S
 from ..executors.step_events import Gate
 from ..records.report import Report, failure
@@ -290,7 +290,7 @@ class ThreadBackend(Backend):
     def submit(self, fn: Callable[P, T], /, *args: P.args, **kwargs: P.kwargs) -> Future[T]:
         """Schedule `fn(*args, **kwargs)` in a copy of the caller's context; see `concurrent.futures.Executor`."""
         future: Future[T] = Future()
-        call = _Call(future, contextvars.copy_context(), partial(fn, *args, **kwargs))
+        call = _Call(future, own_context(), partial(fn, *args, **kwargs))
         with self._lock:
             if self._is_shut_down:
                 raise RuntimeError("cannot schedule new futures after shutdown")

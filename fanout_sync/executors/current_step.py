@@ -6,7 +6,7 @@ import contextvars
 import threading
 from collections.abc import Callable
 from time import monotonic
-from typing import TYPE_CHECKING, Protocol
+from typing import TYPE_CHECKING, Any, Protocol, TypeVar
 
 from attrs import field, frozen
 
@@ -17,6 +17,9 @@ if TYPE_CHECKING:
     from ..records.usage import Usage
 
 __all__ = ["Cancelled", "CurrentStep", "current_step"]
+
+
+T = TypeVar("T")
 
 
 class StopSignal:
@@ -130,7 +133,8 @@ def current_step() -> CurrentStep:
     """Return the step that is running here, in a thread or in a worker process.
 
     It is a context variable: seen by coroutines of the step and by `asyncio.to_thread`, but not by a thread that the
-    step starts on its own (`contextvars.copy_context().run` takes it there).
+    step starts on its own (`contextvars.copy_context().run` takes it there). A thread or a task that has such a copy
+    keeps it: after the step has ended, this is still the step that started it, never the one that runs by then.
 
     Raises:
         RuntimeError: No step is running here.
@@ -139,6 +143,61 @@ def current_step() -> CurrentStep:
     if step is None:
         raise RuntimeError("no step is running here: current_step() is for the code of a step, while it runs")
     return CurrentStep(*step)
+
+
+class StepContext:
+    """The context variables of an executor: `setup` and `teardown` run in one context, each step in a copy of it.
+
+    So a step sees what `setup` has set, and nothing that another step has. A variable whose value is a mutable object
+    holds the same object in every copy. Only the decimal context, which is such an object, is copied with it.
+
+    Attributes:
+        copy: Returns a context for one step. Called for every step, so it is `Context.copy` itself where that will do.
+    """
+
+    copy: Callable[[], contextvars.Context]
+
+    def __init__(self) -> None:
+        self._context = own_context()
+        self._choose_copy()
+
+    def run(self, function: Callable[[], T]) -> T:
+        """Call `function`, which is `setup` or `teardown`; what it sets stays for the steps to come."""
+        try:
+            return self._context.run(function)
+        finally:
+            self._choose_copy()
+
+    def _choose_copy(self) -> None:
+        if _decimal_variable(self._context) is None:
+            self.copy = self._context.copy
+        else:
+            self.copy = lambda: _separate_copy(self._context)
+
+
+def own_context() -> contextvars.Context:
+    """Return a copy of the current context in which changes of the decimal context reach nobody else, either."""
+    return _separate_copy(contextvars.copy_context())
+
+
+def _separate_copy(context: contextvars.Context) -> contextvars.Context:
+    copied = context.copy()
+    variable = _decimal_variable(context)
+    if variable is not None:
+        # `decimal.getcontext().prec = 5` changes the object that the variable holds, and copies share that object.
+        copied.run(variable.set, context[variable].copy())
+    return copied
+
+
+def _decimal_variable(context: contextvars.Context) -> contextvars.ContextVar[Any] | None:
+    """Return the variable that holds the decimal context; `None` if no number has been computed in `context`.
+
+    The `decimal` module does not export it.
+    """
+    for variable in context:
+        if variable.name == "decimal_context" and type(context[variable]).__module__ == "decimal":
+            return variable
+    return None
 
 
 def begun(step: RunningStep) -> RunningStep:

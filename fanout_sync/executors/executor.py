@@ -50,11 +50,12 @@ class AgentExecutor(abc.ABC):
         """Prepare a worker: called once in each worker process, and once per run on threads, before the first step.
 
         If it raises, the steps of that worker fail with its error. A worker process that is still at it when the run
-        is over is killed. No timeout applies to it, nor a retry.
+        is over is killed. No timeout applies to it, nor a retry. Every step starts with the context variables and the
+        `decimal` context that it leaves; what a step changes in them, no other step sees.
         """
 
     def teardown(self) -> None:
-        """Undo `setup`: called once after the last step of a worker process, and once per run on threads.
+        """Undo `setup`, in the same context: once after the last step of a worker process, once per run on threads.
 
         It is not called where `setup` failed or the worker died. What it raises is logged, and costs no outcome. On
         threads, steps that were abandoned because they were overdue may still be running.

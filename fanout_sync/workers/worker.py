@@ -14,7 +14,7 @@ from multiprocessing.connection import Connection
 from typing import TYPE_CHECKING, Any, NoReturn
 
 from ..executors.attempt import run_attempt
-from ..executors.current_step import StopSignal, current_step, running_step
+from ..executors.current_step import StepContext, StopSignal, current_step, own_context
 from ..executors.executor import AgentExecutor
 from ..records.status import StepError
 from . import messages
@@ -69,6 +69,7 @@ class Worker:
         self._pid = os.getpid()
         self._forwarding = Forwarding(self._forward_log)
         self._executor: AgentExecutor | None = None
+        self._context = StepContext()
         self._rule: RetryRule | None = None
         self._stop = StopSignal()  # never set: a worker that is to stop is killed
         self._event_tx: WorkerEventSender | None = None
@@ -99,8 +100,10 @@ class Worker:
         try:
             executor, self._rule = pickle.loads(payload) if payload else (None, None)
             self._forwarding.keep()
+            # After loading: what modules set when they are imported holds for every executor, as on threads.
+            self._context = StepContext()
             if executor is not None:
-                executor.setup()
+                self._context.run(executor.setup)
                 self._forwarding.keep()
         except BaseException as error:  # the executor's own code: SystemExit too is a reason to tell
             self._link.send(pack((messages.UNPREPARED, error_fields(StepError.of(error)))))
@@ -111,11 +114,10 @@ class Worker:
         return True
 
     def _tear_down(self) -> None:
-        running_step.set(None)
         if self._executor is None:
             return
         try:
-            self._executor.teardown()
+            self._context.run(self._executor.teardown)
         except BaseException:  # as above
             logger.exception("teardown() of %s raised", type(self._executor).__name__)
         self._executor = None
@@ -142,7 +144,8 @@ class Worker:
     def _run_step(self, message: Message) -> bytes:
         step = unpack_step(message, self._stop, self)
         assert self._executor is not None, "STEP comes after READY"
-        report = run_attempt(self._executor, step, self._event_tx, self._pid, self._rule)
+        run = self._context.copy().run
+        report = run(run_attempt, self._executor, step, self._event_tx, self._pid, self._rule)
         return pack_report(report, step[0])
 
     def add(self, index: int, usage: Usage) -> None:
@@ -158,7 +161,8 @@ class Worker:
         _, index, payload = message
         try:
             function, args, kwargs = pickle.loads(payload)
-            answer: Message = (messages.RETURNED, index, _portable(function(*args, **kwargs)))
+            result = own_context().run(lambda: _portable(function(*args, **kwargs)))
+            answer: Message = (messages.RETURNED, index, result)
         except BaseException as error:  # a future hands on whatever its function raised
             answer = (messages.RAISED, index, _portable_exception(error), error_fields(StepError.of(error)))
         self._leave_if_forked()

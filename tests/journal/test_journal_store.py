@@ -326,9 +326,9 @@ def test_a_file_of_something_else_is_left_alone(path: Path) -> None:
 def test_a_newer_schema_is_refused(path: Path) -> None:
     """A file of a later version says which one, and that it is time to upgrade."""
     written(path)
-    edit(path, "PRAGMA user_version = 2")
+    edit(path, "PRAGMA user_version = 3")
     for use in _all_uses(path):
-        with pytest.raises(JournalError, match=r"newer version of fanout_sync \(schema 2, this one reads up to 1\)"):
+        with pytest.raises(JournalError, match=r"newer version of fanout_sync \(schema 3, this one reads up to 2\)"):
             use()
 
 
