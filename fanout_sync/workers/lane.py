@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import atexit
 import contextlib
-import io
 import math
 import os
 import select
@@ -199,33 +198,37 @@ def start_worker(prepared: bytes, captures_output: bool) -> Lane:
         captures_output: Whether what it prints comes to the caller.
 
     Raises:
-        OSError: There are no more processes or descriptors to be had; loky may raise others.
+        OSError: There are no more processes or descriptors to be had; loky may raise others. Nothing is left open.
     """
-    from loky.backend import get_context
+    from .loky_process import WorkerProcess
 
     if _is_exiting.is_set():
         raise RuntimeError("the interpreter is exiting")
-    link, theirs = open_link()
-    outputs, their_outputs = open_outputs() if captures_output else ([], [])
-    guard_process = take_charge()
-    mark = f"{guard_process.mark}/{os.urandom(8).hex()}"
-    try:
-        process = get_context("loky").Process(
+    with contextlib.ExitStack() as on_failure, contextlib.ExitStack() as given_away:
+        link, theirs = open_link()
+        on_failure.callback(link.close)
+        _close_ours(given_away, theirs)
+        outputs, their_outputs = open_outputs() if captures_output else ([], [])
+        for output in outputs:
+            on_failure.callback(output.close)
+        _close_ours(given_away, *their_outputs)
+        guard_process = take_charge()
+        on_failure.callback(let_go, guard_process)
+        mark = f"{guard_process.mark}/{os.urandom(8).hex()}"
+        process = WorkerProcess(
             target=worker_main, args=(theirs, their_outputs, mark), name="fanout-worker", env={MARK: mark_below(mark)}
         )
-        with _not_for_interrupts(), _with_streams_to_flush():
+        with _not_for_interrupts():
             process.start()
-    except BaseException:
-        let_go(guard_process)
-        link.close()
-        for output in outputs:
-            output.close()
-        raise
-    finally:
-        if sys.platform != "win32":
-            for end in (theirs, *their_outputs):
-                end.close()  # so that the worker's death is the end of what comes
+        on_failure.pop_all()
     return Lane(process, link, outputs, guard_process, mark, prepared)
+
+
+def _close_ours(stack: contextlib.ExitStack, *ends: Any) -> None:
+    """Have our copies of a worker's ends closed, so that its death is the end of what comes."""
+    if sys.platform != "win32":  # where there are no copies
+        for end in ends:
+            stack.callback(end.close)
 
 
 @contextlib.contextmanager
@@ -238,54 +241,14 @@ def _not_for_interrupts() -> Iterator[None]:
     if sys.platform == "win32":
         yield
         return
-    from multiprocessing import resource_tracker as multiprocessing_tracker
+    from .trackers import ensure_trackers
 
-    from loky.backend import resource_tracker as loky_tracker
-
-    # Started by then: whoever starts one unblocks the signal.
-    with _quiet_about_leaks():
-        loky_tracker.getfd()
-        multiprocessing_tracker.getfd()
+    ensure_trackers()  # before the signal is blocked: loky and multiprocessing unblock it when they start one
     before = signal.pthread_sigmask(signal.SIG_BLOCK, (signal.SIGINT,))
     try:
         yield
     finally:
         signal.pthread_sigmask(signal.SIG_SETMASK, before)
-
-
-@contextlib.contextmanager
-def _quiet_about_leaks() -> Iterator[None]:
-    """Have resource trackers, if they are started now, clean up without a word.
-
-    What a step has made (semaphores, shared memory) is left over when its worker is killed; that is no news.
-    """
-    before = os.environ.get("PYTHONWARNINGS")
-    os.environ["PYTHONWARNINGS"] = ",".join(filter(None, (before, "ignore::UserWarning")))
-    try:
-        yield
-    finally:
-        if before is None:
-            del os.environ["PYTHONWARNINGS"]
-        else:
-            os.environ["PYTHONWARNINGS"] = before
-
-
-@contextlib.contextmanager
-def _with_streams_to_flush() -> Iterator[None]:
-    """Stand in for standard streams that the program has closed or does without: loky flushes them all the same."""
-    replaced = {}
-    for name in ("stdout", "stderr"):
-        stream = getattr(sys, name)
-        try:
-            stream.flush()
-        except Exception:  # None, or closed, or what is behind it is gone
-            replaced[name] = stream
-            setattr(sys, name, io.StringIO())
-    try:
-        yield
-    finally:
-        for name, stream in replaced.items():
-            setattr(sys, name, stream)
 
 
 def open_pidfd(pid: int) -> int | None:

@@ -1,0 +1,81 @@
+"""The resource trackers that workers share with their caller: processes that unlink what killed workers leave over.
+
+Multiprocessing has one and loky has another; whoever needs one first starts it. At its end it warns of all semaphores
+and shared memory that are left over, which is no news where workers are killed. So the ones that are started here do
+not.
+"""
+
+from __future__ import annotations
+
+import os
+import signal
+import subprocess
+import sys
+from collections.abc import Callable
+from multiprocessing import resource_tracker as multiprocessing_tracker
+from multiprocessing import spawn as multiprocessing_spawn
+from multiprocessing import util
+from typing import Any
+
+from loky.backend import resource_tracker as loky_tracker
+from loky.backend import spawn as loky_spawn
+
+_PROGRAM = (
+    # It begins as the trackers' own do: frozen programs know by that what they are started for.
+    "from {module} import main; import warnings; "
+    "warnings.filterwarnings('ignore', 'resource_tracker', UserWarning); main({reader})"
+)
+_SIGNALS = (signal.SIGINT, signal.SIGTERM)
+
+
+def ensure_trackers() -> None:
+    """Start the trackers that are not running yet.
+
+    Raises:
+        OSError: There are no more processes or descriptors to be had.
+    """
+    loky: Any = loky_tracker._resource_tracker
+    multiprocessing: Any = multiprocessing_tracker._resource_tracker
+    _ensure(loky, loky_tracker.__name__, loky_spawn.get_executable)
+    _ensure(multiprocessing, multiprocessing_tracker.__name__, multiprocessing_spawn.get_executable)
+
+
+def _ensure(tracker: Any, module: str, get_executable: Callable[[], str | bytes | None]) -> None:
+    # To let it start itself, with a filter in the environment or in `sys.warnoptions` meanwhile, would change what is
+    # the caller's: other threads look at it, and two threads would put back each other's.
+    with tracker._lock:
+        executable = get_executable()
+        if tracker._fd is None and executable:
+            tracker._fd, tracker._pid = _start(module, os.fsencode(executable))
+    tracker.ensure_running()
+
+
+def _start(module: str, executable: bytes) -> tuple[int, int]:
+    """Start a tracker as its module does, but for the filter; return a descriptor to write to, and its number."""
+    reader, writer = os.pipe()
+    try:
+        pid = _spawn(executable, _PROGRAM.format(module=module, reader=reader), reader)
+    except BaseException:
+        os.close(writer)
+        raise
+    finally:
+        os.close(reader)
+    return writer, pid
+
+
+def _spawn(executable: bytes, program: str, reader: int) -> int:
+    flags = subprocess._args_from_interpreter_flags()  # type: ignore[attr-defined]  # as the trackers do
+    command = [executable, *map(os.fsencode, (*flags, "-c", program))]
+    # Blocked until its program has begun: it is to outlive a Ctrl-C.
+    before = signal.pthread_sigmask(signal.SIG_BLOCK, _SIGNALS)
+    try:
+        return int(util.spawnv_passfds(executable, command, [*_error_output(), reader]))
+    finally:
+        signal.pthread_sigmask(signal.SIG_SETMASK, before)
+
+
+def _error_output() -> list[int]:
+    try:
+        return [sys.stderr.fileno()]
+    except Exception:  # there is none, or it is closed, or no file
+        return []

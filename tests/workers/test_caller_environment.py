@@ -1,0 +1,206 @@
+"""Starting workers changes nothing that belongs to the calling program, not even for a moment."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+import textwrap
+from pathlib import Path
+
+import pytest
+from conftest import HANG_BOUND_S
+
+WATCHED = """
+import os, signal, subprocess, sys, threading, types
+
+changes = []
+
+class WatchedModule(types.ModuleType):
+    def __setattr__(self, name, value):
+        if self is sys:  # and not one of the modules that importlib makes of the class of this one
+            changes.append(f"sys.{name}")
+        super().__setattr__(name, value)
+
+def watch(event, args):
+    if event in ("os.putenv", "os.unsetenv"):
+        changes.append(f"{event} {args[0]}")
+
+from fanout_sync import FunctionExecutor, ProcessBackend, Runner
+from fanout_sync.testing import make_specs
+import loky.backend.process, multiprocessing.resource_tracker
+
+def watch_the_program():
+    sys.addaudithook(watch)
+    sys.__class__ = WatchedModule
+
+def run_at_once(callers, make_runner):
+    \"\"\"Run steps in worker processes from several threads that begin together.\"\"\"
+    barrier = threading.Barrier(callers)
+    statuses = []
+    def call():
+        barrier.wait(60)
+        statuses.extend(record.status for record in make_runner().run(make_specs(2)).records)
+    threads = [threading.Thread(target=call) for _ in range(callers)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join(60)
+    return statuses
+
+def make_runner():
+    return Runner(FunctionExecutor({"tester": lambda spec: spec.prompt}), backend="process", max_concurrency=1)
+
+# Where standard output is not to be had, too.
+def report(text):
+    with open("report", "w") as file:
+        file.write(text)
+"""
+
+
+def run_script(tmp_path: Path, source: str, *options: str, **environment: str) -> tuple[str, str]:
+    """Return what a script has reported, and what it has printed."""
+    script = tmp_path / "script.py"
+    script.write_text(WATCHED + textwrap.dedent(source))
+    done = subprocess.run(
+        [sys.executable, *options, str(script)],
+        capture_output=True,
+        text=True,
+        timeout=HANG_BOUND_S,
+        check=False,
+        cwd=tmp_path,
+        env={**os.environ, **environment},
+    )
+    assert done.returncode == 0, done.stderr
+    return (tmp_path / "report").read_text(), done.stdout + done.stderr
+
+
+@pytest.mark.parametrize("warnings", [None, "default"])
+def test_threads_that_start_workers_together_leave_the_environment_alone(warnings: str | None, tmp_path: Path) -> None:
+    """No variable is set or deleted, no warning option added and no stream replaced while workers start."""
+    given = {} if warnings is None else {"PYTHONWARNINGS": warnings}
+    reported, printed = run_script(
+        tmp_path,
+        """
+        before = dict(os.environ), list(sys.warnoptions), sys.stdout, sys.stderr
+        watch_the_program()
+        statuses = run_at_once(3, make_runner)
+        after = dict(os.environ), list(sys.warnoptions), sys.stdout, sys.stderr
+        report(f"{statuses} {changes} {before == after}")
+        """,
+        **given,
+    )
+    assert (reported, printed) == (f"{['succeeded'] * 6} [] True", "")
+
+
+@pytest.mark.parametrize(
+    "loss",
+    [
+        "sys.stdout = sys.stderr = None",
+        "sys.stdout.close(); sys.stderr.close()",
+        "os.close(1); os.close(2)",
+    ],
+    ids=["none", "closed", "descriptors closed"],
+)
+def test_streams_that_are_not_to_be_had_are_not_replaced(loss: str, tmp_path: Path) -> None:
+    """A caller whose standard streams do not work keeps them as they are while its workers start, and they do start."""
+    reported, _ = run_script(
+        tmp_path,
+        f"""
+        {loss}
+        watch_the_program()
+        statuses = run_at_once(2, make_runner)
+        report(f"{{statuses}} {{changes}}")
+        # What could not be written is not to be tried again at exit.
+        os._exit(0)
+        """,
+    )
+    assert reported == f"{['succeeded'] * 4} []"
+
+
+def test_a_step_with_workers_of_its_own_leaves_its_environment_alone(tmp_path: Path) -> None:
+    """The same holds in a worker whose step runs a fan-out of its own."""
+    reported, printed = run_script(
+        tmp_path,
+        """
+        def nested(spec):
+            seen = []
+            sys.addaudithook(lambda event, args: seen.append(str(args[0])) if event == "os.putenv" else None)
+            run = Runner(FunctionExecutor({"tester": lambda spec: "inner"}), backend="process").run(make_specs(1))
+            return f"{run[0].output} {seen}"
+
+        runner = Runner(FunctionExecutor({"tester": nested}), backend="process", max_concurrency=1)
+        report(runner.run(make_specs(1))[0].output)
+        """,
+    )
+    assert (reported, printed) == ("inner []", "")
+
+
+LEAKING = """
+import multiprocessing
+
+kept = []
+
+def leak(spec):
+    kept.append(multiprocessing.get_context("spawn").Lock())
+    os._exit(1)
+
+runner = Runner(FunctionExecutor({"tester": leak}), backend="process")
+report(str([record.status for record in runner.run(make_specs(2)).records]))
+"""
+
+
+@pytest.mark.parametrize(
+    ("options", "environment"),
+    [
+        ((), {}),
+        (("-W", "always"), {}),
+        (("-W", "error"), {}),
+        ((), {"PYTHONWARNINGS": "error"}),
+        (("-X", "dev"), {}),
+    ],
+    ids=["plain", "always", "error", "environment", "dev"],
+)
+def test_semaphores_of_killed_workers_are_no_warning(
+    options: tuple[str, ...], environment: dict[str, str], tmp_path: Path
+) -> None:
+    """Whatever filters the program was started with, it ends without a word of what a dead worker has left."""
+    reported, printed = run_script(tmp_path, LEAKING, *options, **environment)
+    assert (reported, printed) == (str(["crashed"] * 2), "")
+
+
+def test_trackers_that_run_already_are_used(tmp_path: Path) -> None:
+    """A program that has started its resource trackers before keeps them, and each is started once."""
+    reported, printed = run_script(
+        tmp_path,
+        """
+        from loky.backend import resource_tracker as loky_tracker
+        from multiprocessing import resource_tracker as multiprocessing_tracker
+
+        trackers = [loky_tracker._resource_tracker, multiprocessing_tracker._resource_tracker]
+        trackers[0].ensure_running()
+        first = trackers[0]._pid
+        run_at_once(3, make_runner)
+        pids = [tracker._pid for tracker in trackers]
+        run_at_once(2, make_runner)
+        alike = pids == [tracker._pid for tracker in trackers]
+        commands = [open(f"/proc/{pid}/cmdline").read() for pid in os.listdir("/proc") if pid.isdecimal()
+                    and open(f"/proc/{pid}/stat").read().split()[3] == str(os.getpid())]
+        count = sum("resource_tracker import main" in command for command in commands)
+        report(f"{pids[0] == first} {alike} {count}")
+        """,
+    )
+    assert (reported, printed) == ("True True 2", "")
+
+
+def test_the_signal_mask_is_as_before(tmp_path: Path) -> None:
+    """A thread that has SIGTERM blocked has it blocked still after it has started workers."""
+    reported, _ = run_script(
+        tmp_path,
+        """
+        signal.pthread_sigmask(signal.SIG_BLOCK, (signal.SIGTERM,))
+        make_runner().run(make_specs(1))
+        report(str(sorted(signal.pthread_sigmask(signal.SIG_BLOCK, ()))))
+        """,
+    )
+    assert reported == "[<Signals.SIGTERM: 15>]"
