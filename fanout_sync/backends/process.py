@@ -63,7 +63,7 @@ class ProcessBackend(Backend):
 
     def open(self, context: RunContext) -> Session:
         from ..executors.step_events import EventForwarder
-        from ..workers.lanes import Lanes
+        from ..workers.lanes import Lanes, kill_all
         from ..workers.pickling import pickle_executor
         from .process_session import ProcessSession, UnattendedProcessSession
 
@@ -71,17 +71,20 @@ class ProcessBackend(Backend):
         warm = self._take_warm()
         on_event = None if context.event_tx is None else EventForwarder(context.event_tx)
         size = context.bound if self._cap is None else min(context.bound, self._cap)
-        surplus = warm[size:]
-        lanes = Lanes(
-            size,
-            payload,
-            on_event,
-            warm[:size],
-            meter=context.meter,
-            max_tasks=self._max_tasks,
-            captures_output=self._captures_output,
-        )
-        self._put_back(surplus)
+        try:
+            lanes = Lanes(
+                size,
+                payload,
+                on_event,
+                warm[:size],
+                meter=context.meter,
+                max_tasks=self._max_tasks,
+                captures_output=self._captures_output,
+            )
+        except BaseException:
+            kill_all([lane for lane in warm if lane.state != "gone"])
+            raise
+        self._put_back(warm[size:])
         if context.unattended:
             return UnattendedProcessSession(lanes, self._retire, context.on_end)
         return ProcessSession(lanes, self._retire)

@@ -23,7 +23,7 @@ from attrs import frozen
 from ..checks import positive_int
 from ..executors.attempt import run_attempt, timed_out
 from ..executors.current_step import RunningStep, begun, own_context
-from ..executors.executor import TEARDOWN_GRACE_S
+from ..executors.executor import TEARDOWN_GRACE_S, warn_of_teardown
 from ..executors.step_events import Gate
 from ..records.report import Report, failure
 from ..records.status import StepError
@@ -141,7 +141,7 @@ class ThreadSession(Session):
                 if not self._outbox.empty():  # woken
                     return
                 if monotonic() >= until:
-                    logger.warning("teardown() is still running after %s s; its thread is abandoned", TEARDOWN_GRACE_S)
+                    warn_of_teardown(logger, "its thread is abandoned")
                     return
 
     def abort(self) -> None:

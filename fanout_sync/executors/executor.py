@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import abc
+import logging
 
 from ..events.senders import EventSender
 from ..records.steps import AgentStepSpec, StepOutcome
@@ -14,6 +15,11 @@ DEFAULT_MAX_PARALLEL_TASKS = 8
 
 TEARDOWN_GRACE_S = 5.0
 """How long the end of a run waits for `teardown` before it abandons the thread or kills the worker."""
+
+
+def warn_of_teardown(logger: logging.Logger, consequence: str) -> None:
+    """Log that `teardown` has not ended within `TEARDOWN_GRACE_S`, and what becomes of the worker that it runs in."""
+    logger.warning("teardown() is still running after %s s; %s", TEARDOWN_GRACE_S, consequence)
 
 
 class AgentExecutor(abc.ABC):

@@ -17,7 +17,7 @@ from functools import partial
 from typing import Any
 
 from ..executors.current_step import Meter
-from ..executors.executor import TEARDOWN_GRACE_S
+from ..executors.executor import TEARDOWN_GRACE_S, warn_of_teardown
 from ..interrupts import InterruptScope
 from ..records.status import StepError
 from . import messages
@@ -61,6 +61,9 @@ class Lanes:
         meter: Takes what steps report as used; where only calls are made, nobody does.
         max_tasks: How many messages a worker gets before it is replaced; `None` for any number.
         captures_output: Whether what workers print comes to this process's streams.
+
+    Raises:
+        OSError: There are no more descriptors to be had. `kill_all` ends the warm workers then.
     """
 
     def __init__(
@@ -91,11 +94,16 @@ class Lanes:
         self._must_look = False
         self._look_at = math.inf
         self._wake_lock = threading.RLock()  # a signal handler may wake the very thread that is just about to
-        self._wake_fds: tuple[int, int] | None = self._open_wake_pipe()
-        for lane in warm:
-            if lane.prepared != self._prepare:
-                lane.state, lane.start_is_known, lane.prepared = "starting", False, self._prepare
-            self._adopt(lane)
+        self._wake_fds: tuple[int, int] | None = None
+        try:
+            self._wake_fds = self._open_wake_pipe()
+            for lane in warm:
+                if lane.prepared != self._prepare:
+                    lane.state, lane.start_is_known, lane.prepared = "starting", False, self._prepare
+                self._adopt(lane)
+        except BaseException:
+            self.abort()
+            raise
 
     def start(self, index: int, message: bytes, timeout_s: float | None = None, label: str = "") -> None:
         """Give `message` to a worker, as soon as one is free.
@@ -141,9 +149,14 @@ class Lanes:
 
     def _open_wake_pipe(self) -> tuple[int, int]:
         reader, writer = os.pipe()
-        os.set_blocking(reader, False)
-        os.set_blocking(writer, False)
-        self._selector.register(reader, selectors.EVENT_READ, lambda mask: os.read(reader, 4096))
+        try:
+            os.set_blocking(reader, False)
+            os.set_blocking(writer, False)
+            self._selector.register(reader, selectors.EVENT_READ, lambda mask: os.read(reader, 4096))
+        except BaseException:
+            os.close(reader)
+            os.close(writer)
+            raise
         return reader, writer
 
     @classmethod
@@ -155,10 +168,16 @@ class Lanes:
             is_urgent: Whether it is.
             scope: An interrupt that it notes makes it so.
         """
-        scope = scope or InterruptScope()
-        lanes = cls(1, b"")
+        try:
+            lanes = cls(1, b"")
+        except OSError as error:  # chiefly no more descriptors, and so none to wait with
+            logger.warning("workers are killed without teardown(): %s", error)
+            kill_all(warm)
+            return
         for lane in warm:
-            lanes._adopt(lane)
+            with contextlib.suppress(OSError):  # it is killed then
+                lanes._adopt(lane)
+        scope = scope or InterruptScope()
         with scope.calling(lanes.wake):
             lanes.close(lambda: is_urgent or scope.is_interrupted)
 
@@ -184,7 +203,7 @@ class Lanes:
         while self._lanes and (left := deadline - time.monotonic()) > 0 and not is_urgent():
             self.turn(left)
         if self._lanes and not is_urgent():
-            logger.warning("teardown() is still running after %s s; its worker is killed", TEARDOWN_GRACE_S)
+            warn_of_teardown(logger, "its worker is killed")
         self.abort()
 
     def abort(self) -> None:
@@ -192,10 +211,8 @@ class Lanes:
         self._pending.clear()
         kill_lanes(self._lanes)
         for lane in list(self._lanes):
-            if not lane.await_exit(TEARDOWN_GRACE_S):
-                logger.warning("worker process %s does not end though it was killed", lane.pid)
             self._forget(lane)
-            lane.close()
+            _see_off(lane)
         self._selector.close()
         with self._wake_lock:
             # Not even a signal handler of this very thread may find them closed.
@@ -268,17 +285,32 @@ class Lanes:
 
     def _add_lane(self) -> None:
         try:
-            lane = start_worker(self._prepare, self._captures_output)
+            self._adopt(start_worker(self._prepare, self._captures_output))
         except Exception as error:
             # No processes or descriptors to be had, chiefly. The workers there are do it alone; if there are none,
             # it is worth trying again, but not at once.
             self._start_at = time.monotonic() + _START_AGAIN_S
             if not self._lanes:
                 self._start_failed(Lost(StepError.of(error), "crashed"))
-        else:
-            self._adopt(lane)
 
     def _adopt(self, lane: Lane) -> None:
+        """Make a worker one of these; it is killed if it cannot be watched.
+
+        Raises:
+            OSError: The system watches no more descriptors.
+        """
+        try:
+            self._watch(lane)
+        except BaseException:
+            self._forget(lane)
+            kill_all([lane])
+            raise
+        if lane.state == "idle":
+            self._idle.append(lane)
+        else:
+            self._send(lane, self._prepare)
+
+    def _watch(self, lane: Lane) -> None:
         self._lanes.append(lane)
         self._selector.register(lane.link, selectors.EVENT_READ, partial(self._on_link, lane))
         if lane.pidfd is None:
@@ -288,10 +320,6 @@ class Lanes:
         for output in lane.outputs:
             self._selector.register(output, selectors.EVENT_READ, partial(self._on_output, lane, output))
         self._update_must_look()
-        if lane.state == "idle":
-            self._idle.append(lane)
-        else:
-            self._send(lane, self._prepare)
 
     def _send(self, lane: Lane, message: bytes) -> None:
         try:
@@ -443,14 +471,15 @@ class Lanes:
 
     def _forget(self, lane: Lane) -> None:
         self._lanes.remove(lane)
-        if lane.state == "idle":
+        if lane in self._idle:
             self._idle.remove(lane)
-        ends: list[CallerLink | Output] = [lane.link, *lane.outputs]
+        ends: list[CallerLink | Output | int | None] = [lane.link, lane.pidfd, *lane.outputs]
         for end in ends:
-            with contextlib.suppress(KeyError):  # a lost link is unregistered already, and an output that has ended
-                self._selector.unregister(end)
-        if lane.pidfd is not None:
-            self._selector.unregister(lane.pidfd)
+            # A lost link is unregistered already, and so is an output that has ended; and if a worker could not be
+            # watched, some were never registered.
+            with contextlib.suppress(KeyError):
+                if end is not None:
+                    self._selector.unregister(end)
         lane.state = "gone"
         self._update_must_look()
 
@@ -468,7 +497,7 @@ class Lanes:
                 self._on_death(lane)
             elif lane.kill_at and now >= lane.kill_at:
                 if lane.leaves_in_order:
-                    logger.warning("teardown() is still running after %s s; its worker is killed", TEARDOWN_GRACE_S)
+                    warn_of_teardown(logger, "its worker is killed")
                 lane.kill_reason = lane.kill_reason or CLOSED_DESCRIPTORS
                 kill_lanes([lane])
 
@@ -480,3 +509,19 @@ class Lanes:
             lane.is_timed_out = True
             lane.overdue_at = math.inf
         self._look_at = min((lane.overdue_at for lane in self._lanes), default=math.inf)
+
+
+def kill_all(lanes: list[Lane]) -> None:
+    """Kill workers that belong to no set, and let go of them. Takes no more descriptors."""
+    kill_lanes(lanes)
+    for lane in lanes:
+        lane.state = "gone"
+        _see_off(lane)
+    multiprocessing.active_children()  # makes it let go of those that ended
+
+
+def _see_off(lane: Lane) -> None:
+    """Wait for the end of a worker that was killed, and close what leads to it."""
+    if not lane.await_exit(TEARDOWN_GRACE_S):
+        logger.warning("worker process %s does not end though it was killed", lane.pid)
+    lane.close()

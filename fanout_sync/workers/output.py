@@ -72,14 +72,25 @@ def _write(stream: Any, text: str) -> None:
 
 
 def open_outputs() -> tuple[list[Output], list[Connection]]:
-    """Return the caller's ends, and what a loky process can be given as its ends (see `redirect`)."""
+    """Return the caller's ends, and what a loky process can be given as its ends (see `redirect`).
+
+    Raises:
+        OSError: There are no more descriptors to be had.
+    """
     ours: list[Output] = []
     theirs: list[Connection] = []
     streams: tuple[Literal["stdout", "stderr"], ...] = ("stdout", "stderr")
-    for stream in streams:
-        reader, writer = os.pipe()
-        ours.append(Output(stream, reader))
-        theirs.append(Connection(writer, readable=False))
+    try:
+        for stream in streams:
+            reader, writer = os.pipe()
+            ours.append(Output(stream, reader))
+            theirs.append(Connection(writer, readable=False))
+    except BaseException:
+        for output in ours:
+            output.close()
+        for end in theirs:
+            end.close()
+        raise
     return ours, theirs
 
 

@@ -86,7 +86,11 @@ def _all_processes() -> Iterator[tuple[int, int, int, int]]:
     """Yield number, parent, process group and time of birth of all that live."""
     if not sys.platform.startswith("linux"):
         return
-    for name in os.listdir("/proc"):  # noqa: PTH208 - see above for why there is no pathlib
+    try:
+        names = os.listdir("/proc")  # noqa: PTH208 - see above for why there is no pathlib
+    except OSError:  # no descriptor is left to read it with: what is in the process groups is killed all the same
+        return
+    for name in names:
         text = _read(f"/proc/{name}/stat") if name.isdecimal() else b""
         if text:
             # After the name, which is in parentheses and may hold anything: state, parent, group, … and the birth.

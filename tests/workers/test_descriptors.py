@@ -1,0 +1,286 @@
+"""When descriptors run out, whatever was being started is given back, and the program can go on."""
+
+from __future__ import annotations
+
+import errno
+import multiprocessing
+import os
+import selectors
+import subprocess
+import sys
+import textwrap
+from pathlib import Path
+from typing import Any
+
+import pytest
+from conftest import HANG_BOUND_S
+
+from fanout_sync import AgentStepSpec, FunctionExecutor, ProcessBackend, Runner
+from fanout_sync.testing import make_specs
+from fanout_sync.workers import lanes as lanes_module
+from fanout_sync.workers.output import open_outputs
+
+PREAMBLE = """
+import errno, gc, multiprocessing, os, resource, time
+from fanout_sync import FunctionExecutor, ProcessBackend, Runner, TextDelta
+from fanout_sync.testing import make_specs
+from fanout_sync.workers import lane as lane_module
+
+most = resource.getrlimit(resource.RLIMIT_NOFILE)
+
+def descriptors():
+    \"\"\"Return what is behind each open descriptor.\"\"\"
+    gc.collect()
+    found = {}
+    for name in os.listdir("/proc/self/fd"):
+        try:
+            found[int(name)] = os.readlink(f"/proc/self/fd/{name}")
+        except FileNotFoundError:  # the one that listed them
+            pass
+    return found
+
+def leave(room):
+    \"\"\"Let this process open so many descriptors more.\"\"\"
+    taken = descriptors()
+    limit = 0
+    while limit - sum(number < limit for number in taken) < room:
+        limit += 1
+    while limit in taken:
+        limit += 1
+    resource.setrlimit(resource.RLIMIT_NOFILE, (limit, most[1]))
+
+def leave_any():
+    resource.setrlimit(resource.RLIMIT_NOFILE, most)
+
+def end(lane):
+    lane.kill()
+    assert lane.await_exit(60)
+    lane.close()
+    lane.process.join()
+    multiprocessing.active_children()
+
+def agent(spec):
+    return spec.prompt
+"""
+
+
+def run_script(tmp_path: Path, source: str) -> str:
+    script = tmp_path / "script.py"
+    script.write_text(PREAMBLE + textwrap.dedent(source))
+    done = subprocess.run(
+        [sys.executable, str(script)], capture_output=True, text=True, timeout=HANG_BOUND_S, check=False, cwd=tmp_path
+    )
+    assert done.returncode == 0, done.stderr
+    return done.stdout
+
+
+@pytest.mark.parametrize("captures", [False, True])
+@pytest.mark.parametrize("is_first", [False, True], ids=["later worker", "first worker"])
+def test_a_worker_that_cannot_be_started_leaves_no_descriptor(captures: bool, is_first: bool, tmp_path: Path) -> None:
+    """However many descriptors are left, a start that fails says so and leaves as many open as before."""
+    told = run_script(
+        tmp_path,
+        f"""
+        from loky.backend import resource_tracker as loky_tracker
+        from multiprocessing import resource_tracker as multiprocessing_tracker
+
+        def kept():
+            \"\"\"Return what stays open rightly, being used by all workers to come.\"\"\"
+            return {{loky_tracker._resource_tracker._fd, multiprocessing_tracker._resource_tracker._fd}}
+
+        if not {is_first}:
+            end(lane_module.start_worker(b"", {captures}))
+        descriptors()
+        before, failures = set(descriptors()), 0
+        for room in range(40):
+            leave(room)
+            try:
+                end(lane_module.start_worker(b"", {captures}))
+            except OSError as error:
+                assert error.errno == errno.EMFILE, error
+                failures += 1
+            else:
+                break
+            finally:
+                leave_any()
+                left = set(descriptors()) - before - kept()
+                assert not left, f"with room for {{room}}: {{descriptors()}}"
+        assert multiprocessing.active_children() == []
+        print(room == failures > 5)
+        """,
+    )
+    assert told == "True\n"
+
+
+@pytest.mark.parametrize("room", [3, 6, 9, 12])
+def test_a_run_without_descriptors_is_over_and_the_next_one_is_as_ever(room: int, tmp_path: Path) -> None:
+    """Steps fail with the reason, no descriptor and no process is left, and the runner can be used again."""
+    told = run_script(
+        tmp_path,
+        f"""
+        runner = Runner(
+            FunctionExecutor({{"tester": agent}}), backend=ProcessBackend(capture_output=True), max_concurrency=2
+        )
+        runner.run(make_specs(1))
+        before = descriptors()
+        leave({room})
+        run = runner.run(make_specs(3))
+        leave_any()
+        print({{record.error.type + str(record.error.message) for record in run.records}})
+        print(sorted(descriptors()) == sorted(before), multiprocessing.active_children())
+        print([outcome.output for outcome in runner.run(make_specs(3))])
+        """,
+    )
+    reason = "OSError[Errno 24] Too many open files"
+    assert told == f"{ {reason} }\nTrue []\n['0', '1', '2']\n"
+
+
+@pytest.mark.parametrize("room", [0, 1, 2])
+@pytest.mark.parametrize("call", ["runner.run(make_specs(3))", "list(runner.stream(make_specs(3)))"])
+def test_warm_workers_are_ended_where_no_run_can_begin(call: str, room: int, tmp_path: Path) -> None:
+    """A run on warm workers that cannot even begin raises the error, ends them, and the runner can be used again."""
+    told = run_script(
+        tmp_path,
+        f"""
+        outside = descriptors()
+        with Runner(FunctionExecutor({{"tester": agent}}), backend="process", max_concurrency=2) as runner:
+            runner.run(make_specs(2))
+            leave({room})
+            try:
+                {call}
+            except OSError as error:
+                print(error.errno == errno.EMFILE)
+            leave_any()
+            print(multiprocessing.active_children())
+            print([outcome.output for outcome in runner.run(make_specs(2))])
+        # The two trackers are for all workers to come.
+        print(multiprocessing.active_children(), len(descriptors()) - len(outside) <= 2)
+        """,
+    )
+    assert told == "True\n[]\n['0', '1']\n[] True\n"
+
+
+def test_warm_workers_are_ended_though_there_is_nothing_to_wait_with(tmp_path: Path) -> None:
+    """The end of a runner's `with` block leaves no worker behind where no descriptor is left."""
+    told = run_script(
+        tmp_path,
+        """
+        with Runner(FunctionExecutor({"tester": agent}), backend="process", max_concurrency=2) as runner:
+            runner.run(make_specs(2))
+            leave(0)
+        leave_any()
+        print(multiprocessing.active_children())
+        """,
+    )
+    assert told == "[]\n"
+
+
+def test_an_overdue_step_is_killed_where_no_descriptor_is_left(tmp_path: Path) -> None:
+    """A step whose time is up is killed and reported though /proc cannot be read to look for what it has started."""
+    told = run_script(
+        tmp_path,
+        """
+        class Listener:
+            def send(self, event):
+                if isinstance(event, TextDelta):
+                    leave(0)
+
+        def hang(spec, event_tx):
+            event_tx.send(TextDelta(spec.task_id, "begun"))
+            time.sleep(3600)
+
+        executor = FunctionExecutor({"tester": hang})
+        run = Runner(executor, backend="process", max_concurrency=1, timeout=1, event_tx=Listener()).run(make_specs(1))
+        leave_any()
+        print([record.status for record in run.records], multiprocessing.active_children())
+        """,
+    )
+    assert told == "['timed_out'] []\n"
+
+
+class Reluctant(selectors.DefaultSelector):
+    """A selector that refuses one registration, as a kernel does that watches no more descriptors."""
+
+    refused = 0
+    count = 0
+
+    def register(self, *args: Any, **kwargs: Any) -> Any:
+        type(self).count += 1
+        if self.count == self.refused:
+            raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+        return super().register(*args, **kwargs)
+
+
+@pytest.fixture
+def reluctant(monkeypatch: pytest.MonkeyPatch) -> type[Reluctant]:
+    monkeypatch.setattr(Reluctant, "count", 0)
+    monkeypatch.setattr(lanes_module.selectors, "DefaultSelector", Reluctant)
+    return Reluctant
+
+
+def open_descriptors() -> list[str]:
+    return sorted(path.name for path in Path("/proc/self/fd").iterdir())
+
+
+@pytest.mark.parametrize("refused", [2, 3, 4, 5], ids=["link", "pidfd", "stdout", "stderr"])
+def test_a_worker_that_cannot_be_watched_is_ended(
+    refused: int, reluctant: type[Reluctant], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A new worker whose descriptors the system does not watch is ended and another one started."""
+    runner = Runner(
+        FunctionExecutor({"tester": lambda spec: spec.prompt}),
+        backend=ProcessBackend(capture_output=True),
+        max_concurrency=1,
+    )
+    runner.run(make_specs(1))
+    before = open_descriptors()
+    monkeypatch.setattr(reluctant, "count", 0)
+    monkeypatch.setattr(reluctant, "refused", refused)
+    assert [outcome.output for outcome in runner.run(make_specs(2))] == ["0", "1"]
+    assert open_descriptors() == before
+    assert multiprocessing.active_children() == []
+
+
+@pytest.mark.parametrize("refused", [1, 2, 3, 4, 5], ids=["wake pipe", "link", "pidfd", "link 2", "pidfd 2"])
+def test_warm_workers_that_cannot_be_watched_are_ended(
+    refused: int, reluctant: type[Reluctant], monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    """If a run cannot take up its warm workers, it raises the error, ends all of them and leaves nothing open."""
+    os.mkfifo(tmp_path / "meeting")
+
+    def meet(spec: AgentStepSpec) -> str:
+        """Return when the other step runs as well: so there are two workers."""
+        with (tmp_path / "meeting").open("r" if spec.prompt == "0" else "w"):
+            return spec.prompt
+
+    executor = FunctionExecutor({"tester": meet})
+    Runner(executor, backend="process", max_concurrency=2).run(make_specs(2))
+    before = open_descriptors()
+    with Runner(executor, backend="process", max_concurrency=2) as runner:
+        runner.run(make_specs(2))
+        monkeypatch.setattr(reluctant, "count", 0)
+        monkeypatch.setattr(reluctant, "refused", refused)
+        with pytest.raises(OSError, match="No space left"):
+            runner.run(make_specs(2))
+        assert multiprocessing.active_children() == []
+        assert open_descriptors() == before
+        assert [outcome.output for outcome in runner.run(make_specs(2))] == ["0", "1"]
+    assert open_descriptors() == before
+
+
+def test_pipes_for_output_are_given_back(monkeypatch: pytest.MonkeyPatch) -> None:
+    """If there is a pipe for one stream and none for the other, the first one is closed."""
+    open_pipe, opened = os.pipe, []
+
+    def only_one() -> tuple[int, int]:
+        if opened:
+            raise OSError(errno.EMFILE, os.strerror(errno.EMFILE))
+        opened.append(open_pipe())
+        return opened[0]
+
+    monkeypatch.setattr(os, "pipe", only_one)
+    with pytest.raises(OSError, match="Too many open files"):
+        open_outputs()
+    for end in opened[0]:
+        with pytest.raises(OSError, match="Bad file descriptor"):
+            os.fstat(end)
