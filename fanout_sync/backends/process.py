@@ -114,7 +114,7 @@ class ProcessBackend(Backend):
 
         Raises:
             Exception: Whatever pickling the function or its arguments raises; nothing is scheduled then.
-            RuntimeError: The backend is shut down.
+            RuntimeError: The backend is shut down, or there are no more threads to be had; nothing is scheduled then.
         """
         import cloudpickle
 

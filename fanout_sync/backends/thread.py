@@ -78,6 +78,8 @@ class ThreadSession(Session):
         self._name = f"fanout-{next(_session_numbers)}"
         self._thread_numbers = itertools.count()
         self._threads: dict[str, threading.Thread] = {}
+        # Places that `setup` is to stay for, of threads that could not be replaced.
+        self._vacant = 0
         self._outstanding = 0
         # By their identity: steps with a deadline that are running, with their worker. Who takes one out reports it.
         self._limited: dict[int, tuple[RunningStep, str]] = {}
@@ -156,6 +158,9 @@ class ThreadSession(Session):
                 self._inbox.get_nowait()
 
     def _dismiss(self) -> None:
+        while self._vacant:  # first, so that `teardown` is left to a thread, if there is one
+            self._vacant -= 1
+            self._hooks.depart()
         for _ in self._threads:
             self._inbox.put(None)
 
@@ -163,16 +168,18 @@ class ThreadSession(Session):
         thread_number = next(self._thread_numbers)
         name = f"{self._name}_{thread_number}"
         thread = threading.Thread(target=self._work, name=name, daemon=True)
-        self._hooks.arrive()
+        if not self._vacant:
+            self._hooks.arrive()
+            self._vacant += 1
         try:
             thread.start()
         except RuntimeError:
-            self._hooks.depart()
             if thread_number == 0:
                 raise
             # The system gives no more threads; the steps wait for those that there are, or for better times.
             self._bound = max(1, len(self._threads))
         else:
+            self._vacant -= 1
             self._threads[name] = thread
 
     def _wait_and_watch(self, timeout_s: float | None) -> Report | None:
@@ -207,8 +214,8 @@ class ThreadSession(Session):
         del self._threads[worker]
         and_then = f"; its thread {worker} is abandoned and replaced"
         self._outbox.put(timed_out(step, time() - duration_s, duration_s, worker, and_then))
+        self._vacant += 1
         self._add_thread()
-        self._hooks.depart()
 
     def _work(self) -> None:
         setup_error = self._hooks.set_up()
@@ -288,18 +295,30 @@ class ThreadBackend(Backend):
         return ThreadSession(context)
 
     def submit(self, fn: Callable[P, T], /, *args: P.args, **kwargs: P.kwargs) -> Future[T]:
-        """Schedule `fn(*args, **kwargs)` in a copy of the caller's context; see `concurrent.futures.Executor`."""
+        """Schedule `fn(*args, **kwargs)` in a copy of the caller's context; see `concurrent.futures.Executor`.
+
+        Raises:
+            RuntimeError: The backend is shut down, or there are no threads to be had; nothing is scheduled then.
+        """
         future: Future[T] = Future()
         call = _Call(future, own_context(), partial(fn, *args, **kwargs))
         with self._lock:
             if self._is_shut_down:
                 raise RuntimeError("cannot schedule new futures after shutdown")
-            self._calls.put(call)
             if not self._waiting.acquire(blocking=False) and len(self._threads) < self._max_workers:
-                thread = threading.Thread(target=_serve_calls, args=(self._calls, self._waiting), daemon=True)
-                thread.start()
-                self._threads.append(thread)
+                self._add_thread()
+            self._calls.put(call)
         return future
+
+    def _add_thread(self) -> None:
+        thread = threading.Thread(target=_serve_calls, args=(self._calls, self._waiting), daemon=True)
+        try:
+            thread.start()
+        except RuntimeError:  # no more threads to be had: calls wait for those that there are, if there are any
+            if not self._threads:
+                raise
+        else:
+            self._threads.append(thread)
 
     def shutdown(self, wait: bool = True, *, cancel_futures: bool = False) -> None:
         """Let go of the threads of `submit`; see `concurrent.futures.Executor.shutdown`."""

@@ -36,6 +36,9 @@ class Calls:
         return future
 
     def shutdown(self, wait: bool, cancel_futures: bool) -> None:
+        if self._watcher.retire_unbegun():  # no call has ever been taken: there is no worker
+            self._lanes.abort()
+            return
         self._watcher.do(lambda: self._begin_close(cancel_futures))
         if wait:
             self._watcher.join()

@@ -20,6 +20,9 @@ def watch_parent(mark: str) -> None:
 
     The closed socket tells only a worker that reads it: not one that is busy, nor one whose socket is held open by
     another child of the caller.
+
+    Raises:
+        RuntimeError: There are no more threads to be had.
     """
     threading.Thread(target=_watch, args=(os.getppid(), mark), name="fanout-parent-watch", daemon=True).start()
 

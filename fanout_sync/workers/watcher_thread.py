@@ -36,16 +36,29 @@ class WatcherThread:
 
         Returns:
             Whether it will be called: not if the thread has ended.
+
+        Raises:
+            RuntimeError: There are no more threads to be had. Nothing will be called, and the lanes have no owner yet.
         """
         with self._door_lock:
             if self._is_closed:
                 return False
             self._orders.append(order)
             if self._thread is None:
-                self._thread = threading.Thread(target=self._keep, name="fanout-keeper", daemon=True)
-                self._thread.start()
+                try:
+                    self._start()
+                except BaseException:
+                    self._orders.remove(order)
+                    raise
         self._lanes.wake()
         return True
+
+    def retire_unbegun(self) -> bool:
+        """Accept no orders any more, if there has been none; return whether that is so, and the lanes are nobody's."""
+        with self._door_lock:
+            is_unbegun = self._thread is None and not self._is_closed
+            self._is_closed = self._is_closed or is_unbegun
+            return is_unbegun
 
     def stop(self) -> None:
         """Return when the thread has ended; what was ordered before is done."""
@@ -61,6 +74,14 @@ class WatcherThread:
         """Wait for the thread to end, unless it is the one that asks."""
         if self._thread is not None and self._thread is not threading.current_thread():
             self._thread.join()
+
+    def _start(self) -> None:
+        self._thread = threading.Thread(target=self._keep, name="fanout-keeper", daemon=True)
+        try:
+            self._thread.start()
+        except BaseException:
+            self._thread = None  # nobody can wait for the end of one that never began
+            raise
 
     def _keep(self) -> None:
         try:

@@ -46,11 +46,11 @@ def main(end: Any, output_ends: list[Connection], mark: str) -> None:
         mark: By which this worker's descendants are known.
     """
     _keep_terminal_to_the_caller()
-    watch_parent(mark)
     redirect(output_ends)
     worker = Worker(adopt(end), bool(output_ends))
     try:
-        worker.serve()
+        if worker.watch_caller(mark):
+            worker.serve()
     except LinkLost:
         # The caller died, or a step closed our descriptors: there is nobody to tell, and nothing to wait for.
         _leave_now(LOST_LINK_EXIT_CODE)
@@ -74,6 +74,16 @@ class Worker:
         self._stop = StopSignal()  # never set: a worker that is to stop is killed
         self._event_tx: WorkerEventSender | None = None
         self._surroundings = Surroundings(watches_output=is_captured)
+
+    def watch_caller(self, mark: str) -> bool:
+        """Have this process end with its caller; return whether that can be, and if not, say why to the caller."""
+        try:
+            watch_parent(mark)
+        except RuntimeError as error:  # no more threads to be had
+            self._link.receive()  # the executor, to which this is the answer
+            self._link.send(pack((messages.UNPREPARED, error_fields(StepError.of(error)))))
+            return False
+        return True
 
     def serve(self) -> None:
         while True:

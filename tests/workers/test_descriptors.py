@@ -17,7 +17,6 @@ from conftest import HANG_BOUND_S
 
 from fanout_sync import AgentStepSpec, FunctionExecutor, ProcessBackend, Runner
 from fanout_sync.testing import make_specs
-from fanout_sync.workers import lanes as lanes_module
 from fanout_sync.workers.output import open_outputs
 
 PREAMBLE = """
@@ -214,7 +213,7 @@ class Reluctant(selectors.DefaultSelector):
 @pytest.fixture
 def reluctant(monkeypatch: pytest.MonkeyPatch) -> type[Reluctant]:
     monkeypatch.setattr(Reluctant, "count", 0)
-    monkeypatch.setattr(lanes_module.selectors, "DefaultSelector", Reluctant)
+    monkeypatch.setattr(selectors, "DefaultSelector", Reluctant)
     return Reluctant
 
 
@@ -270,7 +269,8 @@ def test_warm_workers_that_cannot_be_watched_are_ended(
 
 def test_pipes_for_output_are_given_back(monkeypatch: pytest.MonkeyPatch) -> None:
     """If there is a pipe for one stream and none for the other, the first one is closed."""
-    open_pipe, opened = os.pipe, []
+    open_pipe = os.pipe
+    opened: list[tuple[int, int]] = []
 
     def only_one() -> tuple[int, int]:
         if opened:
