@@ -25,6 +25,10 @@ SIGNALS_S = 0.5
 """No wait is longer than this: Python looks for signals when a wait ends, and misses one that comes just before it."""
 
 
+POLL_S = 0.05
+"""How often a wait for something that does not tell looks again, in seconds."""
+
+
 class Session(abc.ABC):
     """One run's hold on a backend; used from the caller's thread alone, but for `wake`.
 

@@ -13,17 +13,14 @@ from queue import Empty, SimpleQueue
 from time import monotonic, time
 from typing import Any
 
-from ..executors.step_events import EventForwarder, Gate
+from ..executors.step_events import EventForwarder, RevocableSender
 from ..records.report import Report, failure
 from ..records.status import Status, StepError
 from ..records.steps import AgentStepSpec
-from .backend import SIGNALS_S, RunContext, Session
+from .backend import POLL_S, SIGNALS_S, RunContext, Session
 from .foreign_worker import ExecutorInUse, RemoteCaller, RemoteResult, RemoteRun, RemoteStep, Step, too_late
 from .places import places_of
 from .state_file import StateFile
-
-POLL_S = 0.05
-"""How often to ask whether a step has begun that has a timeout."""
 
 UNHEARD_S = 30.0
 """After so long without a word from any step it is presumed that the processes of a pool cannot reach this one."""
@@ -362,7 +359,7 @@ class _ForeignStep:
             self._has_arrived = True
         event_tx = run.context.event_tx
         if event_tx is not None and self.timeout_s is not None:
-            event_tx = Gate(event_tx, lambda: not self.is_given_up)
+            event_tx = RevocableSender(event_tx, lambda: not self.is_given_up)
         worker = threading.current_thread().name
         return run.executor.run(self._step, event_tx, worker, run.context.meter, self._begin)
 

@@ -10,11 +10,12 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from typing import TYPE_CHECKING, NamedTuple
 
-from ..events.senders import EventSender
+from ..events.senders import EventSender, check_event
 from ..events.types import Event
 from ..executors.attempt import run_attempt
-from ..executors.current_step import Meter, StopSignal, begun, current_step
+from ..executors.current_step import Meter, StopSignal, begun
 from ..executors.executor import AgentExecutor
+from ..executors.step_events import StepSender
 from ..records.report import Report, failure
 from ..records.status import StepError
 from ..records.steps import AgentStepSpec
@@ -224,7 +225,7 @@ class _RemoteExecutors:
 
     @contextmanager
     def using(self, run: RemoteRun, caller: RemoteCaller) -> Iterator[_RemoteExecutor | None]:
-        """Permit on to the executor of `run`; `None` if this process is ending."""
+        """Hold on to the executor of `run`; `None` if this process is ending."""
         with self._lock:
             executor, surplus = self._claim(run, caller)
         # Outside of the lock: teardown() is the caller's code, and may take long.
@@ -290,17 +291,13 @@ if hasattr(os, "register_at_fork"):  # not on Windows, which does not fork eithe
     os.register_at_fork(after_in_child=_forget_in_child)
 
 
-class _EventList:
+class _EventList(StepSender):
     def __init__(self) -> None:
         self.items: list[str] = []
 
     def send(self, event: Event) -> None:
-        if not isinstance(event, Event):
-            raise TypeError(f"an Event is sent, got {type(event).__name__}")
+        check_event(event)
         self.items.append(str.__str__(event.to_json()))
-
-    def usage(self, *, prompt_tokens: int = 0, completion_tokens: int = 0, cost_usd: float = 0.0) -> None:
-        current_step().add_usage(prompt_tokens=prompt_tokens, completion_tokens=completion_tokens, cost_usd=cost_usd)
 
 
 class _UsageList:

@@ -24,12 +24,12 @@ from ..checks import positive_int
 from ..executors.attempt import run_attempt, timed_out
 from ..executors.current_step import RunningStep, begun, own_context
 from ..executors.executor import TEARDOWN_GRACE_S, warn_of_teardown
-from ..executors.step_events import Gate
+from ..executors.step_events import RevocableSender
 from ..records.report import Report, failure
 from ..records.status import StepError
 from ..records.steps import AgentStepSpec
 from ..workers.futures import cancel_future, end_future
-from .backend import SIGNALS_S, Backend, RunContext, Session
+from .backend import POLL_S, SIGNALS_S, Backend, RunContext, Session
 from .hooks import Hooks
 
 __all__ = ["ThreadBackend"]
@@ -38,9 +38,6 @@ P = ParamSpec("P")
 T = TypeVar("T")
 
 logger = logging.getLogger(__name__)
-
-POLL_S = 0.05
-"""How often a wait that is to end with a thread, or when woken, looks up."""
 
 SOONEST_LOOK_S = 0.01
 """How much later than its deadline an overdue step may be found."""
@@ -258,7 +255,7 @@ class ThreadSession(Session):
         """Run a step that has a deadline; return whether this thread still has its place."""
         key = id(step)
         self._limited[key] = step, worker
-        event_tx = None if self._event_tx is None else Gate(self._event_tx, lambda: key in self._limited)
+        event_tx = None if self._event_tx is None else RevocableSender(self._event_tx, lambda: key in self._limited)
         try:
             report = self._hooks.context.copy().run(run_attempt, self._executor, step, event_tx, worker, self._rule)
         except BaseException as error:  # as in `_work`

@@ -13,6 +13,7 @@ from pathlib import Path
 from types import TracebackType
 
 from ..errors import OptionError
+from ..events.senders import check_event
 from ..events.types import Event
 
 
@@ -118,8 +119,7 @@ class EventsFile:
             TypeError: It is no `Event`.
             WireError: It holds what JSON cannot carry; the field is named.
         """
-        if not isinstance(event, Event):
-            raise TypeError(f"an Event is sent, got {type(event).__name__}")
+        check_event(event)
         line = event.to_json()
         with self._lock:
             if self.error is None:

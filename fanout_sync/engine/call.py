@@ -14,7 +14,7 @@ from ..backends.backend import Backend, RunContext, Session
 from ..errors import FanoutInterrupted, InputError, JournalConflict, JournalError
 from ..events.announcer import FLUSH_S, INTERRUPTED_FLUSH_S, Announcer
 from ..executors.current_step import CurrentStep, StopSignal, current_step, running_step
-from ..executors.step_events import StepEvents
+from ..executors.step_events import DirectSender
 from ..interrupts import InterruptScope, end_as_if_killed
 from ..limits.usage_meter import RunMeter
 from ..records.report import Report
@@ -213,7 +213,7 @@ class Call:
             bound=bound,
             meter=meter,
             # There is one if anybody listens, be it to the usage of steps alone.
-            event_tx=StepEvents(plan.event_tx) if plan.event_tx is not None or plan.is_limited else None,
+            event_tx=DirectSender(plan.event_tx) if plan.event_tx is not None or plan.is_limited else None,
             retry_rule=None if plan.policies.retry is None else plan.policies.retry.rule,
             stop=StopSignal(),
             unattended=is_unattended,

@@ -17,6 +17,7 @@ from typing import NoReturn
 from attrs import frozen
 
 from ..errors import OptionError
+from .senders import check_event
 from .types import Event
 
 __all__ = ["EventChannel", "EventReceiver", "Lagged"]
@@ -67,8 +68,7 @@ class EventChannel:
         Raises:
             TypeError: `event` is no `Event`.
         """
-        if not isinstance(event, Event):
-            raise TypeError(f"an Event is sent, got {type(event).__name__}")
+        check_event(event)
         self._ring.push(event)
 
     def subscribe(self) -> EventReceiver:

@@ -25,3 +25,15 @@ class EventSender(Protocol):
 
     def usage(self, *, prompt_tokens: int = 0, completion_tokens: int = 0, cost_usd: float = 0.0) -> None:
         """Report what the running step has used up; as `CurrentStep.add_usage`, in the same thread."""
+
+
+def check_event(event: object) -> None:
+    """Refuse to send what is no event.
+
+    Raises:
+        TypeError: It is something else; its type is named.
+    """
+    from .types import Event  # imported lazily: slow, and most workers send no events
+
+    if not isinstance(event, Event):
+        raise TypeError(f"event must be an Event, got {type(event).__name__}")

@@ -24,7 +24,7 @@ from .process_tree import MARK, kill_group, kill_trees, mark_below
 from .worker import LOST_LINK_EXIT_CODE
 from .worker import main as worker_main
 
-POLL_S = 0.1
+LOOK_EVERY_S = 0.1
 """How often to look for dead workers where the system has no pidfd."""
 
 SOONEST_START_S = 0.05
@@ -135,9 +135,9 @@ class Lane:
             if time.monotonic() >= deadline:
                 return False
             if self.pidfd is not None:
-                _is_readable(self.pidfd, POLL_S)
+                _is_readable(self.pidfd, LOOK_EVERY_S)
             else:
-                time.sleep(POLL_S / 100)  # there is nothing to wait on where the system has no pidfd
+                time.sleep(LOOK_EVERY_S / 100)  # there is nothing to wait on where the system has no pidfd
         return True
 
     def exit_code(self) -> int | None:

@@ -22,7 +22,7 @@ from ..interrupts import InterruptScope
 from ..records.status import StepError
 from . import messages
 from .guard_process import stand_guard
-from .lane import CLOSED_DESCRIPTORS, POLL_S, Assignment, Lane, kill_lanes, open_pidfd, start_worker
+from .lane import CLOSED_DESCRIPTORS, LOOK_EVERY_S, Assignment, Lane, kill_lanes, open_pidfd, start_worker
 from .link import CallerLink, LinkLost
 from .log_records import emit_here, levels_here
 from .loss import STOP_BY_ITSELF_S, Lost, kill_reason_for, loss_of
@@ -122,12 +122,12 @@ class Lanes:
 
     def turn(self, timeout: float | None = None) -> None:
         """Wait until something happens, at most `timeout` seconds, and see to it."""
-        may_wait_for_more = timeout is None or timeout > POLL_S
+        may_wait_for_more = timeout is None or timeout > LOOK_EVERY_S
         if may_wait_for_more and (self._must_look or (self._pending and not self._lanes)):
-            timeout = POLL_S
+            timeout = LOOK_EVERY_S
         has_limits = self._look_at < math.inf
         if has_limits and may_wait_for_more:
-            timeout = POLL_S
+            timeout = LOOK_EVERY_S
         try:
             for key, mask in self._selector.select(timeout):
                 key.data(mask)

@@ -12,7 +12,7 @@ from .process_tree import kill_trees
 ORPHANED_EXIT_CODE = 83
 """How a worker leaves whose caller is gone; nobody is there to see it."""
 
-_LOOK_EVERY_S = 0.5
+_PARENT_CHECK_S = 0.5
 
 
 def watch_parent(mark: str) -> None:
@@ -39,8 +39,8 @@ def _watch(parent: int, mark: str) -> None:
     # The parent's number alone would do; the pidfd is there to be quick. A step may close it, so it is not relied on.
     while os.getppid() == parent:
         if poll is None:
-            time.sleep(_LOOK_EVERY_S)
-        elif any(event & select.POLLNVAL for _, event in poll.poll(_LOOK_EVERY_S * 1000)):
+            time.sleep(_PARENT_CHECK_S)
+        elif any(event & select.POLLNVAL for _, event in poll.poll(_PARENT_CHECK_S * 1000)):
             poll = None
     kill_trees([os.getpid()], [mark], spare=os.getpid())
     os._exit(ORPHANED_EXIT_CODE)

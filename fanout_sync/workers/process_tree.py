@@ -21,7 +21,7 @@ MARK = "FANOUT_SYNC_WORKERS"
 It finds what left the worker's process group and outlived its own parent, as daemons do."""
 
 _MAX_ROUNDS = 20  # each finds only what was started during the one before
-_LOOK_EVERY_S = 0.5
+_CALLER_CHECK_S = 0.5
 
 
 def mark_below(mark: str) -> str:
@@ -133,5 +133,5 @@ def stand_guard(caller: int, mark: str) -> None:
     if pidfd >= 0:
         poll.register(pidfd, select.POLLIN)
     while os.getppid() == caller:
-        poll.poll(1000 * (_LOOK_EVERY_S if pidfd < 0 else 3600))
+        poll.poll(1000 * (_CALLER_CHECK_S if pidfd < 0 else 3600))
     kill_trees([], [mark])

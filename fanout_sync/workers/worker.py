@@ -13,9 +13,11 @@ import threading
 from multiprocessing.connection import Connection
 from typing import TYPE_CHECKING, Any, NoReturn
 
+from ..events.senders import check_event
 from ..executors.attempt import run_attempt
-from ..executors.current_step import StepContext, StopSignal, current_step, own_context
+from ..executors.current_step import StepContext, StopSignal, own_context
 from ..executors.executor import AgentExecutor
+from ..executors.step_events import StepSender
 from ..records.status import StepError
 from . import messages
 from .link import LinkLost, WorkerLink, adopt
@@ -184,7 +186,7 @@ class Worker:
             os._exit(0)
 
 
-class WorkerEventSender:
+class WorkerEventSender(StepSender):
     """The `event_tx` of a worker process: sends each event to the caller at once."""
 
     def __init__(self, link: WorkerLink) -> None:
@@ -198,16 +200,9 @@ class WorkerEventSender:
             TypeError: It is no `Event`.
             WireError: It holds what JSON cannot carry; the field is named.
         """
-        from ..events.types import Event  # a worker that sends none need not load them
-
-        if not isinstance(event, Event):
-            raise TypeError(f"an Event is sent, got {type(event).__name__}")
+        check_event(event)
         if os.getpid() == self._pid:  # a child that a step forked has no part in the conversation
             self._link.send(pack((messages.EVENT, str.__str__(event.to_json()))))
-
-    def usage(self, *, prompt_tokens: int = 0, completion_tokens: int = 0, cost_usd: float = 0.0) -> None:
-        """Report what the running step has used up."""
-        current_step().add_usage(prompt_tokens=prompt_tokens, completion_tokens=completion_tokens, cost_usd=cost_usd)
 
 
 def _portable(value: Any) -> bytes:

@@ -543,4 +543,4 @@ def test_an_event_that_is_none_fails_its_step_alone() -> None:
 
     for backend in ("thread", "process"):
         run = Runner(FunctionExecutor({"tester": agent}), backend=backend, event_tx=EventChannel()).run(make_specs(2))
-        assert {outcome.output for outcome in run} == {"TypeError: an Event is sent, got str"}
+        assert {outcome.output for outcome in run} == {"TypeError: event must be an Event, got str"}

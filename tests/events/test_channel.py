@@ -102,7 +102,7 @@ def test_recv_times_out(timeout: float) -> None:
 @pytest.mark.parametrize("not_an_event", [None, "text", {"type": "text_delta"}, TextDelta, Lagged(1)])
 def test_only_events_are_sent(not_an_event: Any) -> None:
     """Something else is refused, with what came."""
-    with pytest.raises(TypeError, match=f"an Event is sent, got {type(not_an_event).__name__}"):
+    with pytest.raises(TypeError, match=f"event must be an Event, got {type(not_an_event).__name__}"):
         EventChannel().send(not_an_event)
 
 

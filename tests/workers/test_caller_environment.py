@@ -9,7 +9,7 @@ import textwrap
 from pathlib import Path
 
 import pytest
-from conftest import HANG_BOUND_S
+from bounds import HANG_BOUND_S
 
 WATCHED = """
 import os, signal, subprocess, sys, threading, types

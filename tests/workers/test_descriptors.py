@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from conftest import HANG_BOUND_S
+from bounds import HANG_BOUND_S
 
 from fanout_sync import AgentStepSpec, FunctionExecutor, ProcessBackend, Runner
 from fanout_sync.testing import make_specs
