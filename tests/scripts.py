@@ -50,7 +50,14 @@ def statuses(run):
     return " ".join(record.status for record in run.records)
 
 def left():
-    # What runs of this script, but for itself and multiprocessing's bookkeeper, which ends with it.
+    # What still runs of this script, but for itself and multiprocessing's bookkeeper, which ends with it. What has
+    # been killed takes a moment to end.
+    deadline = time.monotonic() + 10
+    while (found := running()) and time.monotonic() < deadline:
+        time.sleep(0.01)
+    return found
+
+def running():
     found = []
     for process in Path("/proc").iterdir():
         if process.name.isdecimal() and int(process.name) != os.getpid():

@@ -128,9 +128,14 @@ def _unpack_report(message: Message) -> Report:
 
 
 def _outcome_fields(outcome: StepOutcome) -> tuple[Any, ...]:
-    structured = None if outcome.structured is None else _dump(outcome.structured)
-    texts = (outcome.task_id, outcome.session_id, outcome.agent, outcome.output)
-    return (*map(_exact, texts), outcome.success, structured)
+    return (
+        _exact(outcome.task_id),
+        _exact(outcome.session_id),
+        _exact(outcome.agent),
+        _exact(outcome.output),
+        outcome.success,
+        None if outcome.structured is None else _dump(outcome.structured),
+    )
 
 
 def _dump(value: Json) -> str:

@@ -54,8 +54,10 @@ HALF_READ = """
 def step(spec):
     if spec.prompt == "1":
         is_stopped(spec)
+    output = answer(spec)
+    if spec.prompt == "1":
         told.set()
-    return answer(spec)
+    return output
 
 if BACKEND == "thread":
     told = threading.Event()
