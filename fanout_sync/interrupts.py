@@ -10,7 +10,7 @@ import threading
 import time
 from collections.abc import Callable, Iterator
 from functools import partial
-from types import FrameType, TracebackType
+from types import CodeType, FrameType, TracebackType
 from typing import Any
 
 from .errors import FanoutInterrupted
@@ -34,6 +34,10 @@ class InterruptScope:
     and only if it raises `KeyboardInterrupt`, as the default one does, is that an interrupt. Signals that have no
     Python handler keep what they have. Outside the main thread of the main interpreter a scope does nothing.
 
+    Args:
+        own_code: The code of a generator of this package that gives control to the caller at a `yield`. An interrupt
+            that strikes it just before that is noted, so that what it is about to yield is not lost.
+
     Attributes:
         is_inside: Whether code of this package is running; false while the caller's own is, such as its generator.
         is_interrupted: Whether there was an interrupt while it was.
@@ -42,7 +46,8 @@ class InterruptScope:
             `PATIENCE_S` is raised: something does not return.
     """
 
-    def __init__(self) -> None:
+    def __init__(self, own_code: CodeType | None = None) -> None:
+        self._own_code = own_code
         self.is_inside = True
         self.is_interrupted = False
         self.was_raised = False
@@ -69,6 +74,10 @@ class InterruptScope:
             yield
         finally:
             self._listeners.remove(listener)
+
+    def takes(self, frame: FrameType | None) -> bool:
+        """Return whether an interrupt that strikes this frame is to be noted here."""
+        return self.is_inside or (frame is not None and frame.f_code is self._own_code)
 
     def note(self) -> bool:
         """Note an interrupt; return whether that will do."""
@@ -124,7 +133,7 @@ def _handle(handler: Callable[[int, FrameType | None], Any], number: int, frame:
     try:
         handler(number, frame)
     except KeyboardInterrupt:
-        inside = [place for place, scope in enumerate(_scopes) if scope.is_inside]
+        inside = [place for place, scope in enumerate(_scopes) if scope.takes(frame)]
         if not inside:
             for scope in _scopes:
                 scope.was_raised = True

@@ -35,7 +35,7 @@ def _outcomes(
     total = length_of(given)
     unread: dict[int, Report] = {}
     yielded = 0
-    with InterruptScope() as scope:
+    with InterruptScope(own_code=_outcomes.__code__) as scope:
         with opened(plan, scope) as call:
             if call.journalling is not None and (is_at_hand(given) or isinstance(given, Rereadable)):
                 check(given, call.journalling)
