@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import _thread
 import atexit
 import contextlib
 import signal
@@ -142,6 +143,15 @@ def _handle(handler: Callable[[int, FrameType | None], Any], number: int, frame:
         are_noted = [scope.note() for scope in _scopes[inside[-1] :]]
         if not all(are_noted):
             raise
+
+
+def interrupt_again() -> None:
+    """Give an interrupt that was noted back to the program, whose handler gets it a moment later."""
+    # From another thread, so that it does not strike here: the garbage collector may have called, which drops it.
+    if hasattr(signal, "pthread_kill"):  # which wakes the main thread as well, should it wait by then
+        _thread.start_new_thread(signal.pthread_kill, (threading.main_thread().ident, signal.SIGINT))
+    else:
+        _thread.start_new_thread(_thread.interrupt_main, ())
 
 
 def end_as_if_killed() -> None:

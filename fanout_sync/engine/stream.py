@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Generator, Iterable, Iterator
 from contextlib import suppress
 
-from ..interrupts import InterruptScope
+from ..interrupts import InterruptScope, interrupt_again
 from ..records.report import Report
 from ..records.steps import AgentStepSpec, StepOutcome
 from .call import opened, raise_what_ended
@@ -26,16 +26,32 @@ def stream(
         InputError: At once: the specs are not iterable. For the rest see `Runner.stream`.
     """
     source = specs if is_at_hand(specs) else an_iterator(specs)
-    return _outcomes(plan, specs, source, in_input_order)
+    return _until_left(plan, specs, source, in_input_order)
+
+
+def _until_left(
+    plan: RunPlan, given: Iterable[AgentStepSpec], source: Iterable[AgentStepSpec], in_input_order: bool
+) -> Generator[StepOutcome, None, None]:
+    scope = InterruptScope(own_code=_outcomes.__code__)
+    try:
+        yield from _outcomes(plan, scope, given, source, in_input_order)
+    except GeneratorExit:
+        if scope.is_interrupted and plan.raises_interrupts:
+            interrupt_again()  # it came while the stream was wound down, which nobody reads any more
+        raise
 
 
 def _outcomes(
-    plan: RunPlan, given: Iterable[AgentStepSpec], source: Iterable[AgentStepSpec], in_input_order: bool
+    plan: RunPlan,
+    scope: InterruptScope,
+    given: Iterable[AgentStepSpec],
+    source: Iterable[AgentStepSpec],
+    in_input_order: bool,
 ) -> Generator[StepOutcome, None, None]:
     total = length_of(given)
     unread: dict[int, Report] = {}
     yielded = 0
-    with InterruptScope(own_code=_outcomes.__code__) as scope:
+    with scope:
         with opened(plan, scope) as call:
             if call.journalling is not None and (is_at_hand(given) or isinstance(given, Rereadable)):
                 check(given, call.journalling)

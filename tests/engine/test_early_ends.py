@@ -513,6 +513,39 @@ def test_what_has_finished_is_journalled_when_a_stream_is_left(
     assert sorted(stage.marked("begun")) == sorted(f"t{number}" for number in range(16 * bound)), "each ran once"
 
 
+@pytest.mark.parametrize("leaving", ["close", "break"])
+@each_reaction
+def test_an_interrupt_while_a_stream_is_left_is_the_programs(on_interrupt: Any, leaving: str) -> None:
+    """Ctrl-C while what had finished is being written reaches the program when that is done, unless it is to return."""
+
+    def hook(moment: str) -> None:
+        if moment == "writing" and is_leaving.is_set():
+            is_leaving.clear()
+            signal.raise_signal(signal.SIGINT)
+
+    is_leaving, journal = threading.Event(), HookedJournal(hook)
+    executor = FunctionExecutor({"tester": lambda spec: spec.prompt})
+
+    def leave() -> None:
+        stream = Runner(executor, journal=journal, on_interrupt=on_interrupt).stream(make_specs(2000))
+        for _ in stream:
+            is_leaving.set()
+            if leaving == "close":
+                stream.close()
+            break
+        del stream
+        assert not is_leaving.is_set(), "nothing was left to be written"
+        if on_interrupt == "raise":
+            threading.Event().wait(BOUND_S)  # for the interrupt, which comes a moment later
+
+    if on_interrupt == "return":
+        leave()
+    else:
+        with pytest.raises(KeyboardInterrupt):
+            leave()
+    assert signal.getsignal(signal.SIGINT) is signal.default_int_handler
+
+
 def test_what_was_done_behind_a_slow_step_is_journalled(make_runner: MakeRunner, stage: Stage) -> None:
     """Outcomes that wait for the one that is due are in the journal when the stream is left."""
     journal = MemoryJournal()
