@@ -149,7 +149,7 @@ def interrupt_again() -> None:
     """Give an interrupt that was noted back to the program, whose handler gets it a moment later."""
     # From another thread, so that it does not strike here: the garbage collector may have called, which drops it.
     if hasattr(signal, "pthread_kill"):  # which wakes the main thread as well, should it wait by then
-        _thread.start_new_thread(signal.pthread_kill, (threading.main_thread().ident, signal.SIGINT))
+        _thread.start_new_thread(signal.pthread_kill, (threading.main_thread().ident or 0, signal.SIGINT))
     else:
         _thread.start_new_thread(_thread.interrupt_main, ())
 

@@ -14,7 +14,7 @@ from ..formatting import describe
 from ..records.steps import AgentStepSpec
 from .answers import POLL_S, SHORTEST_WAIT_S
 from .cooldown import Gate
-from .windows import Window, request_rates, token_rates, token_unit
+from .windows import Window, request_rates, token_rates
 
 __all__ = ["RateLimit"]
 
@@ -121,7 +121,6 @@ class Keys:
         self.latest = 0.0
         self._requests = None if requests_per_minute is None else request_rates(float(requests_per_minute))
         self._tokens = None if tokens_per_minute is None else token_rates(tokens_per_minute)
-        self._unit = 1 if tokens_per_minute is None else token_unit(tokens_per_minute)
         self._keys: dict[str, Key] = {}
         self._remembered: dict[str, dict[str, int]] = {}
         self._sweep_at = _FEWEST_TO_SWEEP
@@ -137,7 +136,6 @@ class Keys:
                 name,
                 None if self._requests is None else Window(self._requests),
                 None if self._tokens is None else Window(self._tokens),
-                self._unit,
             )
             for agent, largest in self._remembered.pop(name, {}).items():
                 key.agents[agent] = _Agent(largest)
@@ -172,7 +170,7 @@ class _Agent:
     """What is known of the steps of an agent under a key.
 
     Attributes:
-        largest: The most tokens that one took, in units; `None` as long as none has ended.
+        largest: The most tokens that one took; `None` as long as none has ended.
         in_flight: How many of them there are.
     """
 
@@ -209,12 +207,11 @@ class Key:
         requests: The attempts that started lately; `None` if they are not limited.
         under_way: Those that may not have arrived yet, in their order: they are put in when they have.
         usual_s: How long attempts usually take.
-        tokens: The tokens of attempts that ended lately, in units; `None` if they are not limited.
-        unit: How many tokens a unit is.
+        tokens: The tokens of attempts that ended lately; `None` if they are not limited.
         gate: What `RetryAfter` closes.
         agents: Those of which something is known or in flight.
-        reserved: How many units those in flight are taken to need: for each the most that one of its agent took.
-        debt: Units that were used but do not fit into the window yet.
+        reserved: How many tokens those in flight are taken to need: for each the most that one of its agent took.
+        debt: Tokens that were used but do not fit into the window yet.
         debt_since: When that began.
         alone: The first attempt of an agent, as long as it is in flight.
         places: The runs that wait, in the order in which they came, and until when their places are kept.
@@ -223,7 +220,6 @@ class Key:
     name: str
     requests: Window | None
     tokens: Window | None
-    unit: int
     gate: Gate = field(factory=Gate)
     under_way: dict[KeyPermit, None] = field(factory=dict)
     usual_s: float = ARRIVAL_S
@@ -357,20 +353,19 @@ class Key:
         return POLL_S if has_to_wait else 0.0
 
     def _pay(self, window: Window, now: float) -> None:
-        while self.debt and window.put_belated(part := min(self.debt, window.limit), self.debt_since, now):
+        while self.debt and window.put_backdated(part := min(self.debt, window.limit), self.debt_since, now):
             self.debt -= part
 
     def _owe(self, window: Window, tokens: int, now: float) -> None:
         if not self.debt:
             self.debt_since = now
-        self.debt += self._units(tokens)
+        self.debt += tokens
         self._pay(window, now)
 
     def _learn(self, agent: _Agent, tokens: int) -> None:
-        units = self._units(tokens)
-        if agent.largest is None or units > agent.largest:
-            self.reserved += agent.in_flight * (units - (agent.largest or 0))
-            agent.largest = units
+        if agent.largest is None or tokens > agent.largest:
+            self.reserved += agent.in_flight * (tokens - (agent.largest or 0))
+            agent.largest = tokens
 
     def _agent(self, name: str) -> _Agent:
         agent = self.agents.get(name)
@@ -391,6 +386,3 @@ class Key:
                 return min(max(POLL_S, kept_until - PLACE_KEPT_S - now), LONGEST_TURN_S)
             del self.places[other]
         return 0.0
-
-    def _units(self, tokens: int) -> int:
-        return -(-tokens // self.unit)

@@ -144,8 +144,8 @@ def test_rates_of_a_minute_and_of_its_share(per_minute: float, rates: list[tuple
 
 
 @pytest.mark.parametrize("per_minute", [*range(1, 200), 997, 1_201, 7_919, 1e6, 0.7, 1.04, 69.4, 1e9 + 0.5])
-def test_the_library_takes_every_rate(per_minute: float) -> None:
-    """Whatever the number, it comes to rates that can be kept."""
+def test_every_rate_can_be_kept(per_minute: float) -> None:
+    """Whatever the number, a step can start under it."""
     start(governed(RateLimit(per_minute)), 0.0)
 
 
@@ -281,8 +281,8 @@ def test_nothing_starts_while_there_is_debt() -> None:
     start(limiter, 61.0, "free")
 
 
-def test_a_window_of_many_tokens_has_few_entries() -> None:
-    """Tokens are counted in units, rounded up, and a million of them is a limit like any other."""
+def test_a_limit_of_a_million_tokens_is_exact() -> None:
+    """A limit of a million tokens a minute is kept like a small one."""
     limiter = governed(RateLimit(tokens_per_minute=1_000_000))
     run_step(limiter, 0.0, 999_901)
     wait(limiter, 0.0)
