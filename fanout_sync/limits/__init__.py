@@ -1,1 +1,1 @@
-"""What holds steps back: rate limits, budgets, the cooldown after `RetryAfter`, the waiting line."""
+"""What makes steps wait: rate limits, budgets, the cooldown after `RetryAfter`, and the line in which steps wait."""

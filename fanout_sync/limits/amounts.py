@@ -1,4 +1,4 @@
-"""How much of what is used up, in words for people."""
+"""Amounts of tokens, money, time and steps as text for people."""
 
 from __future__ import annotations
 
@@ -10,9 +10,9 @@ Resource = Literal["tokens", "cost_usd", "seconds", "steps"]
 
 
 def used_of(resource: Resource, used: float, limit: float) -> str:
-    """Return how much is used of what, for people, such as `"$0.52 of $1"`."""
-    in_words, unit = _WORDS[resource]
-    return f"{in_words(used)} of {in_words(limit)}{unit}"
+    """Return how much of a limit is used, such as `"$0.52 of $1"`."""
+    as_text, unit = _FORMATS[resource]
+    return f"{as_text(used)} of {as_text(limit)}{unit}"
 
 
 def _count(number: float) -> str:
@@ -24,7 +24,7 @@ def _duration(seconds: float) -> str:
 
 
 def _money(usd: float) -> str:
-    """Whole dollars are whole; from a dollar on there are cents, and below it four digits that say something."""
+    """Return whole dollars without cents, other amounts from a dollar on with cents, and less with four digits."""
     if usd == int(usd):
         return f"${usd:.0f}"
     decimals = 2 if usd >= 1 else 3 - math.floor(math.log10(usd))
@@ -32,7 +32,7 @@ def _money(usd: float) -> str:
     return f"${whole}.{fraction.rstrip('0').ljust(2, '0')}"
 
 
-_WORDS: dict[Resource, tuple[Callable[[float], str], str]] = {
+_FORMATS: dict[Resource, tuple[Callable[[float], str], str]] = {
     "tokens": (_count, " tokens"),
     "cost_usd": (_money, ""),
     "seconds": (_duration, " s"),

@@ -1,4 +1,4 @@
-"""Whether a step may start: the answers there are, and the one lock under which all who have a say decide."""
+"""The answers to "May this step start?" other than yes, and the lock under which limits and budgets give them."""
 
 from __future__ import annotations
 
@@ -10,40 +10,41 @@ from attrs import frozen
 from .amounts import Resource, used_of
 
 LOCK = RLock()
-"""Guards every `RateLimit` and every `Budget`, so that asking several and committing to all of them is one act.
+"""Guards the state of every `RateLimit` and every `Budget`.
 
-They are shared by runs in several threads; what is done under it takes microseconds. It can be taken again by the
-thread that has it: a signal handler or a finalizer that reports usage must not wait for the code that it interrupted.
+There is one lock for all of them, so that a step starts under all of its limits and its budget, or under none. Runs in
+several threads share them; the lock is held for microseconds. It is reentrant, because a signal handler or a finalizer
+may report usage while the thread that it interrupts holds the lock.
 """
 
-POLL_S = 0.05
-"""When to ask again if what is waited for is the end of somebody's step, of which nobody tells."""
+ASK_AGAIN_S = 0.05
+"""When to ask again if a step has to wait until another one ends: the end of a step does not wake other runs."""
 
 SHORTEST_WAIT_S = 0.001
-"""Added to a clock it makes a difference; the difference of two moments, added to the first, may miss the second."""
+"""No wait is shorter: a difference of two moments is rounded, and the first one plus it may be less than the second."""
 
 
 @frozen
 class Wait:
-    """Not now.
+    """Refused for now; ask again after `seconds`.
 
     Attributes:
-        seconds: When to ask again.
-        on: Who has to wait: the steps with these keys, or all.
+        seconds: When to ask again, in seconds from now.
+        scope: Which steps have to wait: `"key"` for those with the same keys, `"all"` for every step.
     """
 
     seconds: float
-    on: Literal["key", "all"]
+    scope: Literal["key", "all"]
 
 
 @frozen
 class Exhausted:
-    """Never: a budget is used up.
+    """Refused for good: a budget is used up. `str()` says it in words.
 
     Attributes:
-        resource: What there is no more of.
-        limit: How much of it there was.
-        used: How much of it is used; less than `limit` if what was left is too little for a step.
+        resource: What is used up.
+        limit: The limit of the budget, in tokens, US dollars, seconds or steps.
+        used: How much is used, in the same unit; less than `limit` if the rest is too little for a step.
     """
 
     resource: Resource
@@ -51,5 +52,5 @@ class Exhausted:
     used: float
 
     def __str__(self) -> str:
-        told = f"{used_of(self.resource, self.used, self.limit)} used"
-        return told if self.used >= self.limit else f"{told}, which leaves too little for another step"
+        text = f"{used_of(self.resource, self.used, self.limit)} used"
+        return text if self.used >= self.limit else f"{text}, which leaves too little for another step"

@@ -1,4 +1,4 @@
-"""A limit on what runs may use up altogether: tokens, money, time, steps."""
+"""A limit on what runs may use in total: tokens, money, time and steps."""
 
 from __future__ import annotations
 
@@ -14,16 +14,16 @@ from ..formatting import describe
 from ..records.steps import AgentStepSpec
 from ..records.usage import Usage
 from .amounts import Resource, used_of
-from .answers import LOCK, POLL_S, Exhausted, Wait
+from .answers import ASK_AGAIN_S, LOCK, Exhausted, Wait
 
 __all__ = ["Budget", "BudgetUsed"]
 
 MOST_REMEMBERED = 1024
-"""Of so many idle agents it is remembered what a step used."""
+"""For so many idle agents, the most that an attempt used is remembered."""
 
 _ROUNDING_S = 1e-6
 _PARTS_OF_A_DOLLAR = 10**12
-"""Money is counted in whole numbers of these, so that ten cents ten times are a dollar."""
+"""Money is counted in whole numbers of these, so that ten times ten cents are exactly a dollar."""
 
 
 def _a_count(_: Any, attribute: Attribute[Any], value: Any) -> None:
@@ -38,13 +38,13 @@ def _an_amount(_: Any, attribute: Attribute[Any], value: Any) -> None:
 
 @frozen
 class BudgetUsed:
-    """What is used of a `Budget`, limited or not.
+    """What has been used under a `Budget`, of what it limits and of what it does not.
 
     Attributes:
-        tokens: As reported by steps.
-        cost_usd: As reported by steps, in US dollars.
-        seconds: For how long at least one run was under way.
-        steps: How many were started.
+        tokens: How many tokens steps have reported.
+        cost_usd: How much money steps have reported, in US dollars.
+        seconds: For how many seconds at least one run was under way.
+        steps: How many steps were started; another attempt is not another step.
     """
 
     tokens: int = 0
@@ -55,22 +55,28 @@ class BudgetUsed:
 
 @define(eq=False, on_setattr=setters.frozen)
 class Budget:
-    """What runs may use up. It counts as long as it lives, over all runs that are given it; used up, it stays so.
+    """A limit on what runs may use in total. All runs in one process that are given the same object share it.
 
-    Before an attempt starts, what it will use is set aside: what `estimate` says, or the most that one of its agent has
-    used so far; the first one of an agent runs alone. What is set aside and not used is free again when the attempt has
-    ended. So a budget is overshot by no more than the errors of the estimates of what is in flight. It counts as
-    used up when the next step does not fit into what is left, though a smaller one might.
+    It counts for as long as the object exists. When it is used up, it stays used up, and no more steps start; if only
+    `max_steps` is used up, steps that have started are still tried again.
+
+    Before an attempt starts, what it will use is set aside: what `estimate` returns or, without `estimate`, the most
+    that an attempt of the same agent has used so far. Without `estimate`, the first attempt of an agent runs alone.
+    What was set aside but not used is free again when the attempt ends. So a budget is exceeded at most by the amount
+    by which the attempts in flight use more than was set aside for them. The budget is used up when the next step does
+    not fit into what is left, even if a smaller step would fit.
 
     Args:
-        max_tokens: How many tokens steps may use.
-        max_cost_usd: How much they may cost, in US dollars.
-        max_seconds: For how long runs may be under way, in seconds by the clock on the wall.
-        max_steps: How many steps may start; another attempt is no new step.
-        estimate: What a step will use, at most: a `Usage`, or a number if only tokens, or only money, are limited.
+        max_tokens: How many tokens steps may use: an int of at least 1.
+        max_cost_usd: How much money steps may use, in US dollars: a number greater than 0.
+        max_seconds: For how many seconds runs may be under way, in real time: a number greater than 0. Runs at the same
+            time count once, and the time between runs does not count.
+        max_steps: How many steps may start: an int of at least 1. Another attempt is not another step.
+        estimate: Returns the most that an attempt at the step of a spec will use: a `Usage`, or a number if tokens are
+            limited but not money, or money but not tokens.
 
     Raises:
-        OptionError: An argument is unusable, or there is no limit at all.
+        OptionError: An argument is not usable, or there is no limit at all.
     """
 
     max_tokens: int | None = field(default=None, validator=_a_count)
@@ -96,23 +102,24 @@ class Budget:
 
     @property
     def used(self) -> BudgetUsed:
-        """What is used so far; the time as of when it was last looked at."""
+        """What has been used so far. While a run is under way, `seconds` is as of the last time that the run looked."""
         return self.account.used()
 
     def summary_line(self, now: float | None = None) -> str:
-        """Return what is used of what is limited, such as `"budget: 1200 of 1000 tokens, $0.52 of $1"`.
+        """Return how much of each limit is used, such as `"budget: 1200 of 1000 tokens, $0.52 of $1"`.
 
         Args:
-            now: The moment, in seconds, by the clock of the runs; by default when it was last looked at.
+            now: The moment up to which time counts, in seconds of `time.monotonic()`; by default the last moment at
+                which a run looked.
         """
         return self.account.summary_line(now)
 
     def estimate_for(self, spec: AgentStepSpec) -> Amount | None:
-        """Return what `estimate` says; `None` if there is none.
+        """Return what `estimate` returns for a spec; `None` if there is no `estimate`.
 
         Raises:
-            OptionError: It returned something else than is allowed.
-            Exception: Whatever it raises.
+            OptionError: `estimate` returned something that is not usable.
+            Exception: Whatever `estimate` raises.
         """
         if self.estimate is None:
             return None
@@ -124,8 +131,8 @@ class Budget:
                 "estimate of Budget must return a Usage, as both max_tokens and max_cost_usd are given, "
                 f"got {describe(estimate)}"
             )
-        number = not_negative_amount("what estimate of Budget returned, if it is no Usage,", estimate)
-        return Amount(math.ceil(number), 0) if self.max_cost_usd is None else Amount(0, _parts(number))
+        number = not_negative_amount("what estimate of Budget returns, unless it is a Usage,", estimate)
+        return Amount(math.ceil(number), 0) if self.max_cost_usd is None else Amount(0, _to_parts(number))
 
     def __reduce__(self) -> NoReturn:
         raise TypeError("a Budget lives in one process: give it to the runner as budget, not to the executor")
@@ -133,11 +140,11 @@ class Budget:
 
 @define(eq=False)
 class Amount:
-    """Tokens and money, in whole numbers, so that what is added and taken away again leaves nothing.
+    """Tokens and money in whole numbers, so that adding an amount and subtracting it again leaves exactly nothing.
 
     Attributes:
-        tokens: How many.
-        cost: In parts of a dollar.
+        tokens: How many tokens.
+        cost: How much money, in trillionths of a US dollar.
     """
 
     tokens: int = 0
@@ -145,22 +152,22 @@ class Amount:
 
     @classmethod
     def of(cls, usage: Usage) -> Amount:
-        """Return what a usage amounts to."""
-        return cls(usage.tokens, _parts(usage.cost_usd))
+        """Return the amount of a usage."""
+        return cls(usage.tokens, _to_parts(usage.cost_usd))
 
     def add(self, other: Amount) -> None:
-        """Become more by `other`."""
+        """Add `other` to this."""
         self.tokens += other.tokens
         self.cost += other.cost
 
     def subtract(self, other: Amount) -> None:
-        """Become less by `other`."""
+        """Subtract `other` from this."""
         self.tokens -= other.tokens
         self.cost -= other.cost
 
-    def left_of(self, other: Amount) -> Amount:
-        """Return what of `other` goes beyond this."""
-        return Amount(max(0, other.tokens - self.tokens), max(0, other.cost - self.cost))
+    def excess_over(self, other: Amount) -> Amount:
+        """Return by how much this is more than `other`; 0 where it is less."""
+        return Amount(max(0, self.tokens - other.tokens), max(0, self.cost - other.cost))
 
 
 @define(eq=False)
@@ -168,8 +175,8 @@ class _Agent:
     """What is known of an agent.
 
     Attributes:
-        largest: The most that an attempt of it used; `None` as long as none has ended.
-        in_flight: Those for which that is set aside.
+        largest: The most that one of its attempts has used; `None` until one has ended.
+        in_flight: Its attempts for which something may be set aside.
     """
 
     largest: Amount | None = None
@@ -178,15 +185,15 @@ class _Agent:
 
 @define(eq=False)
 class Reservation:
-    """One attempt under a budget.
+    """What a budget knows of one attempt, and has set aside for it.
 
     Attributes:
-        agent: The spec's agent.
-        estimate: What it was said to use; `None` if that is what its agent's attempts use.
-        is_first: Whether it is the first one at its step.
+        agent: The agent of the spec.
+        estimate: What `estimate` returned; `None` if the most that its agent has used is set aside.
+        is_first: Whether it is the first attempt at its step.
         spent: What it has reported so far.
-        reserved: What is set aside for what it will use beyond that.
-        is_counted: Whether something may be set aside for it.
+        reserved: What is set aside for what it will use in addition.
+        is_released: Whether nothing is set aside for it any more.
     """
 
     agent: str
@@ -194,15 +201,15 @@ class Reservation:
     is_first: bool
     spent: Amount = field(factory=Amount)
     reserved: Amount = field(factory=Amount)
-    is_counted: bool = True
+    is_released: bool = False
 
 
 class Account:
-    """The state of a `Budget`. What is not for people is only used under the lock."""
+    """The state of a `Budget`. Only `used` and `summary_line` take the lock; the callers of the others hold it."""
 
     def __init__(self, budget: Budget) -> None:
         self._max_tokens = budget.max_tokens
-        self._max_cost = None if budget.max_cost_usd is None else _parts(budget.max_cost_usd)
+        self._max_cost = None if budget.max_cost_usd is None else _to_parts(budget.max_cost_usd)
         self._max_seconds = math.inf if budget.max_seconds is None else float(budget.max_seconds)
         self._max_steps = math.inf if budget.max_steps is None else budget.max_steps
         limits: dict[Resource, float | None] = {
@@ -217,24 +224,24 @@ class Account:
         self._reserved = Amount()
         self._steps = 0
         self._runs = 0
-        self._earlier_s = 0.0
+        self._earlier_runs_s = 0.0
         self._since = self._latest = -math.inf
         self._agents: dict[str, _Agent] = {}
         self._in_flight = 0
         self._alone: Reservation | None = None
-        self._gone: Resource | None = None
-        self._are_steps_gone = False
+        self._exhausted: Resource | None = None
+        self._are_steps_exhausted = False
 
     # For people -------------------------------------------------------------------------------------------------------
 
     def used(self) -> BudgetUsed:
-        """Return what is used."""
+        """Return what has been used."""
         with LOCK:
             cost_usd = self._used.cost / _PARTS_OF_A_DOLLAR
             return BudgetUsed(self._used.tokens, cost_usd, self._seconds(self._latest), self._steps)
 
     def summary_line(self, now: float | None) -> str:
-        """Return what is used of what is limited."""
+        """Return how much of each limit is used."""
         with LOCK:
             now = self._latest if now is None else now
             parts = [used_of(name, self._used_of(name, now), limit) for name, limit in self._limits.items()]
@@ -243,19 +250,19 @@ class Account:
     # Time -------------------------------------------------------------------------------------------------------------
 
     def begin_run(self, now: float) -> None:
-        """Let time count from now on, unless it does already."""
+        """Let time count from now on, if no other run is under way."""
         if not self._runs:
             self._since = now
         self._runs += 1
 
     def end_run(self, now: float) -> None:
-        """Let time count no more, unless there is another run."""
+        """Let time count no longer, if no other run is under way."""
         self._runs -= 1
         if not self._runs:
-            self._earlier_s += max(0.0, now - self._since)
+            self._earlier_runs_s += max(0.0, now - self._since)
 
     def seconds_left(self, now: float) -> float:
-        """Return how long a run may still be under way; infinite if that is not limited."""
+        """Return for how many seconds runs may still be under way; infinite if time is not limited."""
         return max(0.0, self._max_seconds - self._seconds(now))
 
     def is_out_of_time(self, now: float) -> bool:
@@ -264,23 +271,23 @@ class Account:
 
     def _seconds(self, now: float) -> float:
         self._latest = max(self._latest, now)
-        return self._earlier_s + (max(0.0, self._latest - self._since) if self._runs else 0.0)
+        return self._earlier_runs_s + (max(0.0, self._latest - self._since) if self._runs else 0.0)
 
     # Steps ------------------------------------------------------------------------------------------------------------
 
     def exhausted(self, attempt: int, now: float) -> Exhausted | None:
-        """Return what there is no more of, whatever a step may need."""
+        """Return what is used up, so that this attempt cannot start, however little it would use; else `None`."""
         is_first = attempt == 1
-        if self._are_steps_gone and is_first:
+        if self._are_steps_exhausted and is_first:
             return self.exhausted_of("steps", now)
-        if self._gone is None and self._max_seconds < math.inf and self.is_out_of_time(now):
-            self._gone = "seconds"
-        if self._gone is None:
-            self._gone = self._used_up()
-        if self._gone is not None:
-            return self.exhausted_of(self._gone, now)
+        if self._exhausted is None and self._max_seconds < math.inf and self.is_out_of_time(now):
+            self._exhausted = "seconds"
+        if self._exhausted is None:
+            self._exhausted = self._used_up()
+        if self._exhausted is not None:
+            return self.exhausted_of(self._exhausted, now)
         if is_first and self._steps >= self._max_steps:
-            self._are_steps_gone = True
+            self._are_steps_exhausted = True
             return self.exhausted_of("steps", now)
         return None
 
@@ -292,25 +299,25 @@ class Account:
         return None
 
     def exhausted_of(self, resource: Resource, now: float) -> Exhausted:
-        """Return the answer that there is no more of this."""
+        """Return the answer that this is used up."""
         return Exhausted(resource, self._limits[resource], self._used_of(resource, now))
 
     def answer(self, agent: str, estimate: Amount | None, now: float) -> Wait | Exhausted | None:
-        """Return why an attempt cannot start; `None` if it can."""
+        """Return why an attempt cannot start, given what it will use; `None` if it can."""
         if not self._reserves:
             return None
         if self._alone is not None:
-            return Wait(POLL_S, "all")
-        lacking = self._lacking(estimate or self._largest(agent))
+            return Wait(ASK_AGAIN_S, "all")
+        lacking = self._too_little(estimate or self._largest(agent))
         if lacking is None:
             return None
         if self._in_flight:
-            return Wait(POLL_S, "all")
-        self._gone = lacking
+            return Wait(ASK_AGAIN_S, "all")
+        self._exhausted = lacking
         return self.exhausted_of(lacking, now)
 
     def start(self, agent: str, estimate: Amount | None, attempt: int) -> Reservation:
-        """Begin an attempt that can."""
+        """Start an attempt that `answer` lets start."""
         reservation = Reservation(agent, estimate, attempt == 1)
         self._steps += reservation.is_first
         self._in_flight += 1
@@ -322,19 +329,19 @@ class Account:
         return reservation
 
     def spend(self, reservation: Reservation, amount: Amount) -> None:
-        """Count what an attempt has used, also when it has ended."""
+        """Count what an attempt has used; also after it has ended."""
         self._used.add(amount)
         reservation.spent.add(amount)
-        if reservation.is_counted:
+        if not reservation.is_released:
             self._reserve(reservation)
         if self._reserves and self._largest(reservation.agent) is not None:
             self._learn(reservation)
 
-    def step_aside(self, reservation: Reservation) -> None:
-        """Set nothing aside for this attempt any more, and let nothing wait for it."""
-        if not reservation.is_counted:
+    def release(self, reservation: Reservation) -> None:
+        """Set nothing aside for this attempt any more, and let no other one wait for it."""
+        if reservation.is_released:
             return
-        reservation.is_counted = False
+        reservation.is_released = True
         self._in_flight -= 1
         if self._alone is reservation:
             self._alone = None
@@ -343,19 +350,20 @@ class Account:
             reservation.reserved = Amount()
             self._agents[reservation.agent].in_flight.remove(reservation)
 
-    def end(self, reservation: Reservation, was_sent_away: bool) -> None:
-        """End an attempt."""
-        self.step_aside(reservation)
-        says_something = not was_sent_away or reservation.spent.tokens or reservation.spent.cost
-        if self._reserves and says_something:
+    def end(self, reservation: Reservation, was_refused: bool) -> None:
+        """End an attempt; if it raised `RetryAfter` and used nothing, that says nothing about its agent."""
+        self.release(reservation)
+        says_how_much = not was_refused or reservation.spent.tokens or reservation.spent.cost
+        if self._reserves and says_how_much:
             self._learn(reservation)
 
-    def take_back(self, reservation: Reservation) -> None:
-        """Undo `start`."""
-        self.step_aside(reservation)
+    def cancel(self, reservation: Reservation) -> None:
+        """Undo `start`: the attempt never began."""
+        self.release(reservation)
         self._steps -= reservation.is_first
 
-    def _lacking(self, estimate: Amount | None) -> Resource | None:
+    def _too_little(self, estimate: Amount | None) -> Resource | None:
+        """Return of what too little is left for an attempt; an unknown agent needs at least something."""
         used, reserved = self._used, self._reserved
         if self._max_tokens is not None:
             needed = used.tokens + reserved.tokens + (1 if estimate is None else estimate.tokens)
@@ -368,14 +376,15 @@ class Account:
         return None
 
     def _reserve(self, reservation: Reservation) -> None:
-        """Set aside what the attempt will use beyond what it has."""
+        """Set aside what the attempt will use in addition to what it has used."""
         estimate = reservation.estimate or self._largest(reservation.agent)
         if estimate is not None:
             self._reserved.subtract(reservation.reserved)
-            reservation.reserved = reservation.spent.left_of(estimate)
+            reservation.reserved = estimate.excess_over(reservation.spent)
             self._reserved.add(reservation.reserved)
 
     def _learn(self, reservation: Reservation) -> None:
+        """Remember the most that an attempt used, and set aside as much for the others of its agent."""
         agent, spent = self._agent(reservation.agent), reservation.spent
         largest = agent.largest
         if largest is None:
@@ -409,7 +418,7 @@ class Account:
         return self._seconds(now) if resource == "seconds" else self._steps
 
 
-def _parts(usd: float) -> int:
-    """Return an amount of money in whole parts of a dollar; in two steps, as the largest float times that is none."""
+def _to_parts(usd: float) -> int:
+    """Return money in whole parts of a dollar, computed in two steps: the largest float times this is infinite."""
     whole = int(usd)
     return whole * _PARTS_OF_A_DOLLAR + round((usd - whole) * _PARTS_OF_A_DOLLAR)

@@ -1,71 +1,75 @@
-"""After a server has asked for patience: nothing starts for a while, then a little, then everything."""
+"""After `RetryAfter` no step starts for a while; then one starts as a probe, and each that ends well allows more."""
 
 from __future__ import annotations
 
 import math
 
-FORGOTTEN_S = 60.0
-"""So long after it has opened a gate through which nobody comes stands wide open."""
+PROBING_KEPT_S = 60.0
+"""While it is probing, a cooldown is remembered for this long after steps may start again."""
 
 
-class Gate:
-    """Lets steps start, or not. Only used under the lock.
+class Cooldown:
+    """Says whether steps may start after a server has asked for a pause: a circuit breaker. Only used under the lock.
 
-    What is in flight when the gate closes belongs to the past: however it ends, it says nothing about the reopening. So
-    each closing begins a new round, and only the steps of the round are counted while the gate is half open.
+    There are three states. Normally any number of steps may be in flight (the breaker is closed). After `RetryAfter`
+    none may start for a while (open). Then the cooldown is *probing* (half-open): one step may be in flight, and each
+    that ends without `RetryAfter` allows one more, until as many are allowed as were in flight before.
+
+    A step that started before the latest `RetryAfter` says nothing about how the server is now. So each cooldown begins
+    a new *generation*, and while it is probing, only steps of the current generation count.
 
     Attributes:
-        in_flight: How many steps have entered and not left.
+        in_flight: How many steps have started and not ended.
     """
 
-    __slots__ = ("_closed_until", "_enough", "_in_flight_of_round", "_places", "_round", "in_flight")
+    __slots__ = ("_ends_at", "_generation", "_in_flight_of_generation", "_most_probes", "_probes_needed", "in_flight")
 
     def __init__(self) -> None:
         self.in_flight = 0
-        self._closed_until = -math.inf
-        self._round = 0
-        self._in_flight_of_round = 0
-        self._places: int | None = None
-        self._enough = 0
+        self._ends_at = -math.inf
+        self._generation = 0
+        self._in_flight_of_generation = 0
+        self._most_probes: int | None = None  # `None`: it is not probing
+        self._probes_needed = 0
 
     @property
-    def is_crowded(self) -> bool:
-        """Whether the gate is half open, and somebody has to leave before another may enter."""
-        return self._places is not None and self._in_flight_of_round >= self._places
+    def awaits_probes(self) -> bool:
+        """Whether it is probing, and a probe has to end before another step may start."""
+        return self._most_probes is not None and self._in_flight_of_generation >= self._most_probes
 
-    def is_forgotten(self, now: float) -> bool:
-        """Return whether the last closing is of no account any more: the gate is wide open, or nobody came for long."""
-        return now >= self._closed_until + (0.0 if self._places is None else FORGOTTEN_S)
+    def may_be_forgotten(self, now: float) -> bool:
+        """Return whether it is over; while it is probing, whether it has been for long enough."""
+        return now >= self._ends_at + (0.0 if self._most_probes is None else PROBING_KEPT_S)
 
-    def opens_in_s(self, now: float) -> float:
-        """Return for how many seconds the gate stays closed; 0 if it is not."""
-        return max(0.0, self._closed_until - now)
+    def seconds_left(self, now: float) -> float:
+        """Return for how many seconds no step may start; 0 if steps may start now."""
+        return max(0.0, self._ends_at - now)
 
-    def enter(self) -> int:
-        """Take a place; return the number of the round."""
+    def step_started(self) -> int:
+        """Count a step as in flight; return its generation."""
         self.in_flight += 1
-        self._in_flight_of_round += 1
-        return self._round
+        self._in_flight_of_generation += 1
+        return self._generation
 
-    def leave(self, entered: int) -> None:
-        """Give back the place that was taken in the round `entered`."""
+    def step_ended(self, generation: int) -> None:
+        """Count a step of this generation as in flight no more."""
         self.in_flight -= 1
-        if entered == self._round:
-            self._in_flight_of_round -= 1
+        if generation == self._generation:
+            self._in_flight_of_generation -= 1
 
-    def went_well(self, entered: int) -> None:
-        """Let one more in: a step of this round was not sent away."""
-        if self._places is not None and entered == self._round:
-            self._places += 1
-            if self._places >= self._enough:
-                self._places = None
+    def probe_succeeded(self, generation: int) -> None:
+        """Allow one more step if it is probing: a step of this generation ended without `RetryAfter`."""
+        if self._most_probes is not None and generation == self._generation:
+            self._most_probes += 1
+            if self._most_probes >= self._probes_needed:
+                self._most_probes = None
 
-    def close(self, entered: int, now: float, seconds: float) -> None:
-        """Close for so many seconds: a step was sent away, which has not left yet."""
-        self._closed_until = max(self._closed_until, now + seconds)
-        if entered != self._round:
+    def begin(self, generation: int, now: float, seconds: float) -> None:
+        """Let no step start for `seconds`: a step of this generation, still counted as in flight, was told to wait."""
+        self._ends_at = max(self._ends_at, now + seconds)
+        if generation != self._generation:
             return
-        self._enough = max(self.in_flight, 0 if self._places is None else self._enough)
-        self._places = 1
-        self._round += 1
-        self._in_flight_of_round = 0
+        self._probes_needed = max(self.in_flight, 0 if self._most_probes is None else self._probes_needed)
+        self._most_probes = 1
+        self._generation += 1
+        self._in_flight_of_generation = 0

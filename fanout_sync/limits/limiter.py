@@ -1,9 +1,9 @@
-"""Decides when a step may start: rate limits and a budget, asked together."""
+"""Decides whether a step may start: the rate limits and the budget of a run, asked together."""
 
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 
 from attrs import define, frozen
 
@@ -11,17 +11,17 @@ from ..records.steps import AgentStepSpec
 from ..records.usage import Usage
 from .answers import LOCK, SHORTEST_WAIT_S, Exhausted, Wait
 from .budget import Amount, Budget, Reservation
-from .rate_limit import KeyPermit, RateLimit
+from .rate_limit import KeyPermit, KeyStates, RateLimit
 
 
 @frozen(eq=False)
 class Request:
-    """What a step has to be asked only once.
+    """What the limiter has to know of a step. It is found out once, for all attempts.
 
     Attributes:
-        agent: The spec's agent.
-        keys: What it counts against, one for each limit. Steps with equal keys wait for the same, in their order.
-        estimate: What it is said to use; `None` if nobody says.
+        agent: The agent of the spec.
+        keys: The key of the spec for each limit. Steps with equal keys wait in one queue.
+        estimate: How much an attempt will use, according to the budget's `estimate`; `None` if there is none.
     """
 
     agent: str
@@ -31,12 +31,12 @@ class Request:
 
 @define(eq=False)
 class Permit:
-    """An attempt that was let start. It belongs to the limiter that gave it.
+    """The permission for one attempt to start. It is only valid for the limiter that gave it.
 
     Attributes:
-        key_permits: Its part in each limit.
-        reservation: Its part in the budget; `None` if there is none.
-        is_over: Whether it has ended.
+        key_permits: The permission of each limit.
+        reservation: What the budget has set aside for the attempt; `None` if there is no budget.
+        is_over: Whether the attempt has ended.
     """
 
     key_permits: list[KeyPermit]
@@ -45,13 +45,14 @@ class Permit:
 
 
 class Limiter:
-    """The limits and the budget of one run, both of which other runs may share. Any thread may use it.
+    """The rate limits and the budget of one run. Other runs may share them; any thread may use them.
 
-    It has no clock: each `now` is a moment in seconds that never goes back, by the one clock of all runs that share.
+    It reads no clock. Each `now` is a moment in seconds, of the one monotonic clock that all runs use that share a
+    limit or a budget.
 
     Args:
-        limits: Each has to agree to a start.
-        budget: So has this; `None` if nothing is limited.
+        limits: The rate limits; a step starts when all of them allow it.
+        budget: The budget, which has to allow it as well; `None` if there is none.
     """
 
     def __init__(self, limits: Sequence[RateLimit], budget: Budget | None = None) -> None:
@@ -62,36 +63,36 @@ class Limiter:
 
     @property
     def has_keys(self) -> bool:
-        """Whether steps may count against different keys, so that one may start while another has to wait."""
+        """Whether steps may have different keys, so that one may start while another has to wait."""
         return any(limit.key is not None for limit in self._limits)
 
     def shares(self, other: Limiter) -> bool:
-        """Return whether a limit or the budget is also the other's."""
+        """Return whether the two have a limit or the budget in common."""
         is_budget_shared = self._budget is not None and self._budget is other._budget
         return is_budget_shared or any(limit is theirs for limit in self._limits for theirs in other._limits)
 
     # A step -----------------------------------------------------------------------------------------------------------
 
     def request(self, spec: AgentStepSpec) -> Request:
-        """Return what to ask `admit` with, for all attempts at a step; the caller's own functions are called here only.
+        """Return what `admit` takes, for all attempts at a step; only this calls the caller's own functions.
 
         Raises:
-            OptionError: One of them returned something unusable.
+            OptionError: One of them returned something that is not usable.
             Exception: Whatever one of them raises.
         """
         keys = tuple([limit.key_of(spec) for limit in self._limits])
         return Request(spec.agent, keys, None if self._budget is None else self._budget.estimate_for(spec))
 
     def admit(self, request: Request, attempt: int, now: float) -> Permit | Wait | Exhausted:
-        """Let an attempt start if all agree. All of them are asked before any is told.
+        """Let an attempt start if the budget and every limit allow it; otherwise none of them counts it.
 
         Args:
-            request: The step's.
+            request: The request of the step.
             attempt: The number of the attempt, from 1.
             now: The moment.
 
         Returns:
-            The hold on what it will use, to be settled or released; or when to ask again; or that it never can.
+            The permission, which has to be settled or released; or when to ask again; or what the budget ran out of.
         """
         with LOCK:
             account = self._account
@@ -106,103 +107,108 @@ class Limiter:
                     return answer
                 reservation = account.start(request.agent, request.estimate, attempt)
             pairs = zip(self._keys, request.keys, strict=True)
-            return Permit([keys.get(name).start(request.agent, now) for keys, name in pairs], reservation)
+            return Permit([states.get(key).start(request.agent, now) for states, key in pairs], reservation)
 
     def spend(self, permit: Permit, usage: Usage) -> None:
-        """Count what an attempt has used: while it is in flight, and also when it goes on after it was given up."""
+        """Count what an attempt has used; also after it has ended, if its thread was abandoned and goes on."""
         with LOCK:
-            for keys, key_permit in zip(self._keys, permit.key_permits, strict=True):
-                key = keys.get(key_permit.key)
+            for states, key_permit in self._each(permit):
+                state = states.get(key_permit.key)
                 if permit.is_over:
-                    key.spend_late(key_permit, usage.tokens, keys.latest)
+                    state.spend_late(key_permit, usage.tokens, states.latest)
                 else:
-                    key.spend(key_permit, usage.tokens)
+                    state.spend(key_permit, usage.tokens)
             if self._account is not None and permit.reservation is not None:
                 self._account.spend(permit.reservation, Amount.of(usage))
 
     def settle(self, permit: Permit, now: float, retry_after: float | None = None) -> None:
-        """End an attempt; what was spent on it is what it has used.
+        """End an attempt; what it has used is what was spent on it. The second time nothing happens.
 
         Args:
-            permit: The attempt's; a second time nothing happens.
+            permit: The permission of the attempt.
             now: The moment.
-            retry_after: For how many seconds nothing is to start, if it ended with `RetryAfter`.
+            retry_after: The seconds of its `RetryAfter`; `None` if it raised none.
         """
         with LOCK:
             if permit.is_over:
                 return
             permit.is_over = True
-            for keys, key_permit in zip(self._keys, permit.key_permits, strict=True):
-                closed_s = None if retry_after is None else retry_after + _jitter_s(retry_after, keys.random.random())
-                keys.get(key_permit.key).end(key_permit, now, closed_s)
+            for states, key_permit in self._each(permit):
+                cooldown_s = (
+                    None if retry_after is None else retry_after + _jitter_s(retry_after, states.random.random())
+                )
+                states.get(key_permit.key).end(key_permit, now, cooldown_s)
             if self._account is not None and permit.reservation is not None:
                 self._account.end(permit.reservation, retry_after is not None)
 
     def release(self, permit: Permit, now: float) -> None:
-        """Give back what was held for an attempt that never began; it key_permits one of the requests of the minute."""
+        """End an attempt that never began. It still counts as a request: how far it came is not known."""
         with LOCK:
             if permit.is_over:
                 return
             permit.is_over = True
-            for keys, key_permit in zip(self._keys, permit.key_permits, strict=True):
-                keys.get(key_permit.key).step_aside(key_permit)
+            for states, key_permit in self._each(permit):
+                states.get(key_permit.key).release(key_permit)
             if self._account is not None and permit.reservation is not None:
-                self._account.take_back(permit.reservation)
+                self._account.cancel(permit.reservation)
 
     def yield_reservation(self, permit: Permit) -> None:
-        """Let nothing wait for an attempt that itself waits: for a run under the same limits, within it."""
+        """Let no other attempt wait for this one, because it waits for a run of its own under the same limits."""
         with LOCK:
-            for keys, key_permit in zip(self._keys, permit.key_permits, strict=True):
-                keys.get(key_permit.key).step_aside(key_permit)
+            for states, key_permit in self._each(permit):
+                states.get(key_permit.key).release(key_permit)
             if self._account is not None and permit.reservation is not None:
-                self._account.step_aside(permit.reservation)
+                self._account.release(permit.reservation)
 
     # The run ----------------------------------------------------------------------------------------------------------
 
     def begin_run(self, now: float) -> None:
-        """Let the run's time count."""
+        """Let the time of the run count for the budget."""
         if self._account is not None:
             with LOCK:
                 self._account.begin_run(now)
 
     def end_run(self, now: float) -> None:
-        """Let the run's time count no more, and other runs not wait for it."""
+        """Let the time of the run count no longer, and no other run wait for it."""
         with LOCK:
-            for keys in self._keys:
-                keys.give_up_places(self)
+            for states in self._keys:
+                states.forget_run(self)
             if self._account is not None:
                 self._account.end_run(now)
 
     def seconds_left(self, now: float) -> float:
-        """Return how long the run may go on; infinite if that is not limited."""
+        """Return for how many seconds the run may go on; infinite if time is not limited."""
         if self._account is None:
             return math.inf
         with LOCK:
             return self._account.seconds_left(now)
 
-    def check(self, now: float) -> Exhausted | None:
-        """Return what there is no more of, whatever a step may need that waits, be it at another gate."""
+    def exhausted(self, now: float) -> Exhausted | None:
+        """Return what the budget has run out of, if no waiting step may start any more, whatever its key and agent."""
         if self._account is None:
             return None
         with LOCK:
-            return self._account.exhausted(2, now)  # of the number of steps only one is refused that asks
+            # As a second attempt: those may start when the number of steps is used up.
+            return self._account.exhausted(2, now)
+
+    def _each(self, permit: Permit) -> Iterator[tuple[KeyStates, KeyPermit]]:
+        return zip(self._keys, permit.key_permits, strict=True)
 
     def _wait_s(self, request: Request, now: float) -> tuple[float, bool]:
-        """Return the longest that a limit wants the request to wait; all are asked, so that each knows who waits.
+        """Return how many seconds the request has to wait, and whether every other one has to, whatever its keys.
 
-        Returns:
-            Also, whether every other request would have to wait as well, whatever its keys.
+        All limits are asked, even if the first one refuses: each of them has to know which runs wait.
         """
-        longest, is_for_all = 0.0, False
-        for limit, keys, name in zip(self._limits, self._keys, request.keys, strict=True):
-            keys.sweep(now)
-            wait_s = keys.get(name).wait_s(request.agent, self, now)
+        longest_s, is_for_all = 0.0, False
+        for limit, states, key in zip(self._limits, self._keys, request.keys, strict=True):
+            states.sweep(now)
+            wait_s = states.get(key).wait_s(request.agent, self, now)
             if wait_s and limit.key is None and limit.tokens_per_minute is None:
                 is_for_all = True
-            longest = max(longest, wait_s)
-        return longest, is_for_all
+            longest_s = max(longest_s, wait_s)
+        return longest_s, is_for_all
 
 
 def _jitter_s(seconds: float, share: float) -> float:
-    """Return how much longer than asked for to wait: a tenth at most, and no more than a second."""
+    """Return how much longer to wait than the server asked for: `share` of a tenth of it, and of a second at most."""
     return share * min(0.1 * seconds, 1.0)

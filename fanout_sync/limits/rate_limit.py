@@ -1,4 +1,4 @@
-"""Keeping below a provider's limits of requests and tokens per minute."""
+"""Limits on requests and tokens per minute, as providers enforce them."""
 
 from __future__ import annotations
 
@@ -12,31 +12,32 @@ from ..checks import positive_amount, positive_int
 from ..errors import OptionError
 from ..formatting import describe
 from ..records.steps import AgentStepSpec
-from .answers import POLL_S, SHORTEST_WAIT_S
-from .cooldown import Gate
+from .answers import ASK_AGAIN_S, SHORTEST_WAIT_S
+from .cooldown import Cooldown
 from .windows import Window, request_rates, token_rates
 
 __all__ = ["RateLimit"]
 
 MOST_REMEMBERED = 1024
-"""Of so many idle keys, and so many idle agents of a key, it is remembered how many tokens a step takes."""
+"""For so many idle keys, and so many idle agents of a key, the most tokens that an attempt used are remembered."""
 
-PLACE_KEPT_S = 1.0
-"""For so long after it should have asked again, a run that waits keeps its place before other runs."""
+TURN_KEPT_S = 1.0
+"""A waiting run keeps its turn before other runs until it is late to ask again by this much."""
 
-LONGEST_TURN_S = 1.0
-"""After so long a run asks again whether those that came before it still wait."""
+LONGEST_TURN_WAIT_S = 1.0
+"""A run asks again after this long whether the runs before it still wait."""
 
 ARRIVAL_S = 0.2
-"""So long after an attempt has started, or when it has ended, its request has arrived where it is counted.
+"""This long after an attempt started, or when it ends if that is sooner, its request has reached the provider.
 
-Its time in the window begins only then: one that is late must not be too close there to the one that takes its place.
+Only then does the request enter our window: if it entered at the start and was slow on its way, the provider would see
+it, and the request that takes its place a minute later, less than a minute apart.
 """
 
 LATEST_ARRIVAL_S = 5.0
-"""The same where attempts usually take less than `ARRIVAL_S`: one that takes longer may still be on its way."""
+"""Used instead of `ARRIVAL_S` if attempts usually take less than that: a longer one may be held up on its way."""
 
-_NEWS = 0.1  # the weight of one attempt's duration in what they usually take
+_SMOOTHING = 0.1  # the weight of the latest attempt in the moving average of how long attempts take
 
 _FEWEST_TO_SWEEP = 64
 
@@ -58,43 +59,47 @@ def _a_function(_: Any, attribute: Attribute[Any], value: Any) -> None:
 
 @define(eq=False, on_setattr=setters.frozen)
 class RateLimit:
-    """At most so many requests and tokens per minute. Runs that are given the same one keep to it together.
+    """A limit on requests and tokens per minute. Runs in one process that are given the same object share it.
 
-    An attempt is one request. In any minute no more than `requests_per_minute` start; and of them no more than those of
-    a second, or ten, at once, for providers enforce a share of the limit in shorter periods.
+    Every attempt at a step counts as one request. At most `requests_per_minute` of them start in any minute. Providers
+    enforce a share of the limit in shorter periods, so the number that start at once is limited, too: to ten or, if
+    that is more, to the requests of one second.
 
-    How many tokens a step takes is known only when it has ended. Until then it is taken to be as many as the most that
-    a step of its agent took so far; the first one of an agent goes alone. A step that takes more than
-    `tokens_per_minute` runs when there was no other for a minute.
+    How many tokens an attempt uses is known only when it has ended. Until then it is taken to use as many as the
+    largest attempt of the same agent so far. The first attempt of an agent runs alone. An attempt that uses more than
+    `tokens_per_minute` starts when no tokens have been used for a minute.
 
-    When a step raises `RetryAfter`, nothing starts for so long, and a little longer, so that not all begin in the same
-    moment; then one, and with each that ends well one more at a time.
+    After a step has raised `RetryAfter(seconds)`, no step starts for that time and up to a tenth more, but at most one
+    second more; that is random, so that programs do not all come back at the same moment. Then one step may be in
+    flight, and each that ends without `RetryAfter` allows one more, until as many are allowed as were before.
 
     Args:
-        requests_per_minute: How many attempts may start; less than 1 for one in several minutes.
-        tokens_per_minute: How many tokens they may take, as reported.
-        key: What a spec counts against, such as the provider's name for its agent's model; by default all specs count
-            against the same.
+        requests_per_minute: How many attempts may start in a minute: any number greater than 0; 0.5 is one in two
+            minutes. `None` if requests are not limited.
+        tokens_per_minute: How many tokens steps may use in a minute, as they report it: an int of at least 1. `None` if
+            tokens are not limited.
+        key: Returns the key of a spec, such as the name of the model that its agent uses. Each key has the whole limit
+            to itself. By default all specs share one.
 
     Raises:
-        OptionError: An argument is unusable, or there is no limit at all.
+        OptionError: An argument is not usable, or neither requests nor tokens are limited.
     """
 
     requests_per_minute: float | None = field(default=None, validator=_requests)
     tokens_per_minute: int | None = field(default=None, validator=_tokens)
     key: Callable[[AgentStepSpec], str] | None = field(default=None, validator=_a_function)
-    keys: Keys = field(init=False, repr=False)  # for the limiter
+    keys: KeyStates = field(init=False, repr=False)  # for the limiter
 
     def __attrs_post_init__(self) -> None:
         if self.requests_per_minute is None and self.tokens_per_minute is None:
             raise OptionError("RateLimit needs requests_per_minute or tokens_per_minute")
-        object.__setattr__(self, "keys", Keys(self.requests_per_minute, self.tokens_per_minute))
+        object.__setattr__(self, "keys", KeyStates(self.requests_per_minute, self.tokens_per_minute))
 
     def key_of(self, spec: AgentStepSpec) -> str:
-        """Return what `spec` counts against.
+        """Return the key of `spec`.
 
         Raises:
-            OptionError: `key` returned no string.
+            OptionError: `key` did not return a string.
             Exception: Whatever `key` raises.
         """
         if self.key is None:
@@ -108,12 +113,12 @@ class RateLimit:
         raise TypeError("a RateLimit lives in one process: give it to the runner as rate_limit, not to the executor")
 
 
-class Keys:
+class KeyStates:
     """The state of all keys of a `RateLimit`. Only used under the lock.
 
     Attributes:
-        random: Decides how much longer than asked for a gate stays closed.
-        latest: The latest moment of which was told.
+        random: Decides how much longer a cooldown is than the server asked for.
+        latest: The latest moment that was given.
     """
 
     def __init__(self, requests_per_minute: float | None, tokens_per_minute: int | None) -> None:
@@ -121,57 +126,57 @@ class Keys:
         self.latest = 0.0
         self._requests = None if requests_per_minute is None else request_rates(float(requests_per_minute))
         self._tokens = None if tokens_per_minute is None else token_rates(tokens_per_minute)
-        self._keys: dict[str, Key] = {}
+        self._states: dict[str, KeyState] = {}
         self._remembered: dict[str, dict[str, int]] = {}
         self._sweep_at = _FEWEST_TO_SWEEP
 
     def __len__(self) -> int:
-        return len(self._keys)
+        return len(self._states)
 
-    def get(self, name: str) -> Key:
-        """Return the state of a key, a new one if there is none."""
-        key = self._keys.get(name)
-        if key is None:
-            key = self._keys[name] = Key(
-                name,
+    def get(self, key: str) -> KeyState:
+        """Return the state of a key; it is made if there is none."""
+        state = self._states.get(key)
+        if state is None:
+            state = self._states[key] = KeyState(
+                key,
                 None if self._requests is None else Window(self._requests),
                 None if self._tokens is None else Window(self._tokens),
             )
-            for agent, largest in self._remembered.pop(name, {}).items():
-                key.agents[agent] = _Agent(largest)
-        return key
+            for agent, largest in self._remembered.pop(key, {}).items():
+                state.agents[agent] = _Agent(largest)
+        return state
 
     def sweep(self, now: float) -> None:
-        """Forget idle keys, once there are twice as many as the last time; but not what steps took under them."""
+        """Forget idle keys once there are twice as many keys as after the last sweep, but not what their agents use."""
         self.latest = max(self.latest, now)
-        if len(self._keys) < self._sweep_at:
+        if len(self._states) < self._sweep_at:
             return
-        for name, key in list(self._keys.items()):
-            if key.is_idle(now):
-                del self._keys[name]
-                self._remember(name, key)
-        self._sweep_at = max(_FEWEST_TO_SWEEP, 2 * len(self._keys))
+        for key, state in list(self._states.items()):
+            if state.is_idle(now):
+                del self._states[key]
+                self._remember(key, state)
+        self._sweep_at = max(_FEWEST_TO_SWEEP, 2 * len(self._states))
 
-    def give_up_places(self, run: object) -> None:
-        """Let no other run wait for this one."""
-        for key in self._keys.values():
-            key.places.pop(run, None)
+    def forget_run(self, run: object) -> None:
+        """Give up the turns of a run that has ended, so that no other run waits for it."""
+        for state in self._states.values():
+            state.waiting_runs.pop(run, None)
 
-    def _remember(self, name: str, key: Key) -> None:
-        largest = {agent: state.largest for agent, state in key.agents.items() if state.largest is not None}
+    def _remember(self, key: str, state: KeyState) -> None:
+        largest = {name: agent.largest for name, agent in state.agents.items() if agent.largest is not None}
         if largest:
-            self._remembered[name] = largest
+            self._remembered[key] = largest
         if len(self._remembered) > MOST_REMEMBERED:
             del self._remembered[next(iter(self._remembered))]
 
 
 @define(eq=False)
 class _Agent:
-    """What is known of the steps of an agent under a key.
+    """What is known of an agent under one key.
 
     Attributes:
-        largest: The most tokens that one took; `None` as long as none has ended.
-        in_flight: How many of them there are.
+        largest: The most tokens that one of its attempts used; `None` until one has ended.
+        in_flight: How many of its attempts tokens are reserved for.
     """
 
     largest: int | None = None
@@ -180,77 +185,79 @@ class _Agent:
 
 @define(eq=False)
 class KeyPermit:
-    """One attempt under one key.
+    """The permission for one attempt to start under one key.
 
     Attributes:
-        key: The key's name.
-        agent: The spec's agent.
-        entered: In which round of the gate it began.
-        since: When.
-        tokens: How many it has reported so far.
-        is_counted: Whether it is in the way of others.
+        key: The key.
+        agent: The agent of the spec.
+        generation: The generation of the cooldown in which the attempt started.
+        since: When it started.
+        tokens: How many tokens it has reported so far.
+        is_released: Whether other attempts no longer wait for it.
     """
 
     key: str
     agent: str
-    entered: int
+    generation: int
     since: float
     tokens: int = 0
-    is_counted: bool = True
+    is_released: bool = False
 
 
 @define(eq=False)
-class Key:
-    """The state of one key.
+class KeyState:
+    """The state of one key. Only used under the lock.
 
     Attributes:
-        requests: The attempts that started lately; `None` if they are not limited.
-        under_way: Those that may not have arrived yet, in their order: they are put in when they have.
-        usual_s: How long attempts usually take.
-        tokens: The tokens of attempts that ended lately; `None` if they are not limited.
-        gate: What `RetryAfter` closes.
-        agents: Those of which something is known or in flight.
-        reserved: How many tokens those in flight are taken to need: for each the most that one of its agent took.
-        debt: Tokens that were used but do not fit into the window yet.
-        debt_since: When that began.
-        alone: The first attempt of an agent, as long as it is in flight.
-        places: The runs that wait, in the order in which they came, and until when their places are kept.
+        key: The key.
+        requests: The requests of the last minute; `None` if requests are not limited.
+        tokens: The tokens of attempts that ended in the last minute; `None` if tokens are not limited.
+        cooldown: Whether steps may start after a `RetryAfter`.
+        in_transit: Attempts whose request may not have reached the provider yet, oldest first. They enter `requests`
+            when it has.
+        mean_s: How long attempts usually take, as a moving average.
+        agents: The agents of which something is known or in flight.
+        reserved: How many tokens the attempts in flight are taken to use: for each, the most that its agent used.
+        debt: Tokens that were used but do not fit into `tokens` yet.
+        debt_since: When the debt began.
+        alone: The first attempt of an agent while it is in flight; no other may start meanwhile.
+        waiting_runs: The runs that wait, in the order in which they came, and until when each one's turn is kept.
     """
 
-    name: str
+    key: str
     requests: Window | None
     tokens: Window | None
-    gate: Gate = field(factory=Gate)
-    under_way: dict[KeyPermit, None] = field(factory=dict)
-    usual_s: float = ARRIVAL_S
+    cooldown: Cooldown = field(factory=Cooldown)
+    in_transit: dict[KeyPermit, None] = field(factory=dict)
+    mean_s: float = ARRIVAL_S
     agents: dict[str, _Agent] = field(factory=dict)
     reserved: int = 0
     debt: int = 0
     debt_since: float = 0.0
     alone: KeyPermit | None = None
-    places: dict[object, float] = field(factory=dict)
+    waiting_runs: dict[object, float] = field(factory=dict)
 
     def wait_s(self, agent: str, run: object, now: float) -> float:
-        """Return when to ask again, 0 if a step may start; if it may not, the run has a place from now on."""
-        wait_s = self.gate.opens_in_s(now) or (POLL_S if self.gate.is_crowded else 0.0)
+        """Return after how many seconds to ask again, 0 if a step may start; while a run waits, it keeps its turn."""
+        wait_s = self.cooldown.seconds_left(now) or (ASK_AGAIN_S if self.cooldown.awaits_probes else 0.0)
         if self.requests is not None:
             wait_s = max(wait_s, self._requests_wait_s(self.requests, now))
         if self.tokens is not None:
             wait_s = max(wait_s, self._tokens_wait_s(self.tokens, agent, now))
-        if not self.places and not wait_s:
+        if not self.waiting_runs and not wait_s:
             return 0.0
-        wait_s = wait_s or self._turn_in_s(run, now)
+        wait_s = wait_s or self._turn_wait_s(run, now)
         if wait_s:
-            self.places[run] = now + wait_s + PLACE_KEPT_S
+            self.waiting_runs[run] = now + wait_s + TURN_KEPT_S
         else:
-            self.places.pop(run, None)
+            self.waiting_runs.pop(run, None)
         return wait_s
 
     def start(self, agent: str, now: float) -> KeyPermit:
-        """Begin an attempt that need not wait."""
-        key_permit = KeyPermit(self.name, agent, self.gate.enter(), now)
+        """Start an attempt that does not have to wait."""
+        key_permit = KeyPermit(self.key, agent, self.cooldown.step_started(), now)
         if self.requests is not None:
-            self.under_way[key_permit] = None
+            self.in_transit[key_permit] = None
         if self.tokens is not None:
             known = self._agent(agent)
             known.in_flight += 1
@@ -260,7 +267,7 @@ class Key:
         return key_permit
 
     def spend(self, key_permit: KeyPermit, tokens: int) -> None:
-        """Count tokens of an attempt in flight; they are put in when it has ended."""
+        """Count tokens of an attempt in flight; they enter the window when it has ended."""
         key_permit.tokens += tokens
         if self.tokens is not None:
             known = self._agent(key_permit.agent)
@@ -272,14 +279,14 @@ class Key:
         key_permit.tokens += tokens
         if self.tokens is not None:
             self._learn(self._agent(key_permit.agent), key_permit.tokens)
-            self._owe(self.tokens, tokens, now)
+            self._add_tokens(self.tokens, tokens, now)
 
-    def step_aside(self, key_permit: KeyPermit) -> None:
-        """Let nothing wait for this attempt any more."""
-        if not key_permit.is_counted:
+    def release(self, key_permit: KeyPermit) -> None:
+        """Let no other attempt wait for this one any more."""
+        if key_permit.is_released:
             return
-        key_permit.is_counted = False
-        self.gate.leave(key_permit.entered)
+        key_permit.is_released = True
+        self.cooldown.step_ended(key_permit.generation)
         if self.alone is key_permit:
             self.alone = None
         if self.tokens is not None:
@@ -287,82 +294,83 @@ class Key:
             known.in_flight -= 1
             self.reserved -= known.largest or 0
 
-    def end(self, key_permit: KeyPermit, now: float, closed_s: float | None) -> None:
-        """End an attempt, and close the gate if it is to be."""
-        if closed_s is None:
-            self.gate.went_well(key_permit.entered)
+    def end(self, key_permit: KeyPermit, now: float, cooldown_s: float | None) -> None:
+        """End an attempt; `cooldown_s` is for how long no step may start if it raised `RetryAfter`, else `None`."""
+        if cooldown_s is None:
+            self.cooldown.probe_succeeded(key_permit.generation)
         else:
-            self.gate.close(key_permit.entered, now, closed_s)
-        self.step_aside(key_permit)
+            self.cooldown.begin(key_permit.generation, now, cooldown_s)
+        self.release(key_permit)
         if self.requests is not None:
-            if key_permit in self.under_way:
-                del self.under_way[key_permit]
+            if key_permit in self.in_transit:
+                del self.in_transit[key_permit]
                 self.requests.put(1, now)
-            self.usual_s += _NEWS * (min(now - key_permit.since, LATEST_ARRIVAL_S) - self.usual_s)
+            self.mean_s += _SMOOTHING * (min(now - key_permit.since, LATEST_ARRIVAL_S) - self.mean_s)
         if self.tokens is None:
             return
-        if closed_s is None or key_permit.tokens:  # one that was sent away says nothing about what another takes
+        if cooldown_s is None or key_permit.tokens:  # a refused request without usage says nothing about the next one
             self._learn(self._agent(key_permit.agent), key_permit.tokens)
-        self._owe(self.tokens, key_permit.tokens, now)
+        self._add_tokens(self.tokens, key_permit.tokens, now)
 
     def is_idle(self, now: float) -> bool:
-        """Return whether nothing is lost when this is forgotten."""
-        if self.gate.in_flight or not self.gate.is_forgotten(now):
+        """Return whether this can be forgotten without any limit being exceeded."""
+        if self.cooldown.in_flight or not self.cooldown.may_be_forgotten(now):
             return False
         if self.tokens is not None:
-            self._pay(self.tokens, now)
+            self._pay_debt(self.tokens, now)
             if self.debt or not self.tokens.is_empty(now):
                 return False
         if self.requests is None:
             return True
-        self._arrive(self.requests, now)
-        return not self.under_way and self.requests.is_empty(now)
+        self._count_arrived(self.requests, now)
+        return not self.in_transit and self.requests.is_empty(now)
 
     def _requests_wait_s(self, window: Window, now: float) -> float:
-        self._arrive(window, now)
-        if len(self.under_way) < window.burst:
-            return window.room_in_s(1 + len(self.under_way), now)
-        return max(next(iter(self.under_way)).since + self._arrival_s() - now, SHORTEST_WAIT_S)
+        self._count_arrived(window, now)
+        if len(self.in_transit) < window.burst:
+            return window.room_in_s(1 + len(self.in_transit), now)
+        return max(next(iter(self.in_transit)).since + self._arrival_s() - now, SHORTEST_WAIT_S)
 
-    def _arrive(self, window: Window, now: float) -> None:
-        """Put in those that must have arrived by now."""
+    def _count_arrived(self, window: Window, now: float) -> None:
+        """Enter the requests that must have reached the provider by now."""
         arrival_s = self._arrival_s()
-        while self.under_way:
-            key_permit = next(iter(self.under_way))
+        while self.in_transit:
+            key_permit = next(iter(self.in_transit))
             if key_permit.since + arrival_s > now:
                 return
-            del self.under_way[key_permit]
+            del self.in_transit[key_permit]
             window.put(1, key_permit.since + arrival_s)
 
     def _arrival_s(self) -> float:
-        return ARRIVAL_S if self.usual_s >= ARRIVAL_S else LATEST_ARRIVAL_S
+        return ARRIVAL_S if self.mean_s >= ARRIVAL_S else LATEST_ARRIVAL_S
 
     def _tokens_wait_s(self, window: Window, agent: str, now: float) -> float:
-        self._pay(window, now)
+        self._pay_debt(window, now)
         if self.debt:
             return window.room_in_s(min(self.debt, window.limit), now)
         if self.alone is not None:
-            return POLL_S
+            return ASK_AGAIN_S
         known = self.agents.get(agent)
         estimate = 1 if known is None or known.largest is None else known.largest
-        # Steps that end make no room before that: what they were taken to need is then what they took.
+        # Attempts in flight make no room before this when they end: their tokens move from `reserved` to the window.
         if wait_s := window.room_in_s(estimate, now):
             return wait_s
         needed = self.reserved + estimate
-        has_to_wait = self.gate.in_flight and (needed > window.limit or window.room_in_s(needed, now))
-        return POLL_S if has_to_wait else 0.0
+        has_to_wait = self.cooldown.in_flight and (needed > window.limit or window.room_in_s(needed, now))
+        return ASK_AGAIN_S if has_to_wait else 0.0
 
-    def _pay(self, window: Window, now: float) -> None:
+    def _pay_debt(self, window: Window, now: float) -> None:
         while self.debt and window.put_backdated(part := min(self.debt, window.limit), self.debt_since, now):
             self.debt -= part
 
-    def _owe(self, window: Window, tokens: int, now: float) -> None:
+    def _add_tokens(self, window: Window, tokens: int, now: float) -> None:
         if not self.debt:
             self.debt_since = now
         self.debt += tokens
-        self._pay(window, now)
+        self._pay_debt(window, now)
 
     def _learn(self, agent: _Agent, tokens: int) -> None:
+        """Remember the most tokens that an attempt used, and reserve as many for the others in flight."""
         if agent.largest is None or tokens > agent.largest:
             self.reserved += agent.in_flight * (tokens - (agent.largest or 0))
             agent.largest = tokens
@@ -377,12 +385,12 @@ class Key:
             agent = self.agents[name] = _Agent()
         return agent
 
-    def _turn_in_s(self, run: object, now: float) -> float:
-        """Return how long to wait for a run that came earlier; without that the greedy would starve the patient."""
-        for other, kept_until in list(self.places.items()):
+    def _turn_wait_s(self, run: object, now: float) -> float:
+        """Return how long to wait for runs that came earlier, so that small steps do not starve a run of large ones."""
+        for other, kept_until in list(self.waiting_runs.items()):
             if other is run:
                 return 0.0
             if kept_until >= now:
-                return min(max(POLL_S, kept_until - PLACE_KEPT_S - now), LONGEST_TURN_S)
-            del self.places[other]
+                return min(max(ASK_AGAIN_S, kept_until - TURN_KEPT_S - now), LONGEST_TURN_WAIT_S)
+            del self.waiting_runs[other]
         return 0.0

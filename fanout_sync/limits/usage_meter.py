@@ -1,4 +1,4 @@
-"""What the steps of one run have used up."""
+"""Adds up what the steps of one run use."""
 
 from __future__ import annotations
 
@@ -12,25 +12,26 @@ if TYPE_CHECKING:
 
 
 class RunMeter:
-    """Adds up what steps report, from whichever thread, by their index.
+    """Adds up the usage that steps report, by the index of the step. Any thread may report.
 
     Attributes:
-        on_usage: Also told of each report.
-        on_nest: Told of each step that waits for a run of its own.
+        on_usage: Called with each report: the index of the step, and what it has used since its last report.
+        on_nest: Called when a step starts a run of its own and waits for it: the index, and the limiter of that run.
     """
 
     def __init__(self) -> None:
         self.on_usage: Callable[[int, Usage], None] | None = None
         self.on_nest: Callable[[int, Limiter], None] | None = None
-        # It can be taken again: a finalizer or a signal handler may report usage at any moment.
+        # Reentrant, because a finalizer or a signal handler may report usage while its thread holds the lock.
         self._lock = threading.RLock()
         self._totals: dict[int, Usage] = {}
 
     def __bool__(self) -> bool:
-        """Whether there is usage that was not taken."""
+        """Whether there is usage that nobody has taken yet."""
         return bool(self._totals)
 
     def add(self, index: int, usage: Usage) -> None:
+        """Add what a step reports."""
         with self._lock:
             known = self._totals.get(index)
             self._totals[index] = usage if known is None else known + usage
@@ -38,10 +39,11 @@ class RunMeter:
             self.on_usage(index, usage)
 
     def nest(self, index: int, limiter: Limiter) -> None:
+        """Pass on that a step starts a run of its own, under `limiter`."""
         if self.on_nest is not None:
             self.on_nest(index, limiter)
 
     def take(self, index: int) -> Usage | None:
-        """Return what a step has used up, and forget it; `None` if it reported nothing."""
+        """Return the usage of a step and forget it; `None` if it reported nothing."""
         with self._lock:
             return self._totals.pop(index, None)

@@ -1,4 +1,4 @@
-"""The steps of a run that a rate limit or a budget does not let start yet. They permit no slot."""
+"""The steps of a run that wait for a rate limit or the budget. A step that waits occupies no slot."""
 
 from __future__ import annotations
 
@@ -23,13 +23,13 @@ if TYPE_CHECKING:
 
 @frozen(eq=False)
 class WaitingStep:
-    """An attempt at a step that is to start.
+    """An attempt that waits to start.
 
     Attributes:
-        index: The step's index.
-        spec: What to run.
-        attempt: Which try it is.
-        request: What the limiter has to know of it.
+        index: The index of the step.
+        spec: The spec of the step.
+        attempt: The number of the attempt, from 1.
+        request: What the limiter has to know of the step.
     """
 
     index: int
@@ -39,22 +39,24 @@ class WaitingStep:
 
 
 class WaitingLine:
-    """Queues in front of the gates of a limiter, one for each key: who waits in one delays nobody in another.
+    """One queue of waiting steps for each key; a step that has to wait delays no step with other keys.
 
-    Used by the thread of the run alone, but for `spend` and `nest`.
+    "The keys" of a step are all of them: one for each rate limit. Only the thread of the run may use this, except for
+    `ended`, `spend` and `nest`, which any thread may call.
 
     Attributes:
-        limiter: Whose gates they are.
+        limiter: Decides whether a step may start.
     """
 
     def __init__(self, limiter: Limiter) -> None:
         self._exhausted: Exhausted | None = None
         self.limiter = limiter
         self._queues: dict[tuple[str, ...], deque[WaitingStep]] = {}
-        # The keys that may be asked for, in turns; and those that need not be asked for before some time.
-        self._askable: deque[tuple[str, ...]] = deque()
-        self._closed: list[tuple[float, int, tuple[str, ...]]] = []
-        self._closed_until: dict[tuple[str, ...], float] = {}
+        # Each queue is either ready, and its keys take turns, or deferred until the moment at which to ask again. An
+        # entry of the heap counts only if its moment is still the one in `_ask_at`.
+        self._ready: deque[tuple[str, ...]] = deque()
+        self._deferred: list[tuple[float, int, tuple[str, ...]]] = []
+        self._ask_at: dict[tuple[str, ...], float] = {}
         self._order = itertools.count()
         self._all_ask_at = -math.inf
         self._waiting = 0
@@ -62,29 +64,30 @@ class WaitingLine:
         self._abandoned: dict[int, Permit] = {}
 
     def __len__(self) -> int:
-        """How many steps wait."""
+        """Return how many steps wait."""
         return self._waiting
 
     @property
     def has_keys(self) -> bool:
-        """Whether a step may overtake those before it, having another key."""
+        """Whether steps may have different keys, so that one may start before those that wait."""
         return self.limiter.has_keys
 
     def waiting_step(self, index: int, spec: AgentStepSpec, attempt: int) -> WaitingStep:
-        """Return what `enqueue` takes; asks the caller's own functions.
+        """Return what `enqueue` takes; this calls the caller's own functions `key` and `estimate`.
 
         Raises:
-            Exception: Whatever those raise, or `OptionError` if their answer is unusable.
+            OptionError: One of them returned something that is not usable.
+            Exception: Whatever one of them raises.
         """
         return WaitingStep(index, spec, attempt, self.limiter.request(spec))
 
     def enqueue(self, waiting_step: WaitingStep) -> None:
-        """Have an attempt wait for its turn; one that is not the step's first goes before those that are."""
+        """Let an attempt wait: a first attempt at the end of its queue, a later one at the front."""
         keys = waiting_step.request.keys
         queue = self._queues.get(keys)
         if queue is None:
             queue = self._queues[keys] = deque()
-            self._askable.append(keys)
+            self._ready.append(keys)
         if waiting_step.attempt > 1:
             queue.appendleft(waiting_step)
         else:
@@ -92,90 +95,90 @@ class WaitingLine:
         self._waiting += 1
 
     def admit(self, now: float) -> WaitingStep | None:
-        """Return an attempt that may start now, and has to; `None` if there is none."""
+        """Return an attempt that may start now, and which the caller then has to start; `None` if there is none."""
         if self._exhausted is not None or now < self._all_ask_at:
             return None
-        self._reopen(now)
-        while self._askable:
-            keys = self._askable[0]
+        self._resume_due(now)
+        while self._ready:
+            keys = self._ready[0]
             queue = self._queues[keys]
             answer = self.limiter.admit(queue[0].request, queue[0].attempt, now)
             if isinstance(answer, Exhausted):
                 self._exhausted = answer
                 return None
             if isinstance(answer, Wait):
-                if answer.on == "all":
+                if answer.scope == "all":
                     self._all_ask_at = now + answer.seconds
                     return None
-                self._askable.popleft()
-                self._close(keys, now + answer.seconds)
+                self._ready.popleft()
+                self._defer(keys, now + answer.seconds)
                 continue
             return self._admitted(keys, queue, answer)
         return None
 
     def asks_at(self, now: float) -> float:
-        """Return when `admit` is worth calling again, on the clock; `inf` if not before a step ends."""
+        """Return the moment at which to call `admit` again; infinite if only the end of a step changes its answer."""
         at = math.inf
         if self._waiting:
-            at = self._closed[0][0] if self._closed else math.inf
-            if self._askable:
+            at = self._deferred[0][0] if self._deferred else math.inf
+            if self._ready:
                 at = self._all_ask_at
         return min(at, now + self.limiter.seconds_left(now))
 
     def exhausted(self, now: float) -> Exhausted | None:
-        """Return what the budget ran out of, once for each time that it refused; `None` if it has not."""
-        gone, self._exhausted = self._exhausted, None
-        return gone or self.limiter.check(now)
+        """Return what the budget has run out of; `None` if it has not. The refusal of a single step is told once."""
+        exhausted, self._exhausted = self._exhausted, None
+        return exhausted or self.limiter.exhausted(now)
 
     def ended(self, report: Report) -> None:
-        """Give back what an attempt held as soon as it has ended; from any thread, before `settle`.
+        """Release what an attempt held as soon as it has ended; any thread may call this, before `settle`.
 
-        The thread of the run may be away for long, and others wait for the same.
+        The thread of the run may not get to it for long, while the consumer of a stream is away, and other runs wait.
         """
         running = self._running.get(report.index)
         if running is not None and report.started is not None and report.status != "timed_out":
             self.limiter.settle(running[0], monotonic(), report.retry_after)
 
     def settle(self, report: Report, now: float) -> None:
-        """Take note of how an admitted attempt ended."""
+        """End an attempt that `admit` returned, as its report says."""
         running = self._running.pop(report.index, None)
         if running is None:
             return
         permit, keys = running
-        if report.status == "timed_out":  # on a thread, it may go on and report what it uses
+        if report.status == "timed_out":  # its thread may go on and report usage
             self._abandoned[report.index] = permit
         if report.started is None:
             self.limiter.release(permit, now)
         else:
             self.limiter.settle(permit, now, report.retry_after)
         self._all_ask_at = -math.inf
-        if keys in self._closed_until:  # others with the same ones may have waited for just this
-            self._close(keys, -math.inf)
+        if keys in self._ask_at:  # this may be what others with the same keys wait for
+            self._defer(keys, -math.inf)
 
     def spend(self, index: int, usage: Usage) -> None:
-        """Count usage as it is reported; from any thread."""
+        """Count usage that a step reports; any thread may call this."""
         running = self._running.get(index)
         permit = self._abandoned.get(index) if running is None else running[0]
         if permit is not None:
             self.limiter.spend(permit, usage)
 
     def nest(self, index: int, limiter: Limiter) -> None:
-        """Take note that a step waits for a run of its own, which what it has reserved must not block."""
+        """Release what a step has reserved, if it waits for a run of its own under the same limits; from any thread."""
         running = self._running.get(index)
         if running is not None and self.limiter.shares(limiter):
             self.limiter.yield_reservation(running[0])
 
     def drain(self, *, keep_retries: bool = False) -> list[tuple[int, AgentStepSpec]]:
-        """Return the steps that wait, with their indices, and forget them.
+        """Return the steps that wait, with their indices in ascending order, and forget them.
 
         Args:
-            keep_retries: Whether steps that have been tried before go on waiting.
+            keep_retries: Whether steps that were tried before go on waiting instead.
         """
         waiting = sorted(self._all(), key=lambda waiting_step: waiting_step.index)
         self._queues.clear()
-        self._askable.clear()
-        self._closed.clear()
-        self._closed_until.clear()
+        self._ready.clear()
+        self._deferred.clear()
+        self._ask_at.clear()
         self._waiting = 0
         drained = []
         for waiting_step in waiting:
@@ -186,31 +189,31 @@ class WaitingLine:
         return drained
 
     def close(self, now: float) -> None:
-        """Give back what steps permit that were given up."""
+        """Release what the steps hold that are still running, because the run has ended without them."""
         while self._running:
             index, (permit, _) = self._running.popitem()
             self.limiter.settle(permit, now)
             self._abandoned[index] = permit
 
-    def _close(self, keys: tuple[str, ...], until: float) -> None:
-        """Ask for these keys again at this moment, whatever was said before."""
-        self._closed_until[keys] = until
-        heapq.heappush(self._closed, (until, next(self._order), keys))
+    def _defer(self, keys: tuple[str, ...], until: float) -> None:
+        """Ask for these keys again at this moment, whatever the moment was before."""
+        self._ask_at[keys] = until
+        heapq.heappush(self._deferred, (until, next(self._order), keys))
 
-    def _reopen(self, now: float) -> None:
-        while self._closed and self._closed[0][0] <= now:
-            until, _, keys = heapq.heappop(self._closed)
-            if self._closed_until.get(keys) == until:
-                del self._closed_until[keys]
-                self._askable.append(keys)
+    def _resume_due(self, now: float) -> None:
+        while self._deferred and self._deferred[0][0] <= now:
+            until, _, keys = heapq.heappop(self._deferred)
+            if self._ask_at.get(keys) == until:
+                del self._ask_at[keys]
+                self._ready.append(keys)
 
     def _admitted(self, keys: tuple[str, ...], queue: deque[WaitingStep], permit: Permit) -> WaitingStep:
         waiting_step = queue.popleft()
         self._waiting -= 1
         self._running[waiting_step.index] = permit, keys
-        self._askable.popleft()
+        self._ready.popleft()
         if queue:
-            self._askable.append(keys)
+            self._ready.append(keys)
         else:
             del self._queues[keys]
         return waiting_step

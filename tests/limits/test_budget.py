@@ -1,4 +1,4 @@
-"""Budgets: what is set aside, when there is no more, and what is told of it."""
+"""Budgets: what is set aside, when a budget is used up, and how that is reported."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from fanout_sync import AgentStepSpec, OptionError
-from fanout_sync.limits.answers import POLL_S, Exhausted, Wait
+from fanout_sync.limits.answers import ASK_AGAIN_S, Exhausted, Wait
 from fanout_sync.limits.budget import MOST_REMEMBERED, Budget, BudgetUsed
 from fanout_sync.limits.limiter import Limiter, Permit
 from fanout_sync.limits.rate_limit import RateLimit
@@ -38,13 +38,13 @@ def start(limiter: Limiter, agent: str = "a", now: float = 0.0, attempt: int = 1
 
 
 def has_to_wait(limiter: Limiter, agent: str = "a") -> bool:
-    return ask(limiter, agent) == Wait(POLL_S, "all")
+    return ask(limiter, agent) == Wait(ASK_AGAIN_S, "all")
 
 
 def run_step(limiter: Limiter, usage: Usage, agent: str = "a") -> None:
-    hold = start(limiter, agent)
-    limiter.spend(hold, usage)
-    limiter.settle(hold, 0.0)
+    permit = start(limiter, agent)
+    limiter.spend(permit, usage)
+    limiter.settle(permit, 0.0)
 
 
 # Arguments ------------------------------------------------------------------------------------------------------------
@@ -64,14 +64,14 @@ def run_step(limiter: Limiter, usage: Usage, agent: str = "a") -> None:
     ],
 )
 def test_unusable_arguments_are_named(options: dict[str, Any], message: str) -> None:
-    """What nobody can mean is refused when the budget is made."""
+    """An argument that makes no sense is refused when the budget is made, and the message names it."""
     with pytest.raises(OptionError) as caught:
         Budget(**options)
     assert str(caught.value) == message
 
 
-def test_a_budget_lives_in_one_process() -> None:
-    """It cannot be sent to a worker, and says where it belongs."""
+def test_a_budget_cannot_be_pickled() -> None:
+    """A budget cannot be sent to a worker process; the error says where to give it instead."""
     with pytest.raises(TypeError, match="a Budget lives in one process"):
         pickle.dumps(Budget(max_steps=1))
 
@@ -80,22 +80,26 @@ def test_a_budget_lives_in_one_process() -> None:
     ("limits", "estimate", "message"),
     [
         ({"max_tokens": 1, "max_cost_usd": 1}, 5, "must return a Usage, as both max_tokens and max_cost_usd are given"),
-        ({"max_tokens": 1}, "5", "what estimate of Budget returned, if it is no Usage, must be a number of at least 0"),
+        (
+            {"max_tokens": 1},
+            "5",
+            "what estimate of Budget returns, unless it is a Usage, must be a number of at least 0",
+        ),
         ({"max_tokens": 1}, -1, "must be a number of at least 0, got int -1"),
         ({"max_cost_usd": 1}, math.nan, "must be a number of at least 0, got float nan"),
         ({"max_cost_usd": 1}, None, "must be a number of at least 0, got None"),
     ],
 )
-def test_an_estimate_is_a_usage_or_a_number(limits: dict[str, Any], estimate: Any, message: str) -> None:
-    """Anything else is told to whoever asks for the step."""
+def test_an_estimate_has_to_be_a_usage_or_a_number(limits: dict[str, Any], estimate: Any, message: str) -> None:
+    """Anything else that the caller's function returns is refused."""
     limiter = Limiter([], Budget(**limits, estimate=lambda spec: estimate))
     with pytest.raises(OptionError) as caught:
         limiter.request(spec_of())
     assert message in str(caught.value)
 
 
-def test_a_number_is_an_estimate_of_what_is_limited() -> None:
-    """Tokens, or dollars."""
+def test_a_number_estimates_what_is_limited() -> None:
+    """A number is an estimate of tokens if those are limited, and of dollars if money is."""
     tokens = Limiter([], Budget(max_tokens=10, max_steps=9, estimate=lambda spec: 4.5))
     money = Limiter([], Budget(max_cost_usd=1, estimate=lambda spec: 0.4))
     both = Limiter([], Budget(10, 1, estimate=lambda spec: Usage(1, 1, 0.4)))
@@ -107,8 +111,8 @@ def test_a_number_is_an_estimate_of_what_is_limited() -> None:
 # Steps and time -------------------------------------------------------------------------------------------------------
 
 
-def test_so_many_steps_may_start() -> None:
-    """Another attempt is no new step, and a step that never began is none at all."""
+def test_max_steps_counts_steps_and_not_attempts() -> None:
+    """Another attempt at a step does not count, nor does a step that never began."""
     limiter = Limiter([], Budget(max_steps=2))
     limiter.release(start(limiter), 0.0)
     limiter.settle(start(limiter), 0.0)
@@ -133,8 +137,8 @@ def test_time_counts_while_a_run_is_under_way() -> None:
     assert budget.used.seconds == 4.0
     two.begin_run(100.0)
     start(two, now=105.9)
-    assert two.check(105.9) is None
-    assert two.check(106.0) == Exhausted("seconds", 10.0, 10.0)
+    assert two.exhausted(105.9) is None
+    assert two.exhausted(106.0) == Exhausted("seconds", 10.0, 10.0)
     assert ask(two, now=106.0, attempt=2) == Exhausted("seconds", 10.0, 10.0)
     two.end_run(107.0)
     assert one.seconds_left(500.0) == 0.0
@@ -143,20 +147,20 @@ def test_time_counts_while_a_run_is_under_way() -> None:
 
 @settings(deadline=None)
 @given(st.floats(0, 1e7), st.floats(1e-6, 1e6))
-def test_the_time_that_is_left_is_the_time_to_wait(began: float, seconds: float) -> None:
-    """Who comes back when he was told finds that there is no time left, whatever floats make of it."""
+def test_time_is_used_up_after_the_seconds_that_are_left(began: float, seconds: float) -> None:
+    """After `seconds_left` the budget is used up, whatever rounding does."""
     limiter = Limiter([], Budget(max_seconds=seconds))
     limiter.begin_run(began)
-    assert limiter.check(began + limiter.seconds_left(began)) is not None
+    assert limiter.exhausted(began + limiter.seconds_left(began)) is not None
 
 
-def test_what_is_not_limited_never_ends() -> None:
-    """Without a budget, and without a limit on time, there is no end."""
+def test_time_that_is_not_limited_is_infinite() -> None:
+    """Without a budget, or without a limit on time, time is never used up."""
     for budget in (None, Budget(max_steps=1)):
         limiter = Limiter([], budget)
         limiter.begin_run(0.0)
         assert limiter.seconds_left(1e9) == math.inf
-        assert limiter.check(1e9) is None
+        assert limiter.exhausted(1e9) is None
         limiter.end_run(1e9)
 
 
@@ -164,7 +168,7 @@ def test_what_is_not_limited_never_ends() -> None:
 
 
 def test_the_first_attempt_of_an_agent_runs_alone() -> None:
-    """Until it is known what one uses, nobody else starts; unless it is released."""
+    """Until the first attempt of an agent has ended, no other one starts; one that was released counts for nothing."""
     limiter = Limiter([], Budget(max_tokens=1000))
     limiter.release(start(limiter), 0.0)
     first = start(limiter)
@@ -179,28 +183,28 @@ def test_the_first_attempt_of_an_agent_runs_alone() -> None:
     assert has_to_wait(limiter, "b")
 
 
-def test_an_attempt_that_was_sent_away_says_nothing() -> None:
-    """After RetryAfter without any usage the agent is as unknown as before."""
+def test_an_attempt_that_raised_retry_after_says_nothing_about_its_agent() -> None:
+    """After `RetryAfter` without any usage, the next attempt of the agent runs alone again."""
     limiter = Limiter([], Budget(max_tokens=1000))
     limiter.settle(start(limiter), 0.0, retry_after=1.0)
     start(limiter)
     assert has_to_wait(limiter)
 
 
-def test_with_an_estimate_nobody_has_to_be_alone() -> None:
-    """What is set aside is what was said, however much others of the agent use."""
+def test_with_an_estimate_no_attempt_has_to_run_alone() -> None:
+    """The estimate is set aside for each attempt, however much others of its agent have used."""
     limiter = Limiter([], Budget(max_cost_usd=1, estimate=lambda spec: 0.1))
-    holds = [start(limiter) for _ in range(10)]
+    permits = [start(limiter) for _ in range(10)]
     assert has_to_wait(limiter)
-    limiter.settle(holds.pop(), 0.0)
+    limiter.settle(permits.pop(), 0.0)
     start(limiter)
-    limiter.spend(holds[0], Usage(cost_usd=0.2))
-    limiter.settle(holds[0], 0.0)
+    limiter.spend(permits[0], Usage(cost_usd=0.2))
+    limiter.settle(permits[0], 0.0)
     assert has_to_wait(limiter)
 
 
-def test_ten_cents_ten_times_are_a_dollar() -> None:
-    """Nothing is lost or left over by adding up fractions."""
+def test_ten_times_ten_cents_are_a_dollar() -> None:
+    """Adding up fractions of a dollar loses nothing to rounding."""
     budget = Budget(max_cost_usd=1)
     limiter = Limiter([], budget)
     for _ in range(10):
@@ -209,8 +213,8 @@ def test_ten_cents_ten_times_are_a_dollar() -> None:
     assert ask(limiter) == Exhausted("cost_usd", 1, 1.0)
 
 
-def test_used_up_it_stays_so() -> None:
-    """When what is left is too little and nobody could give anything back, every step is refused from then on."""
+def test_a_budget_that_is_used_up_stays_used_up() -> None:
+    """When too little is left for a step, and no attempt is in flight, every step is refused from then on."""
     limiter = Limiter([], Budget(max_tokens=1000))
     run_step(limiter, Usage(1), "small")
     run_step(limiter, Usage(500, 50), "large")
@@ -225,18 +229,18 @@ def test_used_up_it_stays_so() -> None:
         assert ask(limiter, agent, attempt=2) == refused
 
 
-def test_an_unknown_agent_needs_something() -> None:
-    """When all is used nothing starts any more, be nothing known of it or that it takes nothing."""
+def test_no_step_starts_when_everything_is_used() -> None:
+    """When everything is used, neither an unknown agent starts nor one that is known to use nothing."""
     limiter = Limiter([], Budget(max_tokens=10))
     run_step(limiter, Usage(), "free")
-    assert limiter.check(0.0) is None
+    assert limiter.exhausted(0.0) is None
     run_step(limiter, Usage(10))
     assert ask(limiter, "free") == ask(limiter, "unknown") == Exhausted("tokens", 10, 10)
-    assert limiter.check(0.0) == Exhausted("tokens", 10, 10)
+    assert limiter.exhausted(0.0) == Exhausted("tokens", 10, 10)
 
 
-def test_usage_counts_at_once() -> None:
-    """What a step reports while it runs is used, and no longer set aside."""
+def test_usage_counts_as_soon_as_it_is_reported() -> None:
+    """What a step reports while it runs counts as used, and is no longer set aside."""
     budget = Budget(max_tokens=1200)
     limiter = Limiter([], budget)
     run_step(limiter, Usage(300))
@@ -251,8 +255,8 @@ def test_usage_counts_at_once() -> None:
     assert budget.used.tokens == 550
 
 
-def test_what_is_set_aside_follows_the_largest() -> None:
-    """A step in flight that grows beyond all before it makes more be set aside for the others of its agent."""
+def test_more_is_set_aside_when_a_step_uses_more_than_any_before() -> None:
+    """When a step in flight uses more than any before, more is set aside for the other steps of its agent."""
     limiter = Limiter([], Budget(max_tokens=1000))
     run_step(limiter, Usage(100))
     first, second = start(limiter), start(limiter)
@@ -263,7 +267,7 @@ def test_what_is_set_aside_follows_the_largest() -> None:
 
 
 def test_a_run_within_a_step_does_not_wait_for_it() -> None:
-    """A step that yields is not alone, and nothing is set aside for it; its usage still counts."""
+    """For a step that yields its reservation nothing is set aside, and no step waits for it; its usage still counts."""
     budget = Budget(max_tokens=1000)
     limiter, inner_run = Limiter([], budget), Limiter([], budget)
     outer = start(limiter, "outer")
@@ -276,24 +280,24 @@ def test_a_run_within_a_step_does_not_wait_for_it() -> None:
     assert budget.used.tokens == 950
 
 
-def test_agents_do_not_pile_up() -> None:
-    """However many agents there are, only so many are remembered."""
+def test_idle_agents_are_forgotten() -> None:
+    """However many agents there are, only a fixed number of them is remembered."""
     budget = Budget(max_tokens=10)
     limiter = Limiter([], budget)
     for number in range(MOST_REMEMBERED + 100):
         run_step(limiter, Usage(), f"agent {number}")
     start(limiter, "agent 0")
-    assert has_to_wait(limiter), "it is forgotten, and goes alone"
+    assert has_to_wait(limiter), "it was forgotten, and runs alone"
 
 
-def test_a_limit_makes_its_key_wait_and_a_budget_all() -> None:
-    """The answer says who has to wait; what a limit refuses is no step of the budget."""
+def test_a_limit_makes_one_key_wait_and_a_budget_every_step() -> None:
+    """The answer says which steps have to wait; a step that a limit refuses does not count under the budget."""
     budget = Budget(max_tokens=1000, max_steps=2)
     limiter = Limiter([RateLimit(1, key=lambda spec: spec.agent)], budget)
     first = start(limiter)
     answer = ask(limiter)
     assert isinstance(answer, Wait)
-    assert answer.on == "key"
+    assert answer.scope == "key"
     assert has_to_wait(limiter, "b")
     limiter.settle(first, 0.0)
     start(limiter, "b")
@@ -303,8 +307,8 @@ def test_a_limit_makes_its_key_wait_and_a_budget_all() -> None:
 # For people -----------------------------------------------------------------------------------------------------------
 
 
-def test_a_line_says_what_is_used_of_what_is_limited() -> None:
-    """Only what is limited, in the digits that matter."""
+def test_the_summary_line_says_how_much_of_each_limit_is_used() -> None:
+    """The line names what is limited and nothing else."""
     everything = Budget(1000, 1, 60, 100)
     limiter = Limiter([], everything)
     limiter.begin_run(0.0)
@@ -325,8 +329,8 @@ def test_a_line_says_what_is_used_of_what_is_limited() -> None:
         (1e300, 1e300, f"${1e300:.0f} of ${1e300:.0f}"),
     ],
 )
-def test_money_has_sensible_digits(spent: float, limit: float, line: str) -> None:
-    """Cents where there are dollars, and enough digits where there are none."""
+def test_money_has_as_many_digits_as_it_needs(spent: float, limit: float, line: str) -> None:
+    """Amounts from a dollar on are shown with cents, smaller ones with enough digits to tell them apart."""
     budget = Budget(max_cost_usd=limit)
     run_step(Limiter([], budget), Usage(cost_usd=spent))
     assert budget.summary_line() == f"budget: {line}"
@@ -337,10 +341,10 @@ def test_money_has_sensible_digits(spent: float, limit: float, line: str) -> Non
 
 @define
 class Flight:
-    """A step that runs, and what it has still to report."""
+    """A step that runs, and what it still has to report."""
 
     limiter: Limiter
-    hold: Permit
+    permit: Permit
     agent: str
     todo: Usage
     has_yielded: bool = False
@@ -348,65 +352,65 @@ class Flight:
 
 @define
 class Simulation:
-    """Runs that share a budget, and steps that report and end as chance wants it."""
+    """Runs that share a budget, and steps that report usage and end at random."""
 
     budget: Budget
     chance: random.Random
-    governors: list[Limiter]
+    limiters: list[Limiter]
     waiting: list[str]
     uses: dict[str, list[Usage]]
-    flying: list[Flight] = field(factory=list)
+    in_flight: list[Flight] = field(factory=list)
     started: int = 0
     worst: float = 0.0
     most: int = 0
     reported: int = 0
-    are_yielding: bool = False
+    may_yield: bool = False
 
     def run(self) -> Exhausted | None:
         idle = 0
-        while self.waiting or self.flying:
-            if self.flying and self.chance.random() < 0.5:
+        while self.waiting or self.in_flight:
+            if self.in_flight and self.chance.random() < 0.5:
                 self._go_on()
                 idle = 0
             elif self.waiting:
                 answer = self._ask()
                 if isinstance(answer, Exhausted):
-                    while self.flying:
+                    while self.in_flight:
                         self._go_on()
-                    assert self._ask() == evolved(answer, self.budget)
+                    assert self._ask() == with_what_is_used_now(answer, self.budget)
                     return answer
-                idle += isinstance(answer, Wait) and not self._in_the_way()
-                assert idle == 0, "nobody waits for nobody"
-            assert self.budget.used.tokens == self.reported, "all that was reported is used, and nothing else"
+                idle += isinstance(answer, Wait) and not self._somebody_is_in_flight()
+                assert idle == 0, "a step only has to wait while another one is in flight"
+            assert self.budget.used.tokens == self.reported, "what was reported is used, and nothing else"
         return None
 
-    def _in_the_way(self) -> bool:
-        return any(not flight.has_yielded for flight in self.flying)
+    def _somebody_is_in_flight(self) -> bool:
+        return any(not flight.has_yielded for flight in self.in_flight)
 
     def _ask(self) -> Permit | Wait | Exhausted:
-        limiter, agent = self.chance.choice(self.governors), self.waiting[-1]
+        limiter, agent = self.chance.choice(self.limiters), self.waiting[-1]
         answer = ask(limiter, agent, attempt=self.chance.choice([1, 1, 2]))
         if isinstance(answer, Permit):
             self.waiting.pop()
             self.started += 1
-            self.flying.append(Flight(limiter, answer, agent, self.chance.choice(self.uses[agent])))
+            self.in_flight.append(Flight(limiter, answer, agent, self.chance.choice(self.uses[agent])))
             self._expect()
         return answer
 
     def _expect(self) -> None:
-        """Note how much can be used at most, now that all estimates are made: the limit, and all of their errors."""
+        """Note how much may be used at most: the limit, and what steps in flight will use beyond their reservation."""
         errors = 0
-        for flight in self.flying:
-            charge = flight.hold.reservation
-            assert charge is not None
-            errors += max(0, flight.todo.tokens - charge.reserved.tokens)
+        for flight in self.in_flight:
+            reservation = flight.permit.reservation
+            assert reservation is not None
+            errors += max(0, flight.todo.tokens - reservation.reserved.tokens)
         assert self.budget.max_tokens is not None
         self.most = max(self.most, self.budget.max_tokens + errors)
 
     def _go_on(self) -> None:
-        flight = self.chance.choice(self.flying)
-        if self.are_yielding and self.chance.random() < 0.2:
-            flight.limiter.yield_reservation(flight.hold)
+        flight = self.chance.choice(self.in_flight)
+        if self.may_yield and self.chance.random() < 0.2:
+            flight.limiter.yield_reservation(flight.permit)
             flight.has_yielded = True
             self._expect()
         part = self.chance.randint(0, flight.todo.tokens)
@@ -415,20 +419,20 @@ class Simulation:
             return
         if self.chance.random() < 0.8:
             self._report(flight, flight.todo.tokens)
-        self.flying.remove(flight)
-        flight.limiter.settle(flight.hold, 0.0)
-        self._report(flight, flight.todo.tokens)  # a thread that was given up
+        self.in_flight.remove(flight)
+        flight.limiter.settle(flight.permit, 0.0)
+        self._report(flight, flight.todo.tokens)  # an abandoned thread goes on
 
     def _report(self, flight: Flight, tokens: int) -> None:
         if not tokens:
             return
-        flight.limiter.spend(flight.hold, Usage(tokens))
+        flight.limiter.spend(flight.permit, Usage(tokens))
         flight.todo = Usage(flight.todo.tokens - tokens)
         self.reported += tokens
         assert self.reported <= self.most
 
 
-def evolved(answer: Exhausted, budget: Budget) -> Exhausted:
+def with_what_is_used_now(answer: Exhausted, budget: Budget) -> Exhausted:
     return Exhausted(answer.resource, answer.limit, budget.used.tokens)
 
 
@@ -437,20 +441,20 @@ agents_uses = st.fixed_dictionaries({name: st.lists(st.integers(0, 300), min_siz
 
 @settings(deadline=None, max_examples=200)
 @given(st.integers(1, 2000), agents_uses, st.integers(1, 3), st.integers(0, 60), st.integers(0, 2**32), st.booleans())
-def test_any_interleaving_overshoots_by_the_errors_of_the_estimates_alone(
-    limit: int, uses: dict[str, list[int]], runs: int, count: int, seed: int, are_yielding: bool
+def test_a_budget_is_exceeded_only_by_what_steps_use_beyond_their_reservations(
+    limit: int, uses: dict[str, list[int]], runs: int, count: int, seed: int, may_yield: bool
 ) -> None:
-    """Whatever steps use and report, and when: either all start, or the budget is used up, and nobody is stuck."""
-    simulation, gone = simulated(Budget(max_tokens=limit), uses, runs, count, seed, are_yielding)
-    assert (gone is None) == (simulation.started == count)
+    """In any interleaving, either all steps start, or the budget is used up, and no step waits for ever."""
+    simulation, exhausted = simulated(Budget(max_tokens=limit), uses, runs, count, seed, may_yield)
+    assert (exhausted is None) == (simulation.started == count)
 
 
 @settings(deadline=None, max_examples=200)
 @given(st.integers(1, 2000), agents_uses, st.integers(1, 3), st.integers(0, 60), st.integers(0, 2**32))
-def test_who_estimates_enough_never_overshoots(
+def test_a_budget_is_never_exceeded_if_the_estimates_are_high_enough(
     limit: int, uses: dict[str, list[int]], runs: int, count: int, seed: int
 ) -> None:
-    """With all steps within their estimates no more is used than there is."""
+    """If all steps stay within their estimates, no more is used than the limit."""
     budget = Budget(limit, estimate=lambda spec: max(uses[spec.agent]))
     simulated(budget, uses, runs, count, seed)
     assert budget.used.tokens <= limit
@@ -463,16 +467,16 @@ def test_who_estimates_enough_never_overshoots(
     st.integers(0, 60),
     st.integers(0, 2**32),
 )
-def test_agents_that_are_always_alike_overshoot_by_one_step(
+def test_a_budget_is_exceeded_by_less_than_one_step_if_agents_always_use_the_same(
     limit: int, use: dict[str, int], count: int, seed: int
 ) -> None:
-    """Only a first step can need more than there was."""
+    """If each agent always uses the same, only the first step of an agent can use more than is left."""
     simulation, _ = simulated(Budget(limit), {agent: [tokens] for agent, tokens in use.items()}, 2, count, seed)
     assert simulation.budget.used.tokens < limit + max(1, *use.values())
 
 
 def simulated(
-    budget: Budget, uses: dict[str, list[int]], runs: int, count: int, seed: int, are_yielding: bool = False
+    budget: Budget, uses: dict[str, list[int]], runs: int, count: int, seed: int, may_yield: bool = False
 ) -> tuple[Simulation, Exhausted | None]:
     chance = random.Random(seed)
     simulation = Simulation(
@@ -481,13 +485,13 @@ def simulated(
         [Limiter([], budget) for _ in range(runs)],
         [chance.choice("abc") for _ in range(count)],
         {agent: [Usage(tokens) for tokens in numbers] for agent, numbers in uses.items()},
-        are_yielding=are_yielding,
+        may_yield=may_yield,
     )
     return simulation, simulation.run()
 
 
-def test_threads_that_share_lose_no_count() -> None:
-    """Eight runs in eight threads, one limit and one budget: everything is counted, once, and nobody is stuck."""
+def test_runs_in_eight_threads_share_a_limit_and_a_budget() -> None:
+    """With eight runs in eight threads everything is counted exactly once, and no run waits for ever."""
     limit = RateLimit(10_000_000, 10**9, key=lambda spec: spec.agent[:1])
     budget = Budget(10**9, 10**6, 3600, 10**6)
     done: Counter[str] = Counter()
@@ -499,15 +503,15 @@ def test_threads_that_share_lose_no_count() -> None:
         limiter.begin_run(monotonic())
         try:
             while done[f"run {number}"] < 200:
-                hold = limiter.admit(limiter.request(spec_of(f"{number % 3} of {number}")), 1, monotonic())
-                assert not isinstance(hold, Exhausted)
-                if isinstance(hold, Wait):
-                    waits.wait(min(hold.seconds, 0.0005))
+                permit = limiter.admit(limiter.request(spec_of(f"{number % 3} of {number}")), 1, monotonic())
+                assert not isinstance(permit, Exhausted)
+                if isinstance(permit, Wait):
+                    waits.wait(min(permit.seconds, 0.0005))
                     continue
-                limiter.spend(hold, Usage(3, 4, 0.1))
-                limiter.yield_reservation(hold)
-                limiter.settle(hold, monotonic())
-                limiter.spend(hold, Usage(1))
+                limiter.spend(permit, Usage(3, 4, 0.1))
+                limiter.yield_reservation(permit)
+                limiter.settle(permit, monotonic())
+                limiter.spend(permit, Usage(1))
                 done[f"run {number}"] += 1
         except BaseException as error:
             errors.append(error)
@@ -523,4 +527,4 @@ def test_threads_that_share_lose_no_count() -> None:
     assert done.total() == 1600
     used = budget.used
     assert (used.tokens, used.cost_usd, used.steps) == (1600 * 8, 160.0, 1600)
-    assert all(limit.keys.get(name).gate.in_flight == limit.keys.get(name).reserved == 0 for name in "012")
+    assert all(limit.keys.get(name).cooldown.in_flight == limit.keys.get(name).reserved == 0 for name in "012")

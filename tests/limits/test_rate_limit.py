@@ -1,4 +1,4 @@
-"""Limits per minute: what may start when, at times that the test says."""
+"""Rate limits: when a step may start, by a clock that only the test moves."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from fanout_sync import AgentStepSpec, OptionError
-from fanout_sync.limits.answers import POLL_S, Wait
+from fanout_sync.limits.answers import ASK_AGAIN_S, Wait
 from fanout_sync.limits.limiter import Limiter, Permit
 from fanout_sync.limits.rate_limit import ARRIVAL_S, MOST_REMEMBERED, RateLimit
 from fanout_sync.limits.windows import MARGIN_S, request_rates
@@ -22,7 +22,7 @@ from fanout_sync.records.usage import Usage
 
 
 class NoJitter(random.Random):
-    """Waits exactly as long as asked for."""
+    """Makes each cooldown exactly as long as the server asked for."""
 
     def random(self) -> float:
         return 0.0
@@ -36,7 +36,7 @@ def by_description(spec: AgentStepSpec) -> str:
     return spec.description
 
 
-def governed(limit: RateLimit) -> Limiter:
+def limiter_of(limit: RateLimit) -> Limiter:
     limit.keys.random = NoJitter()
     return Limiter([limit])
 
@@ -60,9 +60,9 @@ def wait(limiter: Limiter, now: float, agent: str = "a", key: str = "") -> float
 
 
 def run_step(limiter: Limiter, now: float, tokens: int, agent: str = "a", key: str = "") -> None:
-    hold = start(limiter, now, agent, key)
-    limiter.spend(hold, Usage(tokens))
-    limiter.settle(hold, now)
+    permit = start(limiter, now, agent, key)
+    limiter.spend(permit, Usage(tokens))
+    limiter.settle(permit, now)
 
 
 # Arguments ------------------------------------------------------------------------------------------------------------
@@ -84,35 +84,35 @@ def run_step(limiter: Limiter, now: float, tokens: int, agent: str = "a", key: s
     ],
 )
 def test_unusable_arguments_are_named(options: dict[str, Any], message: str) -> None:
-    """What nobody can mean is refused when the limit is made."""
+    """An argument that makes no sense is refused when the limit is made, and the message names it."""
     with pytest.raises(OptionError) as caught:
         RateLimit(**options)
     assert message in str(caught.value)
 
 
-def test_a_limit_lives_in_one_process() -> None:
-    """It cannot be sent to a worker, and says where it belongs."""
+def test_a_limit_cannot_be_pickled() -> None:
+    """A limit cannot be sent to a worker process; the error says where to give it instead."""
     with pytest.raises(TypeError, match="a RateLimit lives in one process"):
         pickle.dumps(RateLimit(60))
 
 
-def test_a_key_is_a_string() -> None:
-    """A key function that returns something else is told so; what it raises comes through."""
+def test_a_key_has_to_be_a_string() -> None:
+    """A key that is no string is refused, and what the key function raises is passed on."""
     with pytest.raises(OptionError, match="key of RateLimit must return a str, got None"):
         Limiter([RateLimit(60, key=lambda spec: None)]).request(spec_of())  # type: ignore[arg-type,return-value]
     with pytest.raises(ZeroDivisionError):
         Limiter([RateLimit(60, key=lambda spec: str(1 / 0))]).request(spec_of())
 
 
-def test_the_callers_functions_are_asked_once() -> None:
-    """However often a step has to wait, its key is asked for once."""
+def test_the_key_function_is_called_once_for_a_step() -> None:
+    """However often the limiter is asked for a step, the caller's key function is called once."""
     asked = []
 
     def key(spec: AgentStepSpec) -> str:
         asked.append(spec)
         return "k"
 
-    limiter = governed(RateLimit(1, key=key))
+    limiter = limiter_of(RateLimit(1, key=key))
     request = limiter.request(spec_of())
     assert request.keys == ("k",)
     for now in range(100):
@@ -139,19 +139,19 @@ def test_the_callers_functions_are_asked_once() -> None:
     ],
 )
 def test_rates_of_a_minute_and_of_its_share(per_minute: float, rates: list[tuple[int, int]]) -> None:
-    """The burst is ten, or those of a second; the longer window is left out where it adds nothing."""
+    """The burst is ten requests or those of a second; the longer window is left out if it adds nothing."""
     assert request_rates(per_minute) == rates
 
 
 @pytest.mark.parametrize("per_minute", [*range(1, 200), 997, 1_201, 7_919, 1e6, 0.7, 1.04, 69.4, 1e9 + 0.5])
 def test_every_rate_can_be_kept(per_minute: float) -> None:
     """Whatever the number, a step can start under it."""
-    start(governed(RateLimit(per_minute)), 0.0)
+    start(limiter_of(RateLimit(per_minute)), 0.0)
 
 
 def test_steps_start_at_once_until_the_burst_is_used_up() -> None:
-    """Ten start together; the next one when the first of them are over, exactly as it was told."""
-    limiter = governed(RateLimit(60))
+    """Ten steps start together, and the next one exactly after the wait that it was told."""
+    limiter = limiter_of(RateLimit(60))
     for _ in range(10):
         limiter.settle(start(limiter, 100.0), 100.0)
     wait_s = wait(limiter, 100.0)
@@ -160,53 +160,55 @@ def test_steps_start_at_once_until_the_burst_is_used_up() -> None:
     start(limiter, 100.0 + wait_s)
 
 
-def test_a_request_counts_from_when_it_must_have_arrived() -> None:
-    """One that is late must not be too close to the one that takes its place: not where that is counted either."""
-    limiter = governed(RateLimit(1))
-    hold = start(limiter, 0.0)
-    limiter.settle(hold, 0.15)
+def test_a_request_counts_from_when_it_reached_the_provider() -> None:
+    """A request enters the window when its step ends, or 0.2 s after it started, and not when it started."""
+    limiter = limiter_of(RateLimit(1))
+    permit = start(limiter, 0.0)
+    limiter.settle(permit, 0.15)
     assert wait(limiter, 0.15) == pytest.approx(60.02, abs=0.01)
-    limiter = governed(RateLimit(1))
+    limiter = limiter_of(RateLimit(1))
     start(limiter, 0.0)
-    assert wait(limiter, 10.0) == pytest.approx(ARRIVAL_S + 50.02, abs=0.01), "it goes on, but it has arrived"
+    assert wait(limiter, 10.0) == pytest.approx(ARRIVAL_S + 50.02, abs=0.01), (
+        "the step still runs, but its request has arrived"
+    )
 
 
-def test_where_steps_are_short_a_long_one_may_be_on_its_way() -> None:
-    """As when a server lets a connection wait: its place is free again only after it has ended."""
-    limiter = governed(RateLimit(600))
+def test_among_short_steps_the_request_of_a_long_one_may_still_be_on_its_way() -> None:
+    """If steps usually are short, the request of a long one enters the window only when it ends."""
+    limiter = limiter_of(RateLimit(600))
     for _ in range(10):
         limiter.settle(start(limiter, 0.0), 0.01)
     late = [start(limiter, 2.0) for _ in range(10)]
     assert wait(limiter, 3.5) > 0
-    for hold in late:
-        limiter.settle(hold, 3.5)
+    for permit in late:
+        limiter.settle(permit, 3.5)
     assert wait(limiter, 3.5) == pytest.approx(1.02, abs=0.01)
     for n in range(100):
         limiter.settle(start(limiter, 1000.0 + 10 * n), 1005.0 + 10 * n)
     for _ in range(10):
         start(limiter, 3000.0)
     assert wait(limiter, 3000.5) == pytest.approx(ARRIVAL_S + 1.02 - 0.5, abs=0.01), (
-        "where they are long, it has arrived"
+        "where steps are long, their requests have arrived"
     )
 
 
-def test_a_step_that_never_began_counts_as_a_request_all_the_same() -> None:
-    """It is not known how far it came; so its place in the minute is not given to another."""
-    limiter = governed(RateLimit(1))
+def test_a_step_that_never_began_counts_as_a_request() -> None:
+    """A step that was released still counts as a request, because it is not known how far it came."""
+    limiter = limiter_of(RateLimit(1))
     limiter.release(start(limiter, 0.0), 0.0)
     wait(limiter, 1.0)
 
 
-def test_a_clock_that_was_looked_at_earlier_does_no_harm() -> None:
-    """Threads that share a limit may come in another order than the one in which they looked at the clock."""
-    limiter = governed(RateLimit(2))
+def test_moments_may_come_out_of_order() -> None:
+    """Threads that share a limit may call it in another order than that in which they read the clock."""
+    limiter = limiter_of(RateLimit(2))
     limiter.settle(start(limiter, 100.0), 100.0)
     limiter.settle(start(limiter, 99.9), 99.9)
     assert 60.0 <= wait(limiter, 100.0) <= 60.2
 
 
-def test_of_several_limits_none_is_used_up_by_what_another_refuses() -> None:
-    """All are asked before any is told."""
+def test_a_step_that_one_limit_refuses_does_not_count_under_another() -> None:
+    """With several limits, a step counts under all of them or under none."""
     wide, narrow = RateLimit(2), RateLimit(1)
     both, one = Limiter([wide, narrow]), Limiter([wide])
     start(both, 0.0)
@@ -218,42 +220,42 @@ def test_of_several_limits_none_is_used_up_by_what_another_refuses() -> None:
 # Tokens ---------------------------------------------------------------------------------------------------------------
 
 
-def test_the_first_step_of_an_agent_goes_alone() -> None:
-    """Until it is known what one takes, nothing else of its key starts; of other keys all do."""
-    limiter = governed(RateLimit(tokens_per_minute=1000, key=by_description))
+def test_the_first_step_of_an_agent_runs_alone() -> None:
+    """While the first step of an agent runs, no other step of its key starts, but steps of other keys do."""
+    limiter = limiter_of(RateLimit(tokens_per_minute=1000, key=by_description))
     first = start(limiter, 0.0)
-    assert wait(limiter, 0.0) == POLL_S
-    assert wait(limiter, 0.0, "b") == POLL_S
+    assert wait(limiter, 0.0) == ASK_AGAIN_S
+    assert wait(limiter, 0.0, "b") == ASK_AGAIN_S
     start(limiter, 0.0, key="other")
     limiter.spend(first, Usage(100))
-    assert wait(limiter, 0.0) == POLL_S
+    assert wait(limiter, 0.0) == ASK_AGAIN_S
     limiter.settle(first, 0.0)
     for _ in range(9):
         start(limiter, 0.0)
-    assert wait(limiter, 0.0) == POLL_S
+    assert wait(limiter, 0.0) == ASK_AGAIN_S
 
 
-def test_a_first_step_that_never_began_makes_room_for_another() -> None:
-    """A released step is no longer alone, and nothing was learnt."""
-    limiter = governed(RateLimit(tokens_per_minute=1000))
+def test_a_first_step_that_never_began_leaves_its_agent_unknown() -> None:
+    """After a first step was released, the next step of the agent runs alone."""
+    limiter = limiter_of(RateLimit(tokens_per_minute=1000))
     limiter.release(start(limiter, 0.0), 0.0)
     start(limiter, 0.0)
-    assert wait(limiter, 0.0) == POLL_S
+    assert wait(limiter, 0.0) == ASK_AGAIN_S
 
 
-def test_what_is_in_flight_is_taken_to_need_the_most_that_was_seen() -> None:
-    """As the largest of an agent grows, also while it is still in flight, so does what is kept free for its others."""
-    limiter = governed(RateLimit(tokens_per_minute=1000))
+def test_steps_in_flight_reserve_the_most_tokens_that_a_step_of_their_agent_used() -> None:
+    """When a step in flight uses more than any before, more is reserved for the other steps of its agent."""
+    limiter = limiter_of(RateLimit(tokens_per_minute=1000))
     run_step(limiter, 0.0, 100)
-    holds = [start(limiter, 0.0) for _ in range(4)]
-    limiter.spend(holds[0], Usage(180))
+    permits = [start(limiter, 0.0) for _ in range(4)]
+    limiter.spend(permits[0], Usage(180))
     start(limiter, 0.0)  # 100 + 4 * 180 + 180 == 1000
-    assert wait(limiter, 0.0) == POLL_S
+    assert wait(limiter, 0.0) == ASK_AGAIN_S
 
 
-def test_a_minute_later_there_is_room_again() -> None:
-    """Tokens count for a minute from when their step ended, and the wait that is told is exact."""
-    limiter = governed(RateLimit(tokens_per_minute=1000))
+def test_tokens_count_for_a_minute() -> None:
+    """Tokens count for a minute from the end of their step, and the wait that a step is told is exact."""
+    limiter = limiter_of(RateLimit(tokens_per_minute=1000))
     run_step(limiter, 0.0, 400)
     run_step(limiter, 10.0, 400)
     wait_s = wait(limiter, 20.0)
@@ -261,20 +263,20 @@ def test_a_minute_later_there_is_room_again() -> None:
     start(limiter, 20.0 + wait_s)
 
 
-def test_a_step_larger_than_the_limit_runs_when_there_is_no_other() -> None:
-    """It waits for an empty minute; what it took beyond is paid back before anything else starts."""
-    limiter = governed(RateLimit(tokens_per_minute=1000))
+def test_a_step_larger_than_the_limit_starts_when_the_minute_is_empty() -> None:
+    """What it used beyond the limit is a debt, which enters the next minute before another step starts."""
+    limiter = limiter_of(RateLimit(tokens_per_minute=1000))
     run_step(limiter, 0.0, 1500)
     wait_s = wait(limiter, 0.0)
     assert wait_s == pytest.approx(60.02, abs=0.01)
-    again_s = wait(limiter, wait_s)  # the debt of 500 went in: a minute that is not empty
+    again_s = wait(limiter, wait_s)  # the debt of 500 has entered it, so that the minute is not empty
     assert again_s == pytest.approx(60.02, abs=0.01)
     start(limiter, wait_s + again_s)
 
 
-def test_nothing_starts_while_there_is_debt() -> None:
-    """Neither large nor small, nor of agents that take nothing."""
-    limiter = governed(RateLimit(tokens_per_minute=1000))
+def test_no_step_starts_while_there_is_debt() -> None:
+    """While there is debt, not even the steps of agents that use no tokens start."""
+    limiter = limiter_of(RateLimit(tokens_per_minute=1000))
     run_step(limiter, 0.0, 0, "free")
     run_step(limiter, 0.0, 1500)
     assert wait(limiter, 1.0, "free") == pytest.approx(59.02, abs=0.01)
@@ -283,38 +285,38 @@ def test_nothing_starts_while_there_is_debt() -> None:
 
 def test_a_limit_of_a_million_tokens_is_exact() -> None:
     """A limit of a million tokens a minute is kept like a small one."""
-    limiter = governed(RateLimit(tokens_per_minute=1_000_000))
+    limiter = limiter_of(RateLimit(tokens_per_minute=1_000_000))
     run_step(limiter, 0.0, 999_901)
     wait(limiter, 0.0)
-    run_step(governed(RateLimit(tokens_per_minute=15_000)), 0.0, 15_000)
+    run_step(limiter_of(RateLimit(tokens_per_minute=15_000)), 0.0, 15_000)
 
 
-def test_an_agent_that_reports_nothing_is_not_held_up() -> None:
-    """That its first step took nothing is knowledge, too; unless a server sent it away."""
-    limiter = governed(RateLimit(tokens_per_minute=1000))
+def test_an_agent_that_reports_nothing_is_known_to_use_nothing() -> None:
+    """After its first step its steps run together; but not if that step only raised `RetryAfter`."""
+    limiter = limiter_of(RateLimit(tokens_per_minute=1000))
     limiter.settle(start(limiter, 0.0), 0.0, retry_after=0)
     start_again = start(limiter, 0.0)
-    assert wait(limiter, 0.0) == POLL_S
+    assert wait(limiter, 0.0) == ASK_AGAIN_S
     limiter.settle(start_again, 0.0)
     start(limiter, 0.0)
     start(limiter, 0.0)
 
 
-def test_tokens_of_a_step_that_was_given_up_count() -> None:
-    """A thread that goes on after its deadline uses what others then cannot."""
-    limiter = governed(RateLimit(tokens_per_minute=1000))
+def test_tokens_that_are_reported_after_the_end_count() -> None:
+    """The thread of a step that timed out may go on and use tokens; they count."""
+    limiter = limiter_of(RateLimit(tokens_per_minute=1000))
     run_step(limiter, 0.0, 100)
-    hold = start(limiter, 0.0)
-    limiter.settle(hold, 0.0)
-    limiter.settle(hold, 0.0, retry_after=1000)
-    limiter.release(hold, 0.0)
-    limiter.spend(hold, Usage(900))
+    permit = start(limiter, 0.0)
+    limiter.settle(permit, 0.0)
+    limiter.settle(permit, 0.0, retry_after=1000)
+    limiter.release(permit, 0.0)
+    limiter.spend(permit, Usage(900))
     assert wait(limiter, 1.0) == pytest.approx(60.02, abs=1.0)
 
 
 def test_a_run_within_a_step_does_not_wait_for_it() -> None:
-    """A step that yields keeps nothing free, is not alone, and leaves its place in a gate that is half open."""
-    limiter = governed(RateLimit(tokens_per_minute=1000))
+    """A step that yields its reservation reserves no tokens, does not run alone, and is no probe."""
+    limiter = limiter_of(RateLimit(tokens_per_minute=1000))
     outer = start(limiter, 0.0, "outer")
     limiter.yield_reservation(outer)
     limiter.yield_reservation(outer)
@@ -332,10 +334,10 @@ def test_a_run_within_a_step_does_not_wait_for_it() -> None:
 # RetryAfter -----------------------------------------------------------------------------------------------------------
 
 
-def test_after_retry_after_nothing_of_the_key_starts() -> None:
-    """The gate is closed for everybody who shares the limit; another key's stays open."""
+def test_after_retry_after_no_step_of_the_key_starts() -> None:
+    """The cooldown is for all runs that share the limit, and for one key only."""
     limit = RateLimit(6000, key=by_description)
-    limiter, other_run = governed(limit), governed(limit)
+    limiter, other_run = limiter_of(limit), limiter_of(limit)
     limiter.settle(start(limiter, 0.0), 0.0, retry_after=30.0)
     assert wait(limiter, 1.0) == pytest.approx(29.0)
     assert wait(other_run, 29.99) == pytest.approx(0.01)
@@ -343,9 +345,9 @@ def test_after_retry_after_nothing_of_the_key_starts() -> None:
     start(limiter, 30.0)
 
 
-def test_a_later_closing_extends_and_never_shortens() -> None:
-    """What the most patient server asked for holds."""
-    limiter = governed(RateLimit(6000))
+def test_a_later_retry_after_never_shortens_the_cooldown() -> None:
+    """The cooldown lasts until the latest moment that any `RetryAfter` asked for."""
+    limiter = limiter_of(RateLimit(6000))
     first, second, third = (start(limiter, 0.0) for _ in range(3))
     limiter.settle(first, 0.0, retry_after=10.0)
     limiter.settle(second, 1.0, retry_after=2.0)
@@ -355,8 +357,8 @@ def test_a_later_closing_extends_and_never_shortens() -> None:
 
 
 @pytest.mark.parametrize(("seconds", "most"), [(2.0, 2.2), (100.0, 101.0)])
-def test_not_all_come_back_in_the_same_moment(seconds: float, most: float) -> None:
-    """There is up to a tenth more, but no more than a second."""
+def test_a_cooldown_is_a_little_longer_at_random(seconds: float, most: float) -> None:
+    """A cooldown is up to a tenth longer than the server asked for, but at most a second longer."""
     limit = RateLimit(6000)
     waits = []
     for seed in range(50):
@@ -370,28 +372,28 @@ def test_not_all_come_back_in_the_same_moment(seconds: float, most: float) -> No
     assert max(waits) > seconds + 0.8 * (most - seconds)
 
 
-def test_a_gate_reopens_by_doubling() -> None:
-    """One, then two, then four per round trip; when as many are in flight as before, any number may be."""
-    limiter = governed(RateLimit(60_000))
+def test_probing_doubles_the_steps_in_flight() -> None:
+    """After a cooldown one step runs, then two, then four; and any number when as many may run as ran before."""
+    limiter = limiter_of(RateLimit(60_000))
     before = [start(limiter, 0.0) for _ in range(8)]
     limiter.settle(before[0], 0.0, retry_after=5.0)
-    for hold in before[1:]:
-        limiter.settle(hold, 1.0)
+    for permit in before[1:]:
+        limiter.settle(permit, 1.0)
     now, admitted = 5.0, []
     for _ in range(4):
-        holds: list[Permit] = []
-        while isinstance(answer := ask(limiter, now), Permit) and len(holds) < 100:
-            holds.append(answer)
-        admitted.append(len(holds))
+        permits: list[Permit] = []
+        while isinstance(answer := ask(limiter, now), Permit) and len(permits) < 100:
+            permits.append(answer)
+        admitted.append(len(permits))
         now += 1.0
-        for hold in holds:
-            limiter.settle(hold, now)
+        for permit in permits:
+            limiter.settle(permit, now)
     assert admitted == [1, 2, 4, 100]
 
 
-def test_a_refusal_while_reopening_closes_the_gate_again() -> None:
-    """Then it begins with one again; and what was refused before the gate closed is no such refusal."""
-    limiter = governed(RateLimit(60_000))
+def test_a_probe_that_raises_retry_after_begins_a_new_cooldown() -> None:
+    """Probing then begins with one step again; a `RetryAfter` of a step from before the cooldown does not do that."""
+    limiter = limiter_of(RateLimit(60_000))
     before = [start(limiter, 0.0) for _ in range(8)]
     limiter.settle(before[0], 0.0, retry_after=5.0)
     limiter.settle(start(limiter, 5.0), 6.0)
@@ -400,16 +402,16 @@ def test_a_refusal_while_reopening_closes_the_gate_again() -> None:
     assert wait(limiter, 6.0) == pytest.approx(1.0)
     limiter.settle(pair[0], 7.0)
     third, fourth = start(limiter, 7.0), start(limiter, 7.0)
-    assert wait(limiter, 7.0) == POLL_S
+    assert wait(limiter, 7.0) == ASK_AGAIN_S
     limiter.settle(third, 7.0, retry_after=1.0)
     limiter.settle(fourth, 7.5)
     start(limiter, 8.0)
-    assert wait(limiter, 8.0) == POLL_S
+    assert wait(limiter, 8.0) == ASK_AGAIN_S
 
 
-def test_a_slow_step_from_before_does_not_hold_up_the_reopening() -> None:
-    """What was in flight when the gate closed takes no place in it afterwards."""
-    limiter = governed(RateLimit(60_000))
+def test_a_step_from_before_the_cooldown_is_no_probe() -> None:
+    """A slow step that was in flight when the cooldown began does not keep the first probe from starting."""
+    limiter = limiter_of(RateLimit(60_000))
     first, _slow = start(limiter, 0.0), start(limiter, 0.0)
     limiter.settle(first, 0.0, retry_after=5.0)
     start(limiter, 5.0)
@@ -418,33 +420,33 @@ def test_a_slow_step_from_before_does_not_hold_up_the_reopening() -> None:
 # Runs that share ------------------------------------------------------------------------------------------------------
 
 
-def test_the_patient_do_not_starve() -> None:
-    """A run that waits for much room gets it, although another one would always take what little there is."""
+def test_a_run_of_large_steps_does_not_starve() -> None:
+    """A run that waits for many tokens gets them, although another run could always use the few that are left."""
     limit = RateLimit(tokens_per_minute=1000)
-    greedy, patient = governed(limit), governed(limit)
-    run_step(greedy, 0.0, 10, "small")
-    run_step(patient, 0.0, 900, "large")
-    now, patient_at, count = 1.0, 1.0, 0
+    small, large = limiter_of(limit), limiter_of(limit)
+    run_step(small, 0.0, 10, "small")
+    run_step(large, 0.0, 900, "large")
+    now, large_at, count = 1.0, 1.0, 0
     while now < 600.0:
-        if now >= patient_at:
-            answer = ask(patient, now, "large")
+        if now >= large_at:
+            answer = ask(large, now, "large")
             if isinstance(answer, Permit):
                 break
-            patient_at = now + answer.seconds
-        if isinstance(answer := ask(greedy, now, "small"), Permit):
-            greedy.spend(answer, Usage(10))
-            greedy.settle(answer, now)
+            large_at = now + answer.seconds
+        if isinstance(answer := ask(small, now, "small"), Permit):
+            small.spend(answer, Usage(10))
+            small.settle(answer, now)
             count += 1
         now += 0.5
     assert now < 130.0
     assert count < 10
 
 
-def test_a_run_that_is_gone_keeps_no_place() -> None:
-    """Neither when it has ended nor when it just does not ask any more."""
+def test_a_run_that_has_gone_loses_its_turn() -> None:
+    """A run that has ended, or that does not ask any more, makes no other run wait."""
     for ends in (True, False):
         limit = RateLimit(tokens_per_minute=1000)
-        gone, other = governed(limit), governed(limit)
+        gone, other = limiter_of(limit), limiter_of(limit)
         run_step(gone, 0.0, 10, "small")
         run_step(gone, 0.0, 900, "large")
         wait_s = wait(gone, 1.0, "large")
@@ -457,16 +459,16 @@ def test_a_run_that_is_gone_keeps_no_place() -> None:
 
 
 def test_idle_keys_are_forgotten() -> None:
-    """A key for each step does not pile up, whatever became of it; keys in flight stay."""
+    """With a key of its own for each step, idle keys are forgotten however their steps ended; keys in use are kept."""
     limit = RateLimit(60, 1000, key=by_description)
-    limiter = governed(limit)
+    limiter = limiter_of(limit)
     kept = start(limiter, 0.0, key="kept")
     for number in range(3000):
-        hold = start(limiter, float(number), key=str(number))
-        limiter.spend(hold, Usage(1500))
-        limiter.settle(hold, float(number), retry_after=number % 7 or None)
+        permit = start(limiter, float(number), key=str(number))
+        limiter.spend(permit, Usage(1500))
+        limiter.settle(permit, float(number), retry_after=number % 7 or None)
         if number % 5 == 0:
-            limiter.spend(hold, Usage(1500))
+            limiter.spend(permit, Usage(1500))
     assert len(limit.keys) < 1000
     limiter.settle(kept, 1e6)
     for number in range(MOST_REMEMBERED):
@@ -474,10 +476,10 @@ def test_idle_keys_are_forgotten() -> None:
     assert len(limit.keys) <= MOST_REMEMBERED + 64
 
 
-def test_what_a_key_took_is_remembered_while_it_is_idle() -> None:
-    """After a pause the agents of a key are not strangers."""
+def test_what_agents_use_is_remembered_when_their_key_is_forgotten() -> None:
+    """After a pause, the first step of a known agent does not have to run alone."""
     limit = RateLimit(tokens_per_minute=1000, key=by_description)
-    limiter = governed(limit)
+    limiter = limiter_of(limit)
     run_step(limiter, 0.0, 400, key="a")
     for number in range(200):
         run_step(limiter, 1000.0 * number, 1, key=str(number))
@@ -486,10 +488,10 @@ def test_what_a_key_took_is_remembered_while_it_is_idle() -> None:
     wait(limiter, 1e6, key="a")
 
 
-def test_agents_do_not_pile_up() -> None:
-    """However many agents a key has, only so many are remembered."""
+def test_idle_agents_are_forgotten() -> None:
+    """However many agents a key has, only a fixed number of them is remembered."""
     limit = RateLimit(tokens_per_minute=10)
-    limiter = governed(limit)
+    limiter = limiter_of(limit)
     for number in range(MOST_REMEMBERED + 100):
         run_step(limiter, 0.0, 0, f"agent {number}")
     assert len(limit.keys.get("").agents) == MOST_REMEMBERED
@@ -500,77 +502,77 @@ def test_agents_do_not_pile_up() -> None:
 
 @define
 class KeyModel:
-    """What the words of the documentation say about one key."""
+    """What the documentation says about one key, as a simple model."""
 
     starts: list[float] = field(factory=list)
-    closed_until: float = -math.inf
-    round: int = 0
-    places: float = math.inf
-    enough: int = 0
-    flying: int = 0
-    of_round: int = 0
+    no_start_before: float = -math.inf
+    generation: int = 0
+    most_probes: float = math.inf
+    probes_needed: int = 0
+    in_flight: int = 0
+    of_generation: int = 0
 
     def started(self, now: float) -> int:
-        assert now >= self.closed_until - 1e-9, "nothing starts while the gate is closed"
-        assert self.of_round < self.places, "a gate reopens step by step"
+        assert now >= self.no_start_before - 1e-9, "no step starts during a cooldown"
+        assert self.of_generation < self.most_probes, "while probing, only so many steps are in flight"
         self.starts.append(now)
-        self.flying += 1
-        self.of_round += 1
-        return self.round
+        self.in_flight += 1
+        self.of_generation += 1
+        return self.generation
 
-    def left(self, entered: int) -> None:
-        self.flying -= 1
-        self.of_round -= entered == self.round
+    def left(self, generation: int) -> None:
+        self.in_flight -= 1
+        self.of_generation -= generation == self.generation
 
-    def ended(self, entered: int, now: float, retry_after: float | None) -> None:
+    def ended(self, generation: int, now: float, retry_after: float | None) -> None:
         if retry_after is not None:
-            self.closed_until = max(self.closed_until, now + retry_after)
-            if entered == self.round:
-                self.enough = max(self.flying, self.enough if self.places < math.inf else 0)
-                self.round, self.places, self.of_round = self.round + 1, 1, 0
-        elif entered == self.round and self.places < math.inf:
-            self.places = math.inf if self.places + 1 >= self.enough else self.places + 1
-        self.left(entered)
+            self.no_start_before = max(self.no_start_before, now + retry_after)
+            if generation == self.generation:
+                self.probes_needed = max(self.in_flight, self.probes_needed if self.most_probes < math.inf else 0)
+                self.generation, self.most_probes, self.of_generation = self.generation + 1, 1, 0
+        elif generation == self.generation and self.most_probes < math.inf:
+            self.most_probes = math.inf if self.most_probes + 1 >= self.probes_needed else self.most_probes + 1
+        self.left(generation)
 
 
 @define
 class Simulation:
-    """Runs in their loops, and steps that end as chance wants it. Its clock goes on only as promised."""
+    """Several runs, and steps that end at random. Time passes only up to the moment at which a run is due to ask."""
 
     limit: RateLimit
     chance: random.Random
     queues: dict[tuple[int, str], deque[str]]
-    governors: list[Limiter]
+    limiters: list[Limiter]
     now: float = 1000.0
     asks_in_vain: int = 0
     due: dict[tuple[int, str], float] = field(factory=dict)
-    flying: list[tuple[Limiter, Permit, str, int]] = field(factory=list)
+    in_flight: list[tuple[Limiter, Permit, str, int]] = field(factory=list)
     keys: defaultdict[str, KeyModel] = field(factory=lambda: defaultdict(KeyModel))
     fresh: int = 0
 
     def run(self, most_tokens: int) -> None:
-        while self.queues or self.flying:
-            if self.flying and self.chance.random() < 0.4:
+        while self.queues or self.in_flight:
+            if self.in_flight and self.chance.random() < 0.4:
                 self._end(most_tokens)
             elif self.queues and not self._ask_who_is_due():
                 self._let_time_pass()
             if self.chance.random() < 0.05:
-                self.fresh += 1  # a key that has to wait delays no other
-                self.governors[0].release(start(self.governors[0], self.now, key=f"fresh {self.fresh}"), self.now)
+                self.fresh += 1  # a key that nobody used never has to wait
+                self.limiters[0].release(start(self.limiters[0], self.now, key=f"fresh {self.fresh}"), self.now)
 
     def _ask_who_is_due(self) -> bool:
         ready = [queue for queue in self.queues if self.due.get(queue, 0.0) <= self.now]
         self.chance.shuffle(ready)
         for run, key in ready:
-            answer = ask(self.governors[run], self.now, self.queues[run, key][0], key)
+            answer = ask(self.limiters[run], self.now, self.queues[run, key][0], key)
             if isinstance(answer, Wait):
                 assert answer.seconds > 0
                 self.due[run, key] = self.now + answer.seconds
-                self.asks_in_vain += not self.flying
-                assert self.asks_in_vain < 2000, "what waits is let start before long"
+                self.asks_in_vain += not self.in_flight
+                assert self.asks_in_vain < 2000, "a step that waits may start before long"
                 continue
             self.asks_in_vain = 0
-            self.flying.append((self.governors[run], answer, key, self.keys[key].started(self.now)))
+            self.in_flight.append((self.limiters[run], answer, key, self.keys[key].started(self.now)))
             self.queues[run, key].popleft()
             if not self.queues[run, key]:
                 del self.queues[run, key]
@@ -581,18 +583,18 @@ class Simulation:
 
     def _end(self, most_tokens: int) -> None:
         self.now += self.chance.choice([0.0, 0.0, 0.01, 1.0, 10.0])
-        limiter, hold, key, entered = self.flying.pop(self.chance.randrange(len(self.flying)))
+        limiter, permit, key, generation = self.in_flight.pop(self.chance.randrange(len(self.in_flight)))
         for _ in range(self.chance.randrange(3)):
-            limiter.spend(hold, Usage(self.chance.randint(0, most_tokens)))
+            limiter.spend(permit, Usage(self.chance.randint(0, most_tokens)))
         if self.chance.random() < 0.1:
-            limiter.release(hold, self.now)
-            self.keys[key].left(entered)
+            limiter.release(permit, self.now)
+            self.keys[key].left(generation)
         else:
             retry_after = self.chance.choice([None, None, None, 0.0, 3.0, 70.0])
-            limiter.settle(hold, self.now, retry_after)
-            self.keys[key].ended(entered, self.now, retry_after)
+            limiter.settle(permit, self.now, retry_after)
+            self.keys[key].ended(generation, self.now, retry_after)
         if self.chance.random() < 0.1:
-            limiter.spend(hold, Usage(self.chance.randint(0, most_tokens)))
+            limiter.spend(permit, Usage(self.chance.randint(0, most_tokens)))
 
 
 per_minute = st.integers(1, 200) | st.floats(0.3, 30) | st.sampled_from([600, 6000])
@@ -607,16 +609,16 @@ per_minute = st.integers(1, 200) | st.floats(0.3, 30) | st.sampled_from([600, 60
     st.integers(0, 60),
     st.integers(0, 2**32),
 )
-def test_any_interleaving_keeps_the_limits_and_goes_on(
+def test_limits_are_kept_and_every_step_starts_in_any_interleaving(
     requests: float | None, tokens: int, are_tokens_limited: bool, runs: int, count: int, seed: int
 ) -> None:
-    """No minute has too many requests, no closed gate is passed, every step starts in the end, and soon."""
+    """No minute has too many requests, no step starts during a cooldown, and every step starts in the end."""
     chance = random.Random(seed)
     limit = RateLimit(requests, tokens if are_tokens_limited or requests is None else None, by_description)
     queues: dict[tuple[int, str], deque[str]] = {}
     for _ in range(count):
         queues.setdefault((chance.randrange(runs), chance.choice("kl")), deque()).append(chance.choice("abc"))
-    simulation = Simulation(limit, chance, queues, [governed(limit) for _ in range(runs)])
+    simulation = Simulation(limit, chance, queues, [limiter_of(limit) for _ in range(runs)])
     simulation.run(most_tokens=2 * tokens)
     assert sum(len(key.starts) for key in simulation.keys.values()) == count
     if requests is not None:
@@ -634,9 +636,9 @@ def most_within(starts: list[float], seconds: float) -> int:
 
 @settings(deadline=None, max_examples=100)
 @given(st.integers(1, 30_000), st.lists(st.integers(0, 10_000), min_size=1, max_size=40))
-def test_steps_that_take_what_they_are_taken_for_keep_the_limit(tokens: int, sizes: list[int]) -> None:
-    """With a constant number for each agent no minute has more than the limit and one step, a first or a large one."""
-    limiter = governed(RateLimit(tokens_per_minute=tokens))
+def test_a_token_limit_is_exceeded_by_one_step_at_most(tokens: int, sizes: list[int]) -> None:
+    """If all steps of an agent use the same, only a first step or one that is larger than the limit exceeds it."""
+    limiter = limiter_of(RateLimit(tokens_per_minute=tokens))
     now, ended = 0.0, []
     for size in [*sorted(set(sizes)), *sizes]:
         while isinstance(answer := ask(limiter, now, f"takes {size}"), Wait):

@@ -1,4 +1,4 @@
-"""Rate limits and budgets in real runs: over threads and processes, shared, nested, and against a real server."""
+"""Rate limits and budgets in real runs: on threads and processes, shared, nested, and against a real server."""
 
 from __future__ import annotations
 
@@ -41,7 +41,7 @@ def _spec(name: str, agent: str = "tester") -> AgentStepSpec:
 
 
 class Spender(AgentExecutor):
-    """Every step uses what its agent is called, in tokens; agent `"retry"` asks for patience first."""
+    """Every step uses as many tokens as the name of its agent says, and a thousandth of that in dollars."""
 
     def execute_step(self, spec: AgentStepSpec, event_tx: Any = None) -> StepOutcome:
         current_step().add_usage(prompt_tokens=int(spec.agent), cost_usd=int(spec.agent) / 1000)
@@ -56,13 +56,13 @@ def _spenders(count: int, tokens: int = 100) -> list[AgentStepSpec]:
 
 
 @define
-class Limiter:
-    """What a provider does: at most so many requests in any second; more get a 429.
+class ServerLimit:
+    """The limit of a provider: at most so many requests in any second; all others get a 429.
 
     Attributes:
-        limit: How many.
-        accepted: When, on the clock, each accepted request came.
-        refused: How many were not.
+        limit: How many requests.
+        accepted: The moment of each accepted request, in seconds of `time.monotonic()`.
+        refused: How many requests were refused.
     """
 
     limit: int
@@ -72,7 +72,7 @@ class Limiter:
     _lock: threading.Lock = field(factory=threading.Lock)
 
     def accepts(self) -> bool:
-        """Take note of a request that has just come."""
+        """Count a request that has just come; return whether it is within the limit."""
         now = time.monotonic()
         with self._lock:
             while self._recent and self._recent[0] <= now - 1.0:
@@ -86,15 +86,15 @@ class Limiter:
 
 
 @pytest.fixture
-def server() -> Iterator[tuple[Limiter, int]]:
+def server() -> Iterator[tuple[ServerLimit, int]]:
     """A real HTTP server on this machine that takes 60 requests a second."""
-    limiter = Limiter(60)
+    server_limit = ServerLimit(60)
 
     class Handler(BaseHTTPRequestHandler):
         protocol_version = "HTTP/1.1"
 
         def do_GET(self) -> None:
-            is_accepted = limiter.accepts()
+            is_accepted = server_limit.accepts()
             self.send_response(200 if is_accepted else 429)
             if not is_accepted:
                 self.send_header("Retry-After", "1")
@@ -103,21 +103,21 @@ def server() -> Iterator[tuple[Limiter, int]]:
             self.wfile.write(b"ok")
 
         def log_message(self, *args: object) -> None:
-            """Nothing: its log is the limiter's."""
+            """Do nothing: the tests look at the `ServerLimit`."""
 
     class Server(ThreadingHTTPServer):
-        request_queue_size = 128  # with the usual five, connections come a second late
+        request_queue_size = 128  # with the default of 5, connections are accepted a second late
 
     with Server(("127.0.0.1", 0), Handler) as http_server:
         thread = threading.Thread(target=http_server.serve_forever, kwargs={"poll_interval": 0.01})
         thread.start()
-        yield limiter, http_server.server_address[1]
+        yield server_limit, http_server.server_address[1]
         http_server.shutdown()
         thread.join(HANG_BOUND_S)
 
 
 class Client(AgentExecutor):
-    """Asks the server, and passes on what it says about patience."""
+    """Sends a request to the server, and raises `RetryAfter` if the server says so."""
 
     def __init__(self, port: int) -> None:
         self.port = port
@@ -135,34 +135,34 @@ class Client(AgentExecutor):
         return StepOutcome.completed(spec, text)
 
 
-def test_a_server_with_a_limit_hardly_ever_has_to_say_no(server: tuple[Limiter, int]) -> None:
-    """300 steps over 16 threads: all succeed, with at most a handful of 429s, and the limit is kept and used."""
-    limiter, port = server
+def test_a_limit_keeps_the_server_from_refusing(server: tuple[ServerLimit, int]) -> None:
+    """300 steps on 16 threads all succeed, and the server refuses five requests at most."""
+    server_limit, port = server
     runner = Runner(
-        Client(port), max_concurrency=16, rate_limit=RateLimit(requests_per_minute=60 * limiter.limit), retry=9
+        Client(port), max_concurrency=16, rate_limit=RateLimit(requests_per_minute=60 * server_limit.limit), retry=9
     )
     run = runner.run(make_specs(300))
     assert len(run.succeeded) == 300
-    assert limiter.refused <= 5
-    assert len(limiter.accepted) == 300
-    for first, later in zip(limiter.accepted, limiter.accepted[limiter.limit :], strict=False):
-        assert later - first > 1.0, "the server's own log keeps the limit"
+    assert server_limit.refused <= 5
+    assert len(server_limit.accepted) == 300
+    for first, later in zip(server_limit.accepted, server_limit.accepted[server_limit.limit :], strict=False):
+        assert later - first > 1.0, "by the clock of the server the limit was kept"
 
 
-def test_a_limit_that_is_set_too_high_is_found_out(server: tuple[Limiter, int]) -> None:
-    """A 429 closes the gate for everybody: of 16 threads at most those hear it that were asking just then."""
-    limiter, port = server
+def test_a_limit_that_is_set_too_high_costs_few_refusals(server: tuple[ServerLimit, int]) -> None:
+    """After a 429 no step starts: only requests that were in flight by then are refused as well."""
+    server_limit, port = server
     runner = Runner(Client(port), max_concurrency=16, rate_limit=RateLimit(requests_per_minute=10**6), retry=20)
     run = runner.run(make_specs(150))
     assert len(run.succeeded) == 150
-    assert limiter.refused <= 3 * 16, "each closing costs those in flight, and the reopening is gentle"
+    assert server_limit.refused <= 3 * 16, "each cooldown costs at most the requests in flight, and probing costs few"
 
 
 # Rate limits in runs -------------------------------------------------------------------------------------------------
 
 
-def test_who_waits_holds_no_slot(make_runner: MakeRunner, ledger: Ledger) -> None:
-    """With one slot, steps of another key pass those that must wait."""
+def test_a_step_that_waits_occupies_no_slot(make_runner: MakeRunner, ledger: Ledger) -> None:
+    """With one slot, steps of one key run while steps of another key have to wait."""
     limit = RateLimit(requests_per_minute=2, key=lambda spec: spec.prompt[0])
     executor = LedgerExecutor(ledger, concurrency=1)
     specs = [_spec(name) for name in ("a1", "a2", "a3", "a4", "b1", "b2")]
@@ -173,8 +173,8 @@ def test_who_waits_holds_no_slot(make_runner: MakeRunner, ledger: Ledger) -> Non
     assert set(ledger.counts()) == {"a1", "a2", "b1", "b2"}
 
 
-def test_an_input_that_is_no_list_is_read_past_those_who_wait(ledger: Ledger) -> None:
-    """Up to a bound: then the input waits, too."""
+def test_a_lazy_input_is_read_on_while_steps_wait(ledger: Ledger) -> None:
+    """A generator is read on past steps that wait, up to a bound."""
     limit = RateLimit(requests_per_minute=1, key=lambda spec: spec.prompt[0])
     read: list[str] = []
 
@@ -191,8 +191,8 @@ def test_an_input_that_is_no_list_is_read_past_those_who_wait(ledger: Ledger) ->
     assert len(read) < 1200
 
 
-def test_one_limit_over_several_runners() -> None:
-    """Two runners in two threads that share a limit keep it together."""
+def test_runners_share_a_limit() -> None:
+    """Two runners in two threads that share a limit keep to it together."""
     limit = RateLimit(requests_per_minute=5)
     begun = threading.Semaphore(0)
     starts: list[str] = []
@@ -217,8 +217,8 @@ def test_one_limit_over_several_runners() -> None:
     assert len(starts) == 5
 
 
-def test_retry_after_without_retries_fails_the_step_and_warns_the_others() -> None:
-    """The step has no attempts left; the gate is closed all the same."""
+def test_retry_after_without_retries_still_begins_a_cooldown() -> None:
+    """The step fails, as it has no attempts left, and the other steps wait."""
     asked: list[str] = []
 
     def ask(spec: AgentStepSpec) -> str:
@@ -236,23 +236,23 @@ def test_retry_after_without_retries_fails_the_step_and_warns_the_others() -> No
     assert asked == ["t0"]
 
 
-def test_a_gate_opens_again(make_runner: MakeRunner, ledger: Ledger) -> None:
-    """After `RetryAfter` everything is done in the end, also from worker processes."""
-    executor = LedgerExecutor(ledger, {"t3": _impatient_once})
+def test_every_step_runs_after_a_cooldown(make_runner: MakeRunner, ledger: Ledger) -> None:
+    """After a step has raised `RetryAfter`, on threads or in a worker process, every step succeeds in the end."""
+    executor = LedgerExecutor(ledger, {"t3": _asks_to_wait_once})
     runner = make_runner(executor, rate_limit=RateLimit(requests_per_minute=10**6), retry=5)
     run = runner.run(make_specs(30))
     assert len(run.succeeded) == 30
     assert len(run.records[3].attempts) == 2
 
 
-def _impatient_once(spec: AgentStepSpec) -> StepOutcome:
+def _asks_to_wait_once(spec: AgentStepSpec) -> StepOutcome:
     if current_step().attempt == 1:
         raise RetryAfter(0.05)
     return StepOutcome.completed(spec, "at last")
 
 
-def test_a_key_that_raises_costs_its_step_alone(ledger: Ledger) -> None:
-    """As with everything of the caller's that is asked about one step."""
+def test_a_key_function_that_raises_fails_only_its_step(ledger: Ledger) -> None:
+    """A step fails if the key function raises, or returns no string; the other steps run."""
 
     def key(spec: AgentStepSpec) -> str:
         if spec.task_id == "t1":
@@ -265,8 +265,8 @@ def test_a_key_that_raises_costs_its_step_alone(ledger: Ledger) -> None:
     assert "key of RateLimit must return a str, got int 3" in run[2].output
 
 
-def test_an_interrupted_run_gives_back_what_it_held(ledger: Ledger) -> None:
-    """Another run under the same limit and budget is not held up by steps that were given up."""
+def test_a_run_that_was_left_releases_what_its_steps_held(ledger: Ledger) -> None:
+    """Another run under the same limit and budget does not wait for steps that were abandoned."""
     budget = Budget(max_tokens=1000)
     limit = RateLimit(tokens_per_minute=10**6)
     stream = Runner(Spender(), rate_limit=limit, budget=budget, max_concurrency=2).stream(_spenders(50))
@@ -276,7 +276,7 @@ def test_an_interrupted_run_gives_back_what_it_held(ledger: Ledger) -> None:
 
 
 def test_nested_runs_share_a_limit_and_a_budget_without_a_deadlock() -> None:
-    """The step that waits for its own run is not in that run's way, though nothing is known of its agent."""
+    """A run within a step does not wait for that step, although it is the first step of its agent."""
     limit, budget = RateLimit(requests_per_minute=10**5, tokens_per_minute=10**6), Budget(max_tokens=10**6)
     inner = Runner(Spender(), rate_limit=limit, budget=budget)
 
@@ -288,8 +288,8 @@ def test_nested_runs_share_a_limit_and_a_budget_without_a_deadlock() -> None:
     assert budget.used.tokens == 4 * 5 * 100
 
 
-def test_a_nested_run_of_its_own_leaves_the_budget_as_it_is() -> None:
-    """What a step has set aside is given back only for a run that is under the same limit or budget."""
+def test_a_nested_run_without_the_budget_leaves_the_reservation_as_it_is() -> None:
+    """What is set aside for a step is released only if it starts a run under the same limit or budget."""
     budget = Budget(max_tokens=1000)
     free = Runner(FunctionExecutor({"tester": lambda spec: "free"}))
 
@@ -304,8 +304,8 @@ def test_a_nested_run_of_its_own_leaves_the_budget_as_it_is() -> None:
 
 
 @pytest.mark.parametrize("backend", ["thread", "process"])
-def test_a_stream_that_is_not_read_holds_nobody_up(backend: Any) -> None:
-    """What its steps held is given back when they have ended, though nobody takes their outcomes."""
+def test_a_stream_that_is_not_read_makes_no_other_run_wait(backend: Any) -> None:
+    """What its steps held is released when they end, although nobody takes their outcomes."""
     limit, budget = RateLimit(tokens_per_minute=10**6), Budget(max_tokens=10**6)
     paused = Runner(Spender(), backend=backend, rate_limit=limit, budget=budget, max_concurrency=2).stream(
         iter(_spenders(9))
@@ -316,8 +316,8 @@ def test_a_stream_that_is_not_read_holds_nobody_up(backend: Any) -> None:
     assert len(list(paused)) == 8
 
 
-def test_usage_of_threads_that_were_given_up_counts() -> None:
-    """Whoever interrupts a run pays for what its threads go on to use."""
+def test_usage_of_abandoned_threads_counts() -> None:
+    """What the threads of timed-out steps report after the run has ended counts for the budget."""
     budget = Budget(max_tokens=10**6, estimate=lambda spec: 1)
     go_on, is_reported = threading.Event(), threading.Semaphore(0)
 
@@ -343,8 +343,8 @@ def test_usage_of_threads_that_were_given_up_counts() -> None:
 
 @pytest.mark.parametrize("backend", ["thread", "process"])
 @pytest.mark.parametrize("concurrency", [1, 16])
-def test_a_budget_is_not_overshot(backend: Any, concurrency: int) -> None:
-    """However many steps are in flight: what was used is never beyond the limit, if steps use what they used before."""
+def test_a_budget_is_not_exceeded(backend: Any, concurrency: int) -> None:
+    """However many steps are in flight, the limit is not exceeded if all steps use the same."""
     budget = Budget(max_tokens=1050)
     events: list[Any] = []
     with EventChannel() as channel:
@@ -365,8 +365,8 @@ def test_a_budget_is_not_overshot(backend: Any, concurrency: int) -> None:
     assert "budget: 1000 of 1050 tokens" in run.summary()
 
 
-def test_steps_of_uneven_cost_overshoot_by_one_at_the_most(make_runner: MakeRunner) -> None:
-    """The first of each agent is unknown: it goes alone."""
+def test_a_budget_is_exceeded_by_one_step_at_most(make_runner: MakeRunner) -> None:
+    """With agents of different cost, only the first step of an agent, which runs alone, may use more than is left."""
     budget = Budget(max_cost_usd=1.0)
     specs = [_spec(f"s{n}", str(10 * (1 + n % 7))) for n in range(200)]
     run = make_runner(Spender(), budget=budget, max_concurrency=16).run(specs)
@@ -376,8 +376,8 @@ def test_steps_of_uneven_cost_overshoot_by_one_at_the_most(make_runner: MakeRunn
     assert budget.used.cost_usd > 0.8
 
 
-def test_a_callers_estimate_is_believed(ledger: Ledger) -> None:
-    """Then the first steps of an agent need not go alone."""
+def test_with_an_estimate_the_first_steps_run_together(ledger: Ledger) -> None:
+    """With an estimate from the caller, the first step of an agent does not run alone."""
     together = threading.Barrier(5, timeout=HANG_BOUND_S)
 
     def spend(spec: AgentStepSpec) -> str:
@@ -391,9 +391,9 @@ def test_a_callers_estimate_is_believed(ledger: Ledger) -> None:
     assert budget.used.tokens == 50
 
 
-def test_a_number_of_steps(make_runner: MakeRunner, ledger: Ledger) -> None:
-    """Exactly so many are started; another attempt at one of them is no new step."""
-    executor = LedgerExecutor(ledger, {"t1": _impatient_once})
+def test_max_steps_limits_how_many_steps_start(make_runner: MakeRunner, ledger: Ledger) -> None:
+    """Exactly `max_steps` steps start; another attempt at one of them does not count."""
+    executor = LedgerExecutor(ledger, {"t1": _asks_to_wait_once})
     run = make_runner(executor, budget=Budget(max_steps=4), retry=3).run(make_specs(9))
     assert [outcome.task_id for outcome in run.succeeded] == ["t0", "t1", "t2", "t3"]
     assert ledger.counts() == {"t0": 1, "t1": 2, "t2": 1, "t3": 1}
@@ -401,16 +401,16 @@ def test_a_number_of_steps(make_runner: MakeRunner, ledger: Ledger) -> None:
 
 
 @pytest.mark.parametrize("limit", [{"requests_per_minute": 1}, {"tokens_per_minute": 500}])
-def test_a_budget_that_is_used_up_is_noticed_at_a_closed_gate(limit: dict[str, Any]) -> None:
-    """What waits for a rate limit is not waited for any more."""
+def test_a_budget_that_is_used_up_ends_the_wait_for_a_limit(limit: dict[str, Any]) -> None:
+    """When the budget is used up, steps that wait for a rate limit are cancelled at once."""
     runner = Runner(Spender(), rate_limit=RateLimit(**limit), budget=Budget(max_tokens=900), max_concurrency=2)
     run = runner.run(_spenders(3, 1000))
     assert [record.status for record in run.records] == ["succeeded", "cancelled", "cancelled"]
     assert run[1].output == "budget exhausted: 1000 of 900 tokens used"
 
 
-def test_time_runs_out(make_runner: MakeRunner) -> None:
-    """Steps in flight finish, and the others are not started, nor waited for."""
+def test_max_seconds_ends_a_run(make_runner: MakeRunner) -> None:
+    """When the time is used up, steps in flight finish, and no other step starts."""
     release = threading.Event()
     threading.Timer(0.4, release.set).start()
     run = make_runner(FunctionExecutor({"tester": _sleep}), budget=Budget(max_seconds=0.2), max_concurrency=2).run(
@@ -426,8 +426,8 @@ def _sleep(spec: AgentStepSpec) -> str:
     return "ok"
 
 
-def test_time_runs_out_for_those_who_wait() -> None:
-    """A step that would be tried again in an hour is not waited for."""
+def test_max_seconds_ends_the_wait_for_retries_and_limits() -> None:
+    """When the time is used up, the run does not wait for a retry that is due in an hour, nor for a rate limit."""
 
     def fail(spec: AgentStepSpec) -> str:
         raise ValueError("busy")
@@ -445,7 +445,7 @@ def test_time_runs_out_for_those_who_wait() -> None:
 
 
 def test_a_budget_lasts_over_runs_and_rounds() -> None:
-    """It belongs to whoever made it, not to one run; a loop ends when it is gone."""
+    """Several runs and the rounds of a loop share a budget, and the loop ends when it is used up."""
     budget = Budget(max_tokens=450)
     runner = Runner(Spender(), budget=budget)
     assert len(runner.run(_spenders(2)).succeeded) == 2
@@ -464,8 +464,8 @@ def test_a_budget_lasts_over_runs_and_rounds() -> None:
     assert budget.used.tokens == 400
 
 
-def test_an_estimate_that_raises_costs_its_step_alone() -> None:
-    """As a key that raises."""
+def test_an_estimate_that_raises_fails_only_its_step() -> None:
+    """A step fails if `estimate` raises for it; the other steps run."""
 
     def estimate(spec: AgentStepSpec) -> float:
         if spec.task_id == "s1":
@@ -477,8 +477,8 @@ def test_an_estimate_that_raises_costs_its_step_alone() -> None:
     assert run[1].output == "LookupError: no price"
 
 
-def test_event_tx_is_there_when_usage_counts() -> None:
-    """Also when nobody listens to events: what an executor reports there must not be lost."""
+def test_usage_that_is_reported_to_event_tx_counts() -> None:
+    """With a budget, executors get an `event_tx` although nobody listens to events, so that no usage is lost."""
 
     def spend(spec: AgentStepSpec, event_tx: Any) -> str:
         event_tx.usage(prompt_tokens=5)
@@ -500,14 +500,14 @@ def test_event_tx_is_there_when_usage_counts() -> None:
         ({"budget": 5.0}, r"budget must be a Budget, such as Budget\(max_cost_usd=5\), got float 5.0"),
     ],
 )
-def test_bad_options(options: dict[str, Any], message: str) -> None:
-    """They are refused at construction, by name."""
+def test_unusable_options_are_named(options: dict[str, Any], message: str) -> None:
+    """What is no limit or no budget is refused when the runner is made, and the message names the option."""
     with pytest.raises(OptionError, match=message):
         Runner(Spender(), **options)
 
 
-def test_limits_stay_in_their_process() -> None:
-    """An executor that has one cannot be sent to a worker, and the error says where it is."""
+def test_an_executor_with_a_limit_is_refused_by_worker_processes() -> None:
+    """An executor that has a limit cannot be sent to a worker process, and the error says which attribute it is."""
     from fanout_sync import ExecutorNotPicklable
 
     class Greedy(Spender):
