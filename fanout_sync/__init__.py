@@ -6,7 +6,6 @@ Each name is imported when it is first used, so that a worker process loads only
 from __future__ import annotations
 
 import importlib
-import logging
 from typing import TYPE_CHECKING, Any
 
 from .records.steps import WireRecord
@@ -72,15 +71,24 @@ _MODULE_OF = {name: module for module, names in _NAMES_BY_MODULE.items() for nam
 
 __all__ = sorted(_MODULE_OF)
 
-logging.getLogger(__name__).addHandler(logging.NullHandler())  # silent until the program configures logging
 WireRecord.codec = RecordCodec()  # records know nothing of JSON: what makes JSON of them is given to them here
 
 
 def __getattr__(name: str) -> Any:
     if name not in _MODULE_OF:
         raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    _keep_silent()
     value = globals()[name] = getattr(importlib.import_module(f".{_MODULE_OF[name]}", __name__), name)
     return value
+
+
+def _keep_silent() -> None:
+    """Have nothing printed of what this package logs, until the program configures logging."""
+    import logging  # imported lazily: slow, and whatever may log imports it anyway
+
+    logger = logging.getLogger(__name__)
+    if not logger.handlers:
+        logger.addHandler(logging.NullHandler())
 
 
 def __dir__() -> list[str]:

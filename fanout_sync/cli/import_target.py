@@ -18,8 +18,8 @@ from types import ModuleType
 from typing import Any
 
 from ..errors import OptionError
-from ..executors import FunctionExecutor
 from ..executors.executor import AgentExecutor
+from ..executors.function import FunctionExecutor
 from ..formatting import describe, did_you_mean
 from ..records.status import StepError
 

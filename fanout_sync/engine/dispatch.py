@@ -85,10 +85,10 @@ class Dispatch:
 
     def __init__(self, specs: Iterator[Any] | Sequence[Any], session: Session, setting: Setting) -> None:
         policies, scope, clock = setting.policies, setting.scope, setting.clock
-        is_governed = setting.waiting_line is not None or setting.journalling is not None
+        must_ask = setting.waiting_line is not None or setting.journalling is not None
         has_extras = policies.timeout_for is not None or policies.max_failures is not None
         # Where a step may have to wait, need not run at all, or be the last one, nothing is handed over early.
-        lookahead = 0 if is_governed or has_extras else setting.lookahead
+        lookahead = 0 if must_ask or has_extras else setting.lookahead
         self.state = RunState(
             session,
             RetrySchedule(policies.retry, scope, self.interrupt, clock),
@@ -106,7 +106,7 @@ class Dispatch:
         self._meter = setting.meter
         self._expires_at = setting.expires_at
         self._clock = clock
-        self._is_timed = is_governed or setting.expires_at < math.inf
+        self._is_timed = must_ask or setting.expires_at < math.inf
         self._must_watch = self._starter.looks_at_each or self._is_timed
         self._refill_below = max(1, lookahead // 2)
         self._most_written_together = max(1, setting.bound // 8)

@@ -1,5 +1,1 @@
-"""Executors from the box."""
-
-from .function import FunctionExecutor
-
-__all__ = ["FunctionExecutor"]
+"""How steps run: the seam `AgentExecutor`, executors from the box, one attempt at a step."""

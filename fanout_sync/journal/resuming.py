@@ -15,7 +15,8 @@ from typing import TYPE_CHECKING, Any
 import attrs
 
 from ..errors import JournalConflict, WireError
-from ..records.report import Report, failure, journal_record_of
+from ..records.conversion import journal_record_of
+from ..records.report import Report, failure
 from ..records.status import StepError
 from ..records.step_record import JournalRecord
 from ..records.steps import AgentStepSpec

@@ -7,7 +7,8 @@ from collections import Counter
 from collections.abc import Sequence
 from typing import overload
 
-from ..records.report import Report, record_of
+from ..records.conversion import record_of
+from ..records.report import Report
 from ..records.step_record import StepRecord
 from ..records.steps import StepOutcome
 
