@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 from typing import Any
 
 import click
@@ -37,6 +38,8 @@ def main() -> None:
     Steps and outcomes are JSON Lines: one step, or one outcome, a line.
     """
 
+
+logging.getLogger("fanout_sync").addHandler(logging.NullHandler())  # what the package logs is for programs
 
 for command in (run, validate, show, export_checkpoint, import_checkpoint):
     main.add_command(command)
