@@ -38,6 +38,8 @@ class InterruptScope:
     Args:
         own_code: The code of a generator of this package that gives control to the caller at a `yield`. An interrupt
             that strikes it just before that is noted, so that what it is about to yield is not lost.
+        encloses_others: Whether the calls of runners that go on within it are interrupted with it, as for the command
+            line. Otherwise scopes that were entered later are of other streams, which are just not being read.
 
     Attributes:
         is_inside: Whether code of this package is running; false while the caller's own is, such as its generator.
@@ -47,8 +49,9 @@ class InterruptScope:
             `PATIENCE_S` is raised: something does not return.
     """
 
-    def __init__(self, own_code: CodeType | None = None) -> None:
+    def __init__(self, own_code: CodeType | None = None, *, encloses_others: bool = False) -> None:
         self._own_code = own_code
+        self.encloses_others = encloses_others
         self.is_inside = True
         self.is_interrupted = False
         self.was_raised = False
@@ -139,8 +142,9 @@ def _handle(handler: Callable[[int, FrameType | None], Any], number: int, frame:
             for scope in _scopes:
                 scope.was_raised = True
             raise
-        # The innermost one, and those within it that are in code of its own, as a stream is that it reads.
-        are_noted = [scope.note() for scope in _scopes[inside[-1] :]]
+        innermost = _scopes[inside[-1]]
+        others = _scopes[inside[-1] + 1 :] if innermost.encloses_others else []
+        are_noted = [scope.note() for scope in (innermost, *others)]
         if not all(are_noted):
             raise
 

@@ -220,7 +220,7 @@ def _run(runner: Runner, source: StepsFile, outcomes: LinesFile, summary: Summar
         summary.add(outcome)
 
     cancelled: list[str] = []
-    with _terminated_like_interrupted(), InterruptScope() as scope:
+    with _terminated_like_interrupted(), InterruptScope(encloses_others=True) as scope:
         try:
             with closing(runner.stream(source)) as stream:
                 for outcome in stream:
