@@ -1,1 +1,1 @@
-"""The data, and nothing that acts: specs, outcomes, what is known of a step, its usage and its report."""
+"""Plain data, without behaviour: specs, outcomes, reports, usage, and the records of steps."""

@@ -1,4 +1,4 @@
-"""What is reported of an attempt at a step that has ended."""
+"""The report of an attempt at a step that has ended."""
 
 from __future__ import annotations
 
@@ -16,9 +16,9 @@ if TYPE_CHECKING:
 
 @define(eq=False)
 class Report:
-    """How one attempt ended: made for every step, so a plain mutable class, which is made faster than a frozen one.
+    """How one attempt ended. Mutable, because there is one for every step, and frozen objects are slower to make.
 
-    What a `StepRecord` has of it, it has under the same name.
+    A field that a `StepRecord` has, too, has the same name there.
 
     Attributes:
         index: The step's index.
@@ -28,13 +28,14 @@ class Report:
         started: Seconds since the epoch; `None` if it never began.
         duration_s: Seconds; `None` if it never began.
         worker: The thread's name or the process id; `None` if it never began.
-        retry_in: How long to wait before another attempt, in seconds; `None` if none is wanted.
-        retry_after: For how long the step wants no other step like it to start, in seconds.
-        exit_code: The exit code of the worker process that died of it.
-        signal: The name of the signal that ended that worker.
+        retry_in: Seconds to wait before another attempt; `None` if there is to be none.
+        retry_after: Seconds during which no step with the same rate limit key is to start; `None` if the step did not
+            raise `RetryAfter`.
+        exit_code: The exit code of the worker process, if the step ended that process.
+        signal: The name of the signal that killed that process.
         attempts: The attempts before this one.
-        usage: What all attempts at the step have reported as used; `None` if nothing.
-        journalled: What the journal had of the step, which was not run.
+        usage: The usage that all attempts at the step have reported; `None` if they reported none.
+        journalled: The record in the journal, if the outcome came from there and the step was not run.
     """
 
     index: int
@@ -69,7 +70,7 @@ def failure(
     duration_s: float | None = None,
     worker: str | int | None = None,
 ) -> Report:
-    """Report a step that has no outcome of its own: the failed outcome has the spec's `task_id` and `agent`."""
+    """Return the report of a step that returned no outcome: the failed one has the spec's `task_id` and `agent`."""
     message = str(error) if status == "raised" else error.message
     outcome = StepOutcome.failed(spec.task_id, spec.agent, message)
     return Report(index, status, outcome, error, started, duration_s, worker)

@@ -15,25 +15,25 @@ Status = Literal["succeeded", "failed", "raised", "crashed", "timed_out", "cance
 """How a step ended.
 
 - `succeeded`, `failed`: the executor returned an outcome that says so.
-- `raised`: the step, or the `setup` before it, raised.
+- `raised`: the step raised an exception, or `setup` before it did.
 - `crashed`: its worker process died.
 - `timed_out`: it took longer than its timeout.
-- `cancelled`: the run was interrupted, or a foreign pool gave it up, before it was done; or it was not started, because
-  the budget was exhausted, too many steps had failed, or the journal failed.
-- `invalid`: it returned no `StepOutcome`, or one that the wire cannot carry.
+- `cancelled`: the run was interrupted, or a foreign pool cancelled the step, before it ended; or it was not started,
+  because the budget was exhausted, too many steps had failed, or the journal failed.
+- `invalid`: it returned something that is no `StepOutcome`, or an outcome that the wire cannot carry.
 """
 
 
 @frozen
 class StepError:
-    """Why a step failed, as text: no exception object ever leaves its worker.
+    """Why a step failed, as text: exception objects never leave their worker.
 
     Attributes:
         type: The exception's qualified name, such as `"ValueError"` or `"json.decoder.JSONDecodeError"`; for a dead
-            worker `"WorkerDied"`, for a useless return value `"InvalidOutcome"`, for a timeout `"TimeoutError"`, for a
-            cancelled step `"CancelledError"`, or `"BudgetExhausted"` if that is why.
-        message: Its message.
-        traceback: The formatted traceback, where there is one.
+            worker `"WorkerDied"`, for an invalid return value `"InvalidOutcome"`, for a timeout `"TimeoutError"`, for a
+            cancelled step `"CancelledError"`, or `"BudgetExhausted"` if the budget is the reason.
+        message: The exception's message.
+        traceback: The formatted traceback; `None` if there is none.
     """
 
     type: str
@@ -42,7 +42,7 @@ class StepError:
 
     @classmethod
     def of(cls, error: BaseException) -> StepError:
-        """Describe any exception, also one whose own methods raise."""
+        """Describe any exception, even one whose own methods raise."""
         return cls(_type_name(error), _message(error), _traceback(error))
 
     def __str__(self) -> str:
@@ -59,7 +59,7 @@ def _type_name(error: BaseException) -> str:
 
 
 def _message(error: BaseException) -> str:
-    # The exception is the step's: its __str__ may raise anything, SystemExit included.
+    # The exception's class is user code: its __str__ may raise anything, SystemExit included.
     try:
         return printable(str(error))
     except BaseException as second:

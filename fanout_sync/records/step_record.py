@@ -1,4 +1,4 @@
-"""What is known about a step beyond its outcome."""
+"""The record of a step: everything that is known about it besides its outcome."""
 
 from __future__ import annotations
 
@@ -15,14 +15,14 @@ __all__ = ["AttemptRecord", "JournalRecord", "StepRecord"]
 
 @frozen
 class AttemptRecord:
-    """One try at a step.
+    """One attempt at a step.
 
     Attributes:
-        number: Which one, from 1.
+        number: The number of the attempt, from 1.
         status: How it ended; see `Status`.
-        reason: Why it failed; `None` if it did not.
+        reason: Why it failed; `None` if it succeeded.
         duration_s: Seconds; `None` if it never began.
-        wait_s: Seconds from its end to the next one's turn, as decided; `None` if it was the last.
+        wait_s: Seconds that the step was to wait before the next attempt; `None` if this was the last.
     """
 
     number: int
@@ -34,22 +34,22 @@ class AttemptRecord:
 
 @frozen
 class StepRecord:
-    """Everything known about one step but its outcome.
+    """Everything that is known about one step besides its outcome.
 
     Attributes:
         index: The step's place in the input, from 0.
         status: How it ended; see `Status`.
-        error: Why, unless the executor returned an outcome.
-        attempts: Each try at it, in order; more than one only with retries, none if it never began.
-        started: When its worker began the last attempt (UTC); `None` if none did, and for a cancelled step.
-        finished: When that ended (UTC); `None` if it never began.
+        error: Why it failed; `None` if the executor returned an outcome.
+        attempts: All attempts, in order; more than one only with retries, none if the step never began.
+        started: When the last attempt began in its worker (UTC); `None` if none began, and for a cancelled step.
+        finished: When the last attempt ended (UTC); `None` if none began.
         duration_s: Seconds from `started` to `finished`, by a monotonic clock; `None` if it never began.
         worker: The thread's name, or the process id of the worker process; `None` if it never began.
-        exit_code: The exit code of the worker process that died of it, if it exited.
-        signal: The name of the signal that ended that worker, such as `"SIGSEGV"`, if one did.
-        usage: What all its attempts have reported as used; `None` if they reported nothing.
-        from_journal: Whether the outcome came from the journal, and the step did not run; then all else here tells of
-            the time when it did.
+        exit_code: The exit code of the worker process, if the step made it exit.
+        signal: The name of the signal that killed the worker process, such as `"SIGSEGV"`.
+        usage: The usage that all attempts have reported; `None` if they reported none.
+        from_journal: Whether the outcome came from the journal and the step did not run. All other fields then
+            describe the earlier run in which it did.
     """
 
     index: int
@@ -68,17 +68,17 @@ class StepRecord:
 
 @frozen
 class JournalRecord(StepRecord):
-    """A step as a journal has it: its record, and what was run with what outcome.
+    """The record of a step in a journal: also has the spec and the outcome.
 
     Attributes:
         task_id: The `task_id` of its spec.
-        outcome: What came of it.
-        spec: What was run; `None` if that is not known, as for a step of an imported checkpoint.
+        outcome: Its outcome.
+        spec: Its spec; `None` if that is not known, as for a step of an imported checkpoint.
         identity: A SHA-256, in hex, over the canonical JSON of the workflow's id and every field of the spec; `None` if
             the spec is not known.
     """
 
-    # Each of them, not the class: older versions of attrs then have the inherited ones by name only, too.
+    # kw_only on each field, not on the class: older versions of attrs would apply it to the inherited fields, too.
     task_id: str = field(kw_only=True)
     outcome: StepOutcome = field(kw_only=True)
     spec: AgentStepSpec | None = field(default=None, kw_only=True)

@@ -1,4 +1,4 @@
-"""The two records that go over the wire: what to run, and what came of it."""
+"""The two records that go over the wire: the spec of a step and its outcome."""
 
 from __future__ import annotations
 
@@ -14,13 +14,13 @@ Json = Any
 """A JSON value: `dict` with `str` keys, `list`, `str`, `int`, finite `float`, `bool` or `None`."""
 
 MAX_STEPS_LIMIT = 2**64 - 1
-"""The largest `max_steps`: the reference keeps it in a 64-bit `usize`."""
+"""The largest `max_steps`: the reference stores it in a 64-bit `usize`."""
 
 R = TypeVar("R", bound="WireRecord")
 
 
 class WireCodec(Protocol):
-    """How records become JSON and come back; `fanout_sync.wire.codec` provides the one there is."""
+    """Converts records to JSON and back; implemented by `fanout_sync.wire.codec`."""
 
     def to_dict(self, record: Any) -> dict[str, Json]: ...
     def from_dict(self, cls: type[R], mapping: Any) -> R: ...
@@ -29,7 +29,7 @@ class WireCodec(Protocol):
 
 
 class WireRecord:
-    """The four wire methods, alike for every record."""
+    """The four methods that convert a record to JSON and back."""
 
     __slots__ = ()
     codec: ClassVar[WireCodec]
@@ -41,7 +41,7 @@ class WireRecord:
             The fields in declared order; an optional field that is `None` is left out.
 
         Raises:
-            WireError: A field holds what JSON cannot carry (`NaN`, a lone surrogate, an object); it is named.
+            WireError: A field holds what JSON cannot carry (`NaN`, a lone surrogate, an object); the error names it.
         """
         return self.codec.to_dict(self)
 
@@ -50,15 +50,15 @@ class WireRecord:
         """Build the record from plain JSON data; nothing is coerced, unknown fields are ignored.
 
         Raises:
-            WireError: A field is missing or has the wrong type; it is named.
+            WireError: A field is missing or has the wrong type; the error names it.
         """
         return cls.codec.from_dict(cls, mapping)
 
     def to_json(self) -> str:
-        """Return the record as compact JSON, to the byte as serde_json writes it.
+        """Return the record as compact JSON, byte for byte as serde_json writes it.
 
         Raises:
-            WireError: A field holds what JSON cannot carry; it is named.
+            WireError: A field holds what JSON cannot carry; the error names the field.
         """
         return self.codec.to_json(self)
 
@@ -67,7 +67,7 @@ class WireRecord:
         """Read the record from one JSON object (`bytes` are UTF-8), as strictly as serde_json does.
 
         Raises:
-            WireError: The text is no JSON, repeats a field, or is no such record; the field is named.
+            WireError: The text is no JSON, repeats a field, or is no such record; the error names the field.
         """
         return cls.codec.from_json(cls, text)
 
@@ -98,19 +98,19 @@ def _a_step_count_or_none(_: Any, attribute: Attribute[Any], value: Any) -> None
 
 @frozen
 class AgentStepSpec(WireRecord):
-    """What to run, independent of where.
+    """What to run, whatever the backend.
 
     Attributes:
-        task_id: Names the step; unique within a run if you want to tell outcomes apart.
-        agent: Which agent runs it.
+        task_id: The name of the step; give each step of a run its own, to tell the outcomes apart.
+        agent: The name of the agent that runs it.
         description: A short label for people.
-        prompt: What the agent is asked.
+        prompt: The prompt for the agent.
         max_steps: The agent's own limit on its inner steps, 0 to 2**64 - 1.
         parent_session_id: The session that asked for this step.
         output_schema: A JSON Schema for `StepOutcome.structured`.
 
     Raises:
-        TypeError: A field has the wrong type (no coercion: `True` is no `max_steps`).
+        TypeError: A field has the wrong type; nothing is coerced, so `True` is no `max_steps`.
         ValueError: `max_steps` is out of range.
     """
 
@@ -137,15 +137,15 @@ class AgentStepSpec(WireRecord):
 
 @frozen
 class StepOutcome(WireRecord):
-    """What came of a step: what the caller gets, and what goes over the wire.
+    """The result of a step: the caller gets it, and it goes over the wire.
 
     Attributes:
         task_id: The `task_id` of the spec.
-        session_id: The session the step ran in.
+        session_id: The session that the step ran in.
         agent: The agent that ran it.
-        output: Its text; for a failed step the reason.
+        output: The agent's text; for a failed step the reason.
         success: Whether it succeeded.
-        structured: A JSON value beside the text.
+        structured: A JSON value, in addition to the text.
 
     Raises:
         TypeError: A field has the wrong type.
@@ -160,15 +160,15 @@ class StepOutcome(WireRecord):
 
     @classmethod
     def failed(cls, task_id: str, agent: str, message: str) -> StepOutcome:
-        """Return a failed outcome whose `output` is `message` and whose session is the step's own."""
+        """Return a failed outcome with `message` as its `output` and the default session id."""
         return cls(task_id, session_id_of(task_id), agent, message, False)
 
     @classmethod
     def completed(cls, spec: AgentStepSpec, output: str, structured: Json | None = None) -> StepOutcome:
-        """Return a successful outcome of `spec`."""
+        """Return a successful outcome of `spec`, with the default session id."""
         return cls(spec.task_id, session_id_of(spec.task_id), spec.agent, output, True, structured)
 
 
 def session_id_of(task_id: str) -> str:
-    """Return the session id of a step that was given none: `"task-run-{task_id}"`."""
+    """Return the session id that a step has by default: `"task-run-{task_id}"`."""
     return f"task-run-{task_id}"

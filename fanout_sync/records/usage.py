@@ -1,4 +1,4 @@
-"""What a step has used up, as it reports it itself: tokens and money."""
+"""The usage that a step reports: tokens and money."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from ..formatting import describe
 __all__ = ["Usage"]
 
 MOST_TOKENS = 2**63 - 1
-"""No step uses more; a number that large is a mistake."""
+"""The largest number of tokens that is accepted; a larger one is taken for a mistake."""
 
 
 def _prompt_tokens(value: int) -> int:
@@ -35,7 +35,7 @@ def _cost_usd(value: float) -> float:
 
 @frozen
 class Usage:
-    """What was used, by a step or by an attempt at one. Usages can be added.
+    """What a step or an attempt has used. Two usages can be added.
 
     Attributes:
         prompt_tokens: Tokens that went in.
@@ -43,7 +43,7 @@ class Usage:
         cost_usd: What it cost, in US dollars.
 
     Raises:
-        OptionError: One of them is negative or no number; it is named.
+        OptionError: A value is negative or no number; the error names it.
     """
 
     prompt_tokens: int = field(default=0, converter=_prompt_tokens)

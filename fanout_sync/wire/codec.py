@@ -1,6 +1,6 @@
-"""How records become JSON and come back: exactly, with nothing coerced. The one module that knows cattrs.
+"""Converts records to JSON and back, without any coercion. The only module that uses cattrs.
 
-cattrs is imported on first use: whoever reads and writes no JSON does not pay for it.
+cattrs is imported lazily: slow, and many programs read no JSON.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ if TYPE_CHECKING:
 
 
 class RecordCodec:
-    """The one implementation of `records.steps.WireCodec`."""
+    """The only implementation of `records.steps.WireCodec`."""
 
     def to_dict(self, record: Any) -> dict[str, Json]:
         value = fields_of(record)
@@ -50,10 +50,12 @@ def as_mapping(value: Any) -> Mapping[str, Json]:
 
 
 def refuse_repeated(mapping: Mapping[str, Json], names: Container[str]) -> None:
-    """Refuse an object that was read and has one of `names`, its known fields, more than once.
+    """Refuse an object whose text has one of the known fields, `names`, more than once.
+
+    Unknown fields may be repeated: they are ignored.
 
     Raises:
-        WireError: It has; the field is named. Others may be repeated: they are ignored.
+        WireError: A known field is repeated; the error names it.
     """
     seen: set[str] = set()
     for name, _ in mapping.pairs if isinstance(mapping, RepeatedKeys) else ():
@@ -63,7 +65,7 @@ def refuse_repeated(mapping: Mapping[str, Json], names: Container[str]) -> None:
 
 
 def fields_of(record: Any) -> dict[str, Json]:
-    """Return the fields that go over the wire, in declared order and not checked: no optional one that is `None`."""
+    """Return the fields for the wire, unchecked, in declared order; optional ones that are `None` are left out."""
     # Not cattrs' unstructure: that would turn an attrs object inside `structured` into a dict, silently.
     fields = ((field, getattr(record, field.name)) for field in attrs.fields(type(record)))
     return {field.name: value for field, value in fields if value is not None or field.default is not None}
@@ -75,7 +77,7 @@ def _structured(cls: type[R], value: Any) -> R:
     mapping = as_mapping(value)
     if type(mapping) is not dict:
         refuse_repeated(mapping, [field.name for field in attrs.fields(cast("type[Any]", cls))])
-        mapping = dict(mapping)  # because `[]` on somebody's defaultdict would invent the fields that are missing
+        mapping = dict(mapping)  # because `[]` on a defaultdict would create the missing fields
     try:
         return _converter().structure(mapping, cls)
     except ClassValidationError as error:
@@ -88,7 +90,7 @@ def _named(cls: type[Any], mapping: Mapping[str, Json], error: ClassValidationEr
         if isinstance(cause, WireError):
             return WireError(cause.reason, note.name + cause.field)
         return WireError(f"missing; {cls.__name__} requires it", note.name)
-    # Every type was right, so a validator of the class refused a value; it does not say in which field it stands.
+    # All types were right, so a validator of the class refused a value. Its error does not name the field: try each.
     for attribute in attrs.fields(cls):
         try:
             if attribute.validator is not None:
@@ -102,7 +104,7 @@ def _named(cls: type[Any], mapping: Mapping[str, Json], error: ClassValidationEr
 def _converter() -> Converter:
     from cattrs import Converter
 
-    converter = Converter()  # which coerces by default (3 to "3", "7" to 7): hence a hook for every type
+    converter = Converter()  # it coerces by default (3 to "3", "7" to 7), so every type gets a hook
     converter.register_structure_hook(str, _read_str)
     converter.register_structure_hook(bool, _read_bool)
     converter.register_structure_hook(int, _read_int)
@@ -111,7 +113,7 @@ def _converter() -> Converter:
     return converter
 
 
-# The hooks are not told the field: they name places relative to it, and `_named` puts the field before them.
+# cattrs does not pass the field to a hook, so a hook names places relative to the field, and `_named` puts it in front.
 
 
 def _read_str(value: Json, _: Any) -> str:

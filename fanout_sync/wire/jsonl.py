@@ -1,4 +1,4 @@
-"""JSON Lines: one spec or outcome a line, read and written as a stream of any length."""
+"""JSON Lines files: one spec or outcome a line, read and written one at a time."""
 
 from __future__ import annotations
 
@@ -27,35 +27,35 @@ def read_specs(path_or_file: PathOrFile) -> Iterator[AgentStepSpec]:
             mark; lines end with `\n` or `\r\n`; blank lines are skipped.
 
     Returns:
-        An iterator that holds one line at a time. It closes the file that it opened at the end, when it is closed
-        and when it is dropped.
+        An iterator that holds one line at a time. If it opened the file, it closes it after the last line, and when
+        the iterator is closed or garbage-collected.
 
     Raises:
-        OSError: The file cannot be opened: at once, not at the first `next`.
-        WireError: From the iterator, which ends there: a line is no spec. It has the `source` and the `line`.
+        OSError: The file cannot be opened; raised by this call, not by the first `next`.
+        WireError: A line is no spec; raised by the iterator, which ends there. It has the `source` and the `line`.
     """
     opened, source = _opened(path_or_file, "rb")
     specs = _specs(opened, source)
-    next(specs)  # runs it up to its first, empty `yield`, so that the file is closed even if no line is ever read
+    next(specs)  # enters the `with` block, so that the file is closed even if no line is ever read
     return specs
 
 
 def write_outcomes(path_or_file: PathOrFile, outcomes: Iterable[StepOutcome]) -> None:
-    r"""Write outcomes as JSON Lines, each as soon as `outcomes` gives it.
+    r"""Write outcomes as JSON Lines, each as soon as `outcomes` yields it.
 
     Args:
-        path_or_file: A path (what is there is replaced), `"-"` for standard output, or an open file. The text is
-            UTF-8 (in a text file its own encoding), the line end `\n`. A file that was given is flushed at the end,
-            everything else after each line.
+        path_or_file: A path (an existing file is replaced), `"-"` for standard output, or an open file. The text is
+            UTF-8 (in a text file its own encoding), the line end is `\n`. An open file is flushed
+            at the end; a path and standard output are flushed after each line.
         outcomes: Any iterable, consumed lazily.
 
     Raises:
         OSError: The file cannot be opened or written.
-        TypeError: An item is no `StepOutcome`; it is named.
-        WireError: An outcome holds what JSON cannot carry; it and its field are named. The lines before it are
-            written, and nothing of its own.
+        TypeError: An item is no `StepOutcome`; the error has its index.
+        WireError: An outcome holds what JSON cannot carry; the error has its index and the field. The lines before it
+            are written, and no part of its own line.
     """
-    items = iter(outcomes)  # before a file that exists is emptied for what is no iterable
+    items = iter(outcomes)  # first, so that an argument that is not iterable does not empty an existing file
     opened, source = _opened(path_or_file, "wb")
     with opened as file:
         is_text = isinstance(file, io.TextIOBase) or hasattr(file, "encoding")
@@ -64,14 +64,14 @@ def write_outcomes(path_or_file: PathOrFile, outcomes: Iterable[StepOutcome]) ->
             for index, outcome in enumerate(items):
                 line = _line(outcome, index, source)
                 file.write(line if is_text else line.encode())
-                if is_ours:  # somebody may be following it, and what was paid for must survive a crash
+                if is_ours:  # another program may follow the file, and outcomes must survive a crash
                     file.flush()
         finally:
             file.flush()
 
 
 def _opened(path_or_file: PathOrFile, mode: str) -> tuple[AbstractContextManager[Any], str]:
-    # Binary wherever there is a choice: text files would decode as the locale says, and translate line ends.
+    # Binary wherever possible: text files would use the encoding of the locale, and translate line ends.
     if path_or_file == "-":
         stream = sys.stdin if mode == "rb" else sys.stdout
         if mode == "wb":
@@ -79,7 +79,7 @@ def _opened(path_or_file: PathOrFile, mode: str) -> tuple[AbstractContextManager
         return contextlib.nullcontext(getattr(stream, "buffer", stream)), "<stdin>" if mode == "rb" else "<stdout>"
     if isinstance(path_or_file, (str, os.PathLike)):
         path = os.fsdecode(path_or_file)
-        return open(path, mode), path  # noqa: PTH123 - importing pathlib is dear; the caller closes it
+        return open(path, mode), path  # noqa: PTH123 - pathlib is slow to import; the caller closes the file
     if not hasattr(path_or_file, "read" if mode == "rb" else "write"):
         raise TypeError(f"expected a path, '-' or an open file, got {type(path_or_file).__name__}")
     name = getattr(path_or_file, "name", None)
@@ -97,7 +97,7 @@ def _specs(opened: AbstractContextManager[Any], source: str) -> Iterator[Any]:
                     yield AgentStepSpec.from_json(text)
         except WireError as error:
             raise WireError(error.reason, error.field, source, line) from None
-        except UnicodeDecodeError as error:  # of a text file, which decodes several lines at once
+        except UnicodeDecodeError as error:  # from a text file, which decodes several lines at once
             line += 1 + error.object.count(b"\n", 0, error.start)
             raise WireError(f"expected {error.encoding}, got {error.reason}", "", source, line) from None
 

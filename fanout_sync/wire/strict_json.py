@@ -1,4 +1,4 @@
-"""JSON as serde_json reads and writes it: strict, compact, and every refusal a `WireError`."""
+"""JSON as serde_json reads and writes it: strict and compact; every error is a `WireError`."""
 
 from __future__ import annotations
 
@@ -13,17 +13,17 @@ from ..errors import WireError
 from ..records.steps import Json
 
 MAX_DEPTH = 127
-"""How deep objects and arrays nest, the record's own object counted: serde_json refuses to enter the 128th level."""
+"""How deep objects and arrays may nest, including the record's own object: serde_json refuses the 128th level."""
 
 Place = list["str | int"]
-"""Where a value stands: keys and indices from the record down; it becomes text only in an error."""
+"""The path to a value: keys and indices from the record down; it becomes text only in an error."""
 
 quoted: Callable[[str], str] = encode_basestring
-"""Returns a string as JSON has it; what is no UTF-8 stays as it is."""
+"""Returns a string as a JSON literal; characters that UTF-8 cannot carry stay as they are."""
 
 _LITERALS = {None: "null", True: "true", False: "false"}
 _TOO_DEEP = f"nested deeper than {MAX_DEPTH} levels"
-_DROP = deque[str](maxlen=0).append  # where the text goes when only its being possible matters
+_DROP = deque[str](maxlen=0).append  # discards the text, where a value is only checked
 
 # --- writing ------------------------------------------------------------------------------------------------------
 
@@ -32,7 +32,7 @@ def write_json(value: Json) -> str:
     """Return `value` as compact JSON, as serde_json prints it: UTF-8 not escaped, floats as ryu writes them.
 
     Raises:
-        WireError: Somewhere in it is what JSON cannot carry; its place is named.
+        WireError: Some part of it is nothing that JSON can carry; the error has the path to it.
     """
     pieces: list[str] = []
     _write(value, [], pieces.append)
@@ -40,18 +40,18 @@ def write_json(value: Json) -> str:
 
 
 def check_json(value: Json, *path: str) -> Json:
-    """Refuse what the wire cannot carry.
+    """Refuse a value that the wire cannot carry.
 
     Args:
-        value: What is to stand in a field of a record, or a whole record.
+        value: The value of a field of a record, or a whole record.
         path: The name of that field; none for a record.
 
     Returns:
-        `value`, or `plain(value)` if there is anything uncommon in it, such as a `RepeatedKeys`.
+        `value`, or `plain(value)` if any part of it has an uncommon type, such as `RepeatedKeys`.
 
     Raises:
         WireError: A key is no `str`; a value is no `dict`, `list`, `str`, `int`, finite `float`, `bool` or `None`;
-            a string holds a lone surrogate; or it nests deeper than `MAX_DEPTH`, as a cycle does.
+            a string holds a lone surrogate; or the value nests deeper than `MAX_DEPTH`, as a cycle does.
     """
     if _is_plain(value, MAX_DEPTH - len(path)):
         return value
@@ -63,9 +63,9 @@ def check_text(value: str, *path: str | int) -> None:
     """Refuse a string that UTF-8 cannot carry.
 
     Raises:
-        WireError: It holds a lone surrogate, as `os.fsdecode` and `"surrogateescape"` make them.
+        WireError: It holds a lone surrogate, such as `os.fsdecode` and `"surrogateescape"` produce.
     """
-    if value.isascii():  # by far the quickest answer, and the most frequent one
+    if value.isascii():  # by far the fastest check, and true of most strings
         return
     try:
         value.encode()
@@ -75,7 +75,7 @@ def check_text(value: str, *path: str | int) -> None:
 
 
 def _is_plain(value: Json, room: int) -> bool:
-    """Whether it is JSON of the commonest kinds throughout: a quick look, of which `_write` is the thorough one."""
+    """Whether `value` is valid and has only the most common JSON types: a fast check; `_write` is the full one."""
     kind = type(value)
     if kind is str:
         return value.isascii() or _is_text(value)
@@ -89,7 +89,7 @@ def _is_plain(value: Json, room: int) -> bool:
     if kind is float:
         return math.isfinite(value)
     if kind is int:
-        return bool(value.bit_length() <= 1024)  # the shortest limit that int() can be given is about 2100 bits
+        return bool(value.bit_length() <= 1024)  # the lowest limit that int() can have, 640 digits, is about 2100 bits
     return kind is bool or value is None
 
 
@@ -102,8 +102,8 @@ def _is_text(value: str) -> bool:
 
 
 def _write(value: Json, path: Place, out: Callable[[str], object]) -> None:
-    # One walk validates and writes. `path` is one list that grows and shrinks: when something is refused it is
-    # left as it stands, and tells where.
+    # Validates and writes in one pass. `path` is one list that grows and shrinks. When a value is refused, the list
+    # stays as it is then, and is the path to that value.
     if isinstance(value, str):
         if not (value.isascii() or _is_text(value)):
             check_text(value, *path)
@@ -154,22 +154,22 @@ def _write_array(value: list[Json], path: Place, out: Callable[[str], object]) -
 
 
 def _int_text(value: int, path: Place) -> str:
-    # int.__repr__ and float.__repr__ below, because an IntEnum or a numpy.float64 says something else in its own.
+    # int.__repr__ (and float.__repr__ below) because an IntEnum or a numpy.float64 has a different repr() of its own.
     try:
         return int.__repr__(value)
-    except ValueError:  # more digits than sys.get_int_max_str_digits(): nobody's int() would read them back
+    except ValueError:  # more digits than sys.get_int_max_str_digits(): int() could not read them back
         raise WireError(f"expected a shorter integer, got {described(value)}", _shown(path)) from None
 
 
 def _float_text(value: float, path: Place) -> str:
     if not math.isfinite(value):
         raise WireError(f"expected a finite number, got {value}", _shown(path))
-    # The digits are Python's, the notation is that of ryu, which the reference prints with. Newer releases of
-    # serde_json print with zmij instead, and write 1e+16; all of them read both.
+    # The digits are Python's; the notation is that of ryu, which the reference uses. Newer releases of serde_json use
+    # zmij instead, and write 1e+16; all releases read both.
     mantissa, _, exponent = float.__repr__(value).partition("e")
     if not exponent:
         return mantissa
-    if exponent == "-05":  # the one place where Python turns to an exponent sooner than ryu: 1.2e-05 is 0.000012
+    if exponent == "-05":  # the only exponent that Python writes and ryu does not: 1.2e-05 is 0.000012
         sign = "-" if value < 0 else ""
         return f"{sign}0.0000{mantissa.lstrip('-').replace('.', '')}"
     return f"{mantissa}e{int(exponent)}"
@@ -179,9 +179,9 @@ def _float_text(value: float, path: Place) -> str:
 
 
 class RepeatedKeys(dict[str, Json]):
-    """An object whose text has some key more than once: the last value of each, and in `pairs` all of them.
+    """An object whose text has a key more than once. It has the last value of each key; `pairs` has all of them.
 
-    Whoever reads a record refuses it if one of its fields is repeated; `plain` makes a `dict` of it elsewhere.
+    A record in which a known field is repeated is refused; everywhere else `plain` turns this into a `dict`.
     """
 
     def __init__(self, pairs: list[tuple[str, Json]]) -> None:
@@ -190,27 +190,27 @@ class RepeatedKeys(dict[str, Json]):
 
 
 def plain(value: Json) -> Json:
-    """Return a copy of a checked value in plain dicts and lists, with the last value of a repeated key."""
+    """Return a copy of a checked value with plain dicts and lists; of a repeated key the last value counts."""
     if isinstance(value, dict):
         return {key: plain(item) for key, item in value.items()}
     return [plain(item) for item in value] if isinstance(value, list) else value
 
 
 def parse_json(text: str | bytes) -> Json:
-    """Read one JSON value. What no record can hold is left to be refused where a record holds it.
+    """Read one JSON value. A value that no record can hold is not refused here, but when it is put into a record.
 
     Args:
         text: The whole text; `bytes` are UTF-8 without a byte order mark.
 
     Returns:
-        The value; an object that repeats a key is a `RepeatedKeys`. `-0` is `-0.0` as in serde_json, other integers
-        are an `int` of any length that `int()` accepts. A number beyond that, or beyond what a `float` holds, is
-        infinite: serde_json refuses it in a known field, and does not look at it in an unknown one. The same holds
-        for lone surrogates in escapes, and for nesting beyond `MAX_DEPTH` that the parser could still read.
+        The value. An object that repeats a key is a `RepeatedKeys`. `-0` is `-0.0`, as in serde_json; all other
+        integers are an `int`, of any length that `int()` accepts. A longer integer, and a number too large for a
+        `float`, become infinity: serde_json refuses them in a known field and ignores them in an unknown one. The
+        same holds for escaped lone surrogates, and for nesting beyond `MAX_DEPTH` that the parser can still read.
 
     Raises:
-        WireError: It is no JSON; `NaN` and `Infinity` are none, and their place is named. Or the name of a field of
-            the outermost object holds a lone surrogate.
+        WireError: The text is no JSON; `NaN` and `Infinity` are none, and the error has the path to them. Or the name
+            of a field of the outermost object holds a lone surrogate.
     """
     if isinstance(text, bytes):
         try:
@@ -225,7 +225,7 @@ def parse_json(text: str | bytes) -> Json:
     try:
         try:
             value = _STRICT.decode(text)
-        except WireError:  # the hook of NaN is not told where it is: read again, keep it, and look for it
+        except WireError:  # the hook for NaN does not get the path: read the text again with NaN, and search for it
             check_json(_LENIENT.decode(text))
             raise
     except JSONDecodeError as error:
@@ -260,11 +260,11 @@ def _refuse_constant(name: str) -> Json:
 _STRICT = JSONDecoder(object_pairs_hook=_object, parse_int=_int, parse_constant=_refuse_constant)
 _LENIENT = JSONDecoder(object_pairs_hook=_object, parse_int=lambda _: 0, parse_float=lambda _: 0)
 
-# --- what an error says: short, whatever came -----------------------------------------------------------------------
+# --- texts for errors: short, however large the value ---------------------------------------------------------------
 
 
 def described(value: Any) -> str:
-    """Return what `value` is, in a few words of JSON's own, for an error message."""
+    """Return a short description of `value` in the terms of JSON, for an error message."""
     if value is None or isinstance(value, bool):
         return _LITERALS[value]
     if isinstance(value, str):
