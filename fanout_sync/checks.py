@@ -1,4 +1,8 @@
-"""Arguments that nobody can mean are refused in one voice."""
+"""Checks of arguments, all with the same kind of message.
+
+Each function returns the value if it is allowed. Otherwise it raises an `OptionError` that names the argument, what
+came and what is allowed.
+"""
 
 from __future__ import annotations
 
@@ -11,88 +15,46 @@ from .formatting import describe, did_you_mean
 
 
 def positive_int(name: str, value: Any) -> int:
-    """Return `value` if it is an int of at least 1.
-
-    Raises:
-        OptionError: It is not; the error names the option.
-    """
-    if not isinstance(value, int) or isinstance(value, bool) or value < 1:
-        raise OptionError(f"{name} must be an int of at least 1, got {describe(value)}")
-    return value
-
-
-def positive_seconds(name: str, value: Any) -> float:
-    """Return `value` if it is a number greater than 0.
-
-    Raises:
-        OptionError: It is not; the error names the option.
-    """
-    if not _is_number(value) or not value > 0:
-        raise OptionError(f"{name} must be a number of seconds greater than 0, got {describe(value)}")
-    return min(value, sys.float_info.max) * 1.0 if isinstance(value, int) else float(value)
-
-
-def not_negative(name: str, value: Any) -> float:
-    """Return `value` if it is a finite number of at least 0.
-
-    Raises:
-        OptionError: It is not; the error names the option.
-    """
-    if not _is_number(value) or not 0 <= value <= sys.float_info.max:
-        raise OptionError(f"{name} must be a number of seconds of at least 0, got {describe(value)}")
-    return float(value)
+    """Return `value` if it is an int of at least 1."""
+    return _int_of_at_least(1, name, value)
 
 
 def not_negative_int(name: str, value: Any) -> int:
-    """Return `value` if it is an int of at least 0.
-
-    Raises:
-        OptionError: It is not; the error names the option.
-    """
-    if not isinstance(value, int) or isinstance(value, bool) or value < 0:
-        raise OptionError(f"{name} must be an int of at least 0, got {describe(value)}")
-    return int(value)
+    """Return `value` if it is an int of at least 0."""
+    return _int_of_at_least(0, name, value)
 
 
-def not_negative_amount(name: str, value: Any) -> float:
-    """Return `value` if it is a finite number of at least 0, such as an amount of money.
+def positive_seconds(name: str, value: Any) -> float:
+    """Return `value` if it is a number greater than 0; infinity is allowed."""
+    if _is_number(value) and value > sys.float_info.max:
+        return sys.float_info.max if isinstance(value, int) else float(value)
+    return _positive(name, value, "number of seconds")
 
-    Raises:
-        OptionError: It is not; the error names the option.
-    """
-    if not _is_number(value) or not 0 <= value <= sys.float_info.max:
-        raise OptionError(f"{name} must be a number of at least 0, got {describe(value)}")
-    return float(value)
+
+def not_negative_seconds(name: str, value: Any) -> float:
+    """Return `value` if it is a finite number of at least 0."""
+    return _not_negative(name, value, "number of seconds")
 
 
 def positive_amount(name: str, value: Any) -> float:
-    """Return `value` if it is a finite number greater than 0, such as an amount of money.
+    """Return `value` if it is a finite number greater than 0, such as an amount of money."""
+    return _positive(name, value, "number")
 
-    Raises:
-        OptionError: It is not; the error names the option.
-    """
-    if not _is_number(value) or not 0 < value <= sys.float_info.max:
-        raise OptionError(f"{name} must be a number greater than 0, got {describe(value)}")
-    return float(value)
+
+def not_negative_amount(name: str, value: Any) -> float:
+    """Return `value` if it is a finite number of at least 0, such as an amount of money."""
+    return _not_negative(name, value, "number")
 
 
 def flag(name: str, value: Any) -> bool:
-    """Return `value` if it is a bool.
-
-    Raises:
-        OptionError: It is not; the error names the option.
-    """
+    """Return `value` if it is a bool."""
     if not isinstance(value, bool):
         raise OptionError(f"{name} must be a bool, got {describe(value)}")
     return value
 
 
 def one_of(name: str, value: Any, allowed: Iterable[str]) -> str:
-    """Return `value` if it is one of the `allowed` words.
-
-    Raises:
-        OptionError: It is not; the error names the option and what is allowed.
-    """
+    """Return `value` if it is one of the `allowed` words."""
     words = list(allowed)
     if not isinstance(value, str) or value not in words:
         raise OptionError(
@@ -105,7 +67,7 @@ def refuse_unknown(where: str, options: Mapping[str, Any], allowed: Iterable[str
     """Refuse keyword arguments that do not exist.
 
     Raises:
-        UnknownOption: There is one; the error names it and those that exist.
+        UnknownOption: There is one; the error names it and the ones that exist.
     """
     words = list(allowed)
     for name in options:
@@ -115,9 +77,27 @@ def refuse_unknown(where: str, options: Mapping[str, Any], allowed: Iterable[str
             )
 
 
+def _int_of_at_least(least: int, name: str, value: Any) -> int:
+    if not isinstance(value, int) or isinstance(value, bool) or value < least:
+        raise OptionError(f"{name} must be an int of at least {least}, got {describe(value)}")
+    return int(value)
+
+
+def _positive(name: str, value: Any, what: str) -> float:
+    if not _is_number(value) or not 0 < value <= sys.float_info.max:
+        raise OptionError(f"{name} must be a {what} greater than 0, got {describe(value)}")
+    return float(value)
+
+
+def _not_negative(name: str, value: Any, what: str) -> float:
+    if not _is_number(value) or not 0 <= value <= sys.float_info.max:
+        raise OptionError(f"{name} must be a {what} of at least 0, got {describe(value)}")
+    return float(value)
+
+
 def _is_number(value: Any) -> bool:
     if isinstance(value, (int, float)):
         return not isinstance(value, bool)
-    from numbers import Real  # those of numpy, chiefly
+    from numbers import Real  # such as the number types of numpy
 
     return isinstance(value, Real)

@@ -1,1 +1,1 @@
-"""How steps run: the seam `AgentExecutor`, executors from the box, one attempt at a step."""
+"""The interface of executors, the executors of this package, and one attempt at a step."""

@@ -1,4 +1,4 @@
-"""One try at one step, wherever it runs: whatever the step does short of killing its process ends in a `Report`."""
+"""One attempt at one step, on any backend. Whatever the step does, short of ending its process, gives a `Report`."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 from attrs import evolve
 
-from ..checks import not_negative
+from ..checks import not_negative_seconds
 from ..errors import WireError
 from ..events.senders import EventSender
 from ..formatting import describe, printable
@@ -32,7 +32,7 @@ def run_attempt(
 ) -> Report:
     """Run `step` on `executor` in this thread and report how it ended; raises nothing.
 
-    Does not return in a child that the step forked: the report, and all other steps, are its parent's.
+    If the step forks, this does not return in the child: the report and all other steps belong to the parent.
     """
     forks = _forks
     spec, index, attempt, timeout_s, _, _, _ = step
@@ -44,13 +44,13 @@ def run_attempt(
         outcome = executor.execute_step(spec, event_tx)
         duration_s = perf_counter() - clock
     except BaseException as raised:
-        # A step must not end its worker, not even by SystemExit or KeyboardInterrupt; only text of the
-        # exception is kept, so that neither its frames nor an object that does not pickle outlives it.
+        # A step must not end its worker, not even by SystemExit or KeyboardInterrupt. Only the text of the exception
+        # is kept: its frames would stay alive, and it may not pickle.
         duration_s = perf_counter() - clock
         error = StepError.of(raised)
         retry_after = _retry_after(raised)
         if rule is not None and forks == _forks:
-            retry_in, error = _ask(rule, spec, attempt, None, raised, error)
+            retry_in, error = _ask_rule(rule, spec, attempt, None, raised, error)
     if forks != _forks:
         os._exit(0)
     if timeout_s is not None and duration_s >= timeout_s:
@@ -63,7 +63,7 @@ def run_attempt(
     if fault is not None:
         return failure(index, spec, "invalid", StepError("InvalidOutcome", fault), started, duration_s, worker)
     if rule is not None and rule.looks_at_outcomes:
-        retry_in, error = _ask(rule, spec, attempt, outcome, None, None)
+        retry_in, error = _ask_rule(rule, spec, attempt, outcome, None, None)
     return Report(
         index, "succeeded" if outcome.success else "failed", outcome, error, started, duration_s, worker, retry_in
     )
@@ -75,12 +75,12 @@ def _retry_after(raised: BaseException) -> float | None:
     if not isinstance(raised, RetryAfter):
         return None
     try:
-        return not_negative("seconds of RetryAfter", raised.seconds)
-    except BaseException:  # a subclass of the caller's own, whose seconds are none; the retry rule says so
+        return not_negative_seconds("seconds of RetryAfter", raised.seconds)
+    except BaseException:  # from a subclass of the caller's own with unusable seconds; the retry rule reports it
         return None
 
 
-def _ask(
+def _ask_rule(
     rule: RetryRule,
     spec: AgentStepSpec,
     attempt: int,
@@ -90,11 +90,11 @@ def _ask(
 ) -> tuple[float | None, StepError | None]:
     try:
         return rule.wait_after(spec, attempt, outcome, raised), error
-    except BaseException as second:  # the caller's own strategies: what they raise costs the other attempts alone
-        from ..retry.policy import told_of_strategy
+    except BaseException as second:  # from a strategy of the caller: it costs the step only its other attempts
+        from ..retry.policy import report_strategy_error
 
-        told = told_of_strategy(second)
-        return None, None if error is None else evolve(error, message=f"{error.message}{told}")
+        note = report_strategy_error(second)
+        return None, None if error is None else evolve(error, message=f"{error.message}{note}")
 
 
 _forks = 0
@@ -105,35 +105,35 @@ def _count_fork() -> None:
     _forks += 1
 
 
-if hasattr(os, "register_at_fork"):  # not on Windows, which does not fork either
+if hasattr(os, "register_at_fork"):  # Windows has neither this function nor fork
     os.register_at_fork(after_in_child=_count_fork)
 
 
-def timed_out(step: RunningStep, started: float, duration_s: float, worker: str | int, and_then: str = "") -> Report:
-    """Report a step that took too long.
+def timed_out(step: RunningStep, started: float, duration_s: float, worker: str | int, note: str = "") -> Report:
+    """Return the report of a step that exceeded its timeout.
 
     Args:
-        step: Which one, with its deadline.
-        started: Seconds since the epoch.
-        duration_s: Seconds.
+        step: The step.
+        started: When it began, in seconds since the epoch.
+        duration_s: Seconds since then.
         worker: Thread name or process id.
-        and_then: What became of the worker.
+        note: A text to add to the message, such as what happens to the worker.
     """
     spec, index, _, timeout_s, _, _, _ = step
-    error = StepError("TimeoutError", f"timed out after {timeout_s:g} s{and_then}")
+    error = StepError("TimeoutError", f"timed out after {timeout_s:g} s{note}")
     return failure(index, spec, "timed_out", error, started, duration_s, worker)
 
 
 def _fault_of(outcome: Any) -> str | None:
-    """Say why what a step returned is no outcome that the wire can carry; `None` if it is one."""
+    """Return why `outcome`, which a step returned, is invalid; `None` if it is an outcome that the wire can carry."""
     try:
-        return None if _is_plain(outcome) else _closer_look(outcome)
-    except BaseException as error:  # it is somebody's object: a half-made outcome, a dict whose methods raise
+        return None if _is_plain(outcome) else _checked_fully(outcome)
+    except BaseException as error:  # from user code: an incomplete outcome, or a dict whose methods raise
         return f"the step returned {describe(outcome)}, which cannot be read: {StepError.of(error)}"
 
 
 def _is_plain(outcome: Any) -> bool:
-    """Whether it is an outcome of the commonest kind, which needs no closer look."""
+    """Whether `outcome` is of the most common kind, for which this fast check is enough."""
     return (
         type(outcome) is StepOutcome
         and outcome.structured is None
@@ -145,7 +145,7 @@ def _is_plain(outcome: Any) -> bool:
     )
 
 
-def _closer_look(outcome: Any) -> str | None:
+def _checked_fully(outcome: Any) -> str | None:
     if not isinstance(outcome, StepOutcome):
         return f"the step returned {describe(outcome)}, expected a StepOutcome"
     try:

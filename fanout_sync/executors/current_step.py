@@ -1,4 +1,4 @@
-"""What a running step can ask about itself: `current_step()`."""
+"""`current_step()`, and the context variables of a step."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ T = TypeVar("T")
 
 
 class StopSignal:
-    """Set once, when a run is given up; tells every step that asks, and whoever listens."""
+    """Set once, when a run is cancelled. Steps can poll it, and listeners are called."""
 
     def __init__(self) -> None:
         self._event = threading.Event()
@@ -41,7 +41,7 @@ class StopSignal:
         self._event.wait(timeout_s)
 
     def listen(self, listener: Callable[[], None]) -> None:
-        """Have `listener` called when the signal is set; from any thread, and at once if it is set already."""
+        """Call `listener` when the signal is set, in the thread that sets it; at once if it is set already."""
         self._listeners.append(listener)
         if self.is_set():
             listener()
@@ -51,17 +51,17 @@ class StopSignal:
 
 
 class Meter(Protocol):
-    """Takes what the steps of a run report as used; from any thread."""
+    """Takes the usage that the steps of a run report, from any thread."""
 
     def add(self, index: int, usage: Usage) -> None:
-        """Count `usage` for the step with this index."""
+        """Add `usage` to that of the step with this index."""
 
     def nest(self, index: int, limiter: Limiter) -> None:
-        """Take note that the step with this index waits for a run of its own, which that one governs."""
+        """Note that the step with this index waits for a run that it has started, which `limiter` limits."""
 
 
 class Cancelled:
-    """Whether a step should stop by itself: its time is up, or its run was given up. Like a `threading.Event`."""
+    """Tells a step to stop, because its timeout is over or its run was cancelled. Like a `threading.Event`."""
 
     def __init__(self, stop: StopSignal, deadline: float | None) -> None:
         self._stop = stop
@@ -72,9 +72,9 @@ class Cancelled:
         return self._stop.is_set() or (self._deadline is not None and monotonic() >= self._deadline)
 
     def wait(self, timeout: float | None = None) -> bool:
-        """Wait until the step should stop, at most `timeout` seconds; return whether it should.
+        """Wait until the step should stop, but at most `timeout` seconds; return whether it should stop.
 
-        Sleep with it rather than with `time.sleep`, and a step ends when it has to.
+        Use it instead of `time.sleep`, so that the step can stop in time.
         """
         left = None if self._deadline is None else max(0.0, self._deadline - monotonic())
         limits = [limit for limit in (timeout, left) if limit is not None]
@@ -84,14 +84,14 @@ class Cancelled:
 
 @frozen(eq=False)
 class CurrentStep:
-    """The running step, as `current_step()` gives it.
+    """The running step, as `current_step()` returns it.
 
     Attributes:
-        spec: What is being run.
+        spec: The spec of the step.
         index: The step's place in the input, from 0.
-        attempt: Which try at it this is, from 1.
-        timeout_s: How many seconds this attempt may take; `None` if any.
-        deadline: When its time is up, on the clock of `time.monotonic()`; `None` if it may take any time.
+        attempt: The number of this attempt, from 1.
+        timeout_s: Seconds that this attempt may take; `None` if there is no timeout.
+        deadline: When the timeout is over, in seconds on the clock of `time.monotonic()`; `None` if there is none.
     """
 
     spec: AgentStepSpec
@@ -108,36 +108,36 @@ class CurrentStep:
         return Cancelled(self.stop, self.deadline)
 
     def add_usage(self, *, prompt_tokens: int = 0, completion_tokens: int = 0, cost_usd: float = 0.0) -> None:
-        """Report what this step has used up since its last report, for rate limits, budgets and its record.
+        """Report what this step has used since its last report; rate limits, budgets and its record count it.
 
         Args:
             prompt_tokens: Tokens that went in.
             completion_tokens: Tokens that came out.
-            cost_usd: What it cost, in US dollars.
+            cost_usd: The cost, in US dollars.
 
         Raises:
-            OptionError: One of them is negative or no number; it is named.
+            OptionError: A value is negative or no number; the error names it.
         """
-        from ..records.usage import Usage  # few steps report any
+        from ..records.usage import Usage  # imported lazily: few steps report usage
 
         self.meter.add(self.index, Usage(prompt_tokens, completion_tokens, cost_usd))
 
 
 RunningStep = tuple[AgentStepSpec, int, int, float | None, float | None, StopSignal, Meter]
-"""The attributes of a `CurrentStep`, in their order: every step has them, few ask for them."""
+"""The attributes of a `CurrentStep`, in its order. A plain tuple, because few of the steps call `current_step()`."""
 
 running_step: contextvars.ContextVar[RunningStep | None] = contextvars.ContextVar("fanout_sync_step", default=None)
 
 
 def current_step() -> CurrentStep:
-    """Return the step that is running here, in a thread or in a worker process.
+    """Return the step that runs in the current context, in a thread or in a worker process.
 
-    It is a context variable: seen by coroutines of the step and by `asyncio.to_thread`, but not by a thread that the
-    step starts on its own (`contextvars.copy_context().run` takes it there). A thread or a task that has such a copy
-    keeps it: after the step has ended, this is still the step that started it, never the one that runs by then.
+    It is a context variable: coroutines of the step and functions in `asyncio.to_thread` see it. A thread that the
+    step starts itself does not, unless its function is run with `contextvars.copy_context().run`. A thread or a task
+    with a copy of the context keeps that step: after the step has ended it still gets that one, never a later one.
 
     Raises:
-        RuntimeError: No step is running here.
+        RuntimeError: No step runs in the current context.
     """
     step = running_step.get()
     if step is None:
@@ -148,11 +148,11 @@ def current_step() -> CurrentStep:
 class StepContext:
     """The context variables of an executor: `setup` and `teardown` run in one context, each step in a copy of it.
 
-    So a step sees what `setup` has set, and nothing that another step has. A variable whose value is a mutable object
-    holds the same object in every copy. Only the decimal context, which is such an object, is copied with it.
+    So a step sees the values that `setup` has set, and none that another step has set. A variable whose value is a
+    mutable object holds the same object in every copy; of such objects only the decimal context is copied, too.
 
     Attributes:
-        copy: Returns a context for one step. Called for every step, so it is `Context.copy` itself where that will do.
+        copy: Returns a context for one step. Called for every step, so it is `Context.copy` itself where possible.
     """
 
     copy: Callable[[], contextvars.Context]
@@ -162,7 +162,7 @@ class StepContext:
         self._choose_copy()
 
     def run(self, function: Callable[[], T]) -> T:
-        """Call `function`, which is `setup` or `teardown`; what it sets stays for the steps to come."""
+        """Call `function`, which is `setup` or `teardown`; later steps see the context variables that it sets."""
         try:
             return self._context.run(function)
         finally:
@@ -176,7 +176,7 @@ class StepContext:
 
 
 def own_context() -> contextvars.Context:
-    """Return a copy of the current context in which changes of the decimal context reach nobody else, either."""
+    """Return a copy of the current context, with a copy of its decimal context."""
     return _separate_copy(contextvars.copy_context())
 
 
@@ -190,9 +190,9 @@ def _separate_copy(context: contextvars.Context) -> contextvars.Context:
 
 
 def _decimal_variable(context: contextvars.Context) -> contextvars.ContextVar[Any] | None:
-    """Return the variable that holds the decimal context; `None` if no number has been computed in `context`.
+    """Return the variable that holds the decimal context; `None` if `context` has none yet.
 
-    The `decimal` module does not export it.
+    The `decimal` module does not export this variable.
     """
     for variable in context:
         if variable.name == "decimal_context" and type(context[variable]).__module__ == "decimal":
@@ -201,6 +201,6 @@ def _decimal_variable(context: contextvars.Context) -> contextvars.ContextVar[An
 
 
 def begun(step: RunningStep) -> RunningStep:
-    """Return `step` with its deadline, if its time begins now."""
+    """Return `step` with the deadline that it has if it begins now."""
     spec, index, attempt, timeout_s, _, stop, meter = step
     return spec, index, attempt, timeout_s, None if timeout_s is None else monotonic() + timeout_s, stop, meter

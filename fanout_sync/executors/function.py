@@ -1,4 +1,4 @@
-"""Plain functions as agents."""
+"""An executor whose agents are plain functions."""
 
 from __future__ import annotations
 
@@ -30,20 +30,21 @@ F = TypeVar("F", bound=AgentFunction)
 class FunctionExecutor(AgentExecutor):
     """Runs the function that is registered under the spec's `agent`.
 
-    A function takes `(spec)` or `(spec, event_tx)` and may be `async def`: then it runs in an event loop of its own
-    in its worker. The event sender goes to the parameter named `event_tx`, wherever it stands, also a keyword-only one;
-    if there is none, to the second parameter, provided that it is positional and has no default. All other parameters
-    keep their defaults; `*args` and `**kwargs` get nothing.
+    A function takes `(spec)` or `(spec, event_tx)`. An `async def` function runs in an event loop of its own in its
+    worker. The parameter named `event_tx` gets the event sender, wherever it stands; it may be keyword-only. If there
+    is none, the second parameter gets it, if that is positional and has no default. All other parameters keep their
+    defaults; `*args` and `**kwargs` get nothing.
 
-    What it returns becomes the outcome: a `str` its `output`; a `StepOutcome` is taken as it is; any other JSON value
-    but `None` becomes `structured`, and its text `output`. Anything else is a failed outcome.
+    The return value becomes the outcome. A `str` becomes its `output`; a `StepOutcome` is passed on unchanged; any
+    other JSON value except `None` becomes `structured`, and its JSON text `output`. Any other value makes a failed
+    outcome.
 
     Args:
         functions: The functions by agent name.
         concurrency: How many steps may run at once.
 
     Raises:
-        OptionError: An argument is unusable; it is named.
+        OptionError: An argument has no usable value; the error names it.
     """
 
     def __init__(
@@ -58,7 +59,7 @@ class FunctionExecutor(AgentExecutor):
             self._add(name, function)
 
     def register(self, name: str) -> Callable[[F], F]:
-        """Return a decorator that registers a function as the agent `name`, and leaves it as it is."""
+        """Return a decorator that registers a function as the agent `name`, and returns the function unchanged."""
 
         def add(function: F) -> F:
             self._add(name, function)
@@ -92,7 +93,7 @@ class FunctionExecutor(AgentExecutor):
 
 
 def _complete(awaitable: Awaitable[Any]) -> Any:
-    import asyncio  # only those who have async agents pay for it
+    import asyncio  # imported lazily: slow, and only async agents need it
 
     async def complete() -> Any:
         return await awaitable
@@ -101,12 +102,12 @@ def _complete(awaitable: Awaitable[Any]) -> Any:
         asyncio.get_running_loop()
     except RuntimeError:
         return asyncio.run(complete())
-    # Called directly in a notebook's cell, or by a pool that runs steps inline: this thread's loop is taken.
+    # A loop runs in this thread already, as in a cell of a notebook, or in a pool that runs steps inline.
     context = contextvars.copy_context()
     with ThreadPoolExecutor(1) as pool:
         try:
             future = pool.submit(context.run, lambda: asyncio.run(complete()))
-        except RuntimeError:  # no more threads to be had; Python would warn of a coroutine that nobody awaited
+        except RuntimeError:  # no more threads allowed; Python would warn about a coroutine that is not awaited
             if inspect.iscoroutine(awaitable):
                 awaitable.close()
             raise
@@ -115,11 +116,11 @@ def _complete(awaitable: Awaitable[Any]) -> Any:
 
 @frozen
 class _SenderPlace:
-    """Where among its arguments a function takes the event sender.
+    """How to pass the event sender to a function.
 
     Attributes:
-        kind: By keyword; by position before the spec; or by position after it.
-        between: In the last case, what stands between the two: defaults that have to be spelled out.
+        kind: By keyword, by position before the spec, or by position after it.
+        between: For the last kind, the defaults of the parameters between the two, which have to be passed, too.
     """
 
     kind: Literal["keyword", "before", "after"]
@@ -134,14 +135,14 @@ class _SenderPlace:
 
 
 def _sender_place(name: str, function: AgentFunction) -> _SenderPlace | None:
-    """Return where `function` takes the event sender; `None` if it does not.
+    """Return how to pass the event sender to `function`; `None` if it takes none.
 
     Raises:
-        OptionError: It cannot be called with a spec, or with a spec and a sender.
+        OptionError: `function` cannot be called with a spec, or with a spec and a sender.
     """
     try:
         signature = inspect.signature(function)
-    except (TypeError, ValueError):  # some builtins have none; then one argument is the best guess
+    except (TypeError, ValueError):  # some builtins have no signature; one argument is the best guess
         return None
     place = _place_in(signature, function)
     try:
@@ -172,17 +173,17 @@ def _named_place(named: inspect.Parameter, positional: list[inspect.Parameter]) 
     index = positional.index(named)
     if index == 0:
         return _SenderPlace("before")
-    if index == 1:  # by position, as a decorator may take it that has no names of its own
+    if index == 1:  # by position, because a decorator may pass on only positional arguments
         return _SenderPlace("after")
     if named.kind is not inspect.Parameter.POSITIONAL_ONLY:
         return _SenderPlace("keyword")
     defaults = [parameter.default for parameter in positional[1:index]]
-    # One that has no default cannot be given a value: the call then lacks an argument, and the function is refused.
+    # A parameter without a default gets no value: the call then lacks an argument, and the function is refused.
     return _SenderPlace("after", tuple(default for default in defaults if default is not inspect.Parameter.empty))
 
 
 def _is_filled(function: AgentFunction) -> bool:
-    """Whether `functools.partial` has given `event_tx` a value already, which is to stay."""
+    """Whether `functools.partial` has already given `event_tx` a value, which is kept."""
     return isinstance(function, functools.partial) and "event_tx" in function.keywords
 
 
@@ -196,14 +197,14 @@ def _outcome(spec: AgentStepSpec, value: Any) -> StepOutcome:
     if isinstance(value, str):
         return StepOutcome.completed(spec, value)
     if value is None:
-        return _useless(spec, "returned None; return a str, a StepOutcome or a JSON value")
+        return _invalid(spec, "returned None; return a str, a StepOutcome or a JSON value")
     structured: Json = value
     try:
         text = write_json(structured)
     except WireError as error:
-        return _useless(spec, f"returned {describe(value)}, expected a str, a StepOutcome or a JSON value ({error})")
+        return _invalid(spec, f"returned {describe(value)}, expected a str, a StepOutcome or a JSON value ({error})")
     return StepOutcome.completed(spec, text, structured)
 
 
-def _useless(spec: AgentStepSpec, reason: str) -> StepOutcome:
+def _invalid(spec: AgentStepSpec, reason: str) -> StepOutcome:
     return StepOutcome.failed(spec.task_id, spec.agent, f"agent {spec.agent!r} {reason}")

@@ -1,4 +1,4 @@
-"""The `event_tx` of a step: where its events and its usage go."""
+"""The `event_tx` of a step, which sends its events and reports its usage."""
 
 from __future__ import annotations
 
@@ -16,35 +16,35 @@ logger = logging.getLogger(__name__)
 
 
 class StepSender:
-    """What every `event_tx` of a step has in common: it reports usage for the step that is running."""
+    """The common part of every `event_tx` of a step: reports usage for the running step."""
 
     def usage(self, *, prompt_tokens: int = 0, completion_tokens: int = 0, cost_usd: float = 0.0) -> None:
-        """Report what the running step has used up; see `CurrentStep.add_usage`."""
+        """Report usage of the running step; see `CurrentStep.add_usage`."""
         current_step().add_usage(prompt_tokens=prompt_tokens, completion_tokens=completion_tokens, cost_usd=cost_usd)
 
 
 class DirectSender(StepSender):
-    """The `event_tx` of the steps of one run that run in the caller's process.
+    """The `event_tx` of steps that run in the caller's process.
 
     Args:
-        event_tx: What the runner was given; `None` when only usage counts.
+        event_tx: The runner's own `event_tx`; `None` if only usage is needed.
     """
 
     def __init__(self, event_tx: EventSink | None) -> None:
         self._event_tx = event_tx
 
     def send(self, event: Event) -> None:
-        """Send `event` to whoever listens."""
+        """Send `event` to the runner's own `event_tx`."""
         if self._event_tx is not None:
             self._event_tx.send(event)
 
 
 class RevocableSender(StepSender):
-    """The `event_tx` of a step that may be given up: what it sends after that is dropped. Usage counts all the same.
+    """The `event_tx` of a step that may be abandoned: events that it sends after that are dropped; usage still counts.
 
     Args:
-        event_tx: Where events go.
-        is_wanted: Whether the step has not been given up.
+        event_tx: Takes the events.
+        is_wanted: Returns whether the step is not abandoned.
     """
 
     def __init__(self, event_tx: EventSender, is_wanted: Callable[[], bool]) -> None:
@@ -52,13 +52,13 @@ class RevocableSender(StepSender):
         self._is_wanted = is_wanted
 
     def send(self, event: Event) -> None:
-        """Send `event`, unless the step has been given up."""
+        """Send `event`, unless the step is abandoned."""
         if self._is_wanted():
             self._event_tx.send(event)
 
 
 class EventForwarder:
-    """Hands on the events that workers send as JSON; one that cannot be read or sent costs no step its outcome."""
+    """Passes on events that workers send as JSON; one that cannot be read or sent is logged, and changes no outcome."""
 
     def __init__(self, event_tx: EventSink) -> None:
         self._event_tx = event_tx

@@ -1,4 +1,4 @@
-"""Trying failed steps again. What, when and how often is decided by tenacity's strategies."""
+"""Which failed steps are tried again, when and how often; tenacity's strategies decide."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 from attrs import field, frozen
 
-from ..checks import flag, not_negative, positive_int
+from ..checks import flag, not_negative_seconds, positive_int
 from ..errors import OptionError
 from ..formatting import describe
 from ..records.status import Status, StepError
@@ -27,20 +27,20 @@ logger = logging.getLogger(__name__)
 
 
 class RetryAfter(Exception):
-    """Raised by a step that wants to be tried again later, as when a server answers with `Retry-After`.
+    """A step raises it to be tried again later, such as when a server answers with `Retry-After`.
 
-    It is tried again whatever `retry_on` says, as long as attempts are left. A `RateLimit` of the run starts no step
-    with the same key until then.
+    The step is tried again whatever `retry_on` says, as long as attempts are left. A `RateLimit` of the run starts no
+    step with the same key until then.
 
     Args:
-        seconds: How long to wait, in seconds.
+        seconds: Seconds to wait.
 
     Raises:
-        OptionError: `seconds` is no number of at least 0.
+        OptionError: `seconds` is no finite number of at least 0.
     """
 
     def __init__(self, seconds: float) -> None:
-        super().__init__(not_negative("seconds of RetryAfter", seconds))
+        super().__init__(not_negative_seconds("seconds of RetryAfter", seconds))
         self.seconds = float(seconds)
 
     def __str__(self) -> str:
@@ -48,7 +48,10 @@ class RetryAfter(Exception):
 
 
 FIRST_WAIT_S = 0.5
+"""Seconds of the first default wait, which the next ones double; also the limit of the jitter that is added."""
+
 LONGEST_WAIT_S = 60.0
+"""Seconds of the longest default wait, without jitter."""
 
 
 def _a_flag(retry: Retry, attribute: Any, value: Any) -> None:
@@ -57,23 +60,23 @@ def _a_flag(retry: Retry, attribute: Any, value: Any) -> None:
 
 @frozen
 class Retry:
-    """How often, when and after what a step is tried again.
+    """How often a step is tried again, after which failures, and after which wait.
 
-    A step that timed out or whose worker died may have had its effect already; so it is tried again only when asked.
-    With retries a step runs *at least* once.
+    A step that timed out or whose worker process died may have had its effect already, so it is tried again only if
+    you ask for it. With retries a step runs *at least* once.
 
     Args:
-        attempts: How many tries a step gets altogether, at least 1.
-        wait: How long to wait before the next one: seconds, or a tenacity strategy such as
-            `tenacity.wait_fixed(2)`; by default exponential with jitter, from half a second up to a minute.
-        retry_on: Which exceptions are worth another try: a class, a tuple of classes, a function of the exception, or a
-            tenacity strategy such as `tenacity.retry_if_exception_message(match="busy")`.
-        on_timeout: Whether a step that timed out is.
-        on_crash: Whether a step is whose worker process died.
-        on_failure: Whether a step is whose executor returned an outcome that says failure.
+        attempts: How many attempts a step gets in total; at least 1.
+        wait: The wait before the next attempt: seconds, or a tenacity strategy such as `tenacity.wait_fixed(2)`; by
+            default exponential with jitter, from half a second up to a minute.
+        retry_on: The exceptions after which a step is tried again: a class, a tuple of classes, a function of the
+            exception, or a tenacity strategy such as `tenacity.retry_if_exception_message(match="busy")`.
+        on_timeout: Whether a step that timed out is tried again.
+        on_crash: Whether a step whose worker process died is tried again.
+        on_failure: Whether a step whose executor returned a failed outcome is tried again.
 
     Raises:
-        OptionError: An argument is unusable; it is named.
+        OptionError: An argument has no usable value; the error names it.
     """
 
     attempts: int = field(default=3)
@@ -92,7 +95,7 @@ class Retry:
     @wait.validator
     def _check_wait(self, attribute: Any, value: Any) -> None:
         if value is not None and (isinstance(value, type) or not callable(value)):
-            not_negative("wait of Retry (if it is no tenacity strategy)", value)
+            not_negative_seconds("wait of Retry (if it is no tenacity strategy)", value)
 
     @retry_on.validator
     def _check_retry_on(self, attribute: Any, value: Any) -> None:
@@ -107,7 +110,7 @@ class Retry:
 
 @frozen
 class RetryRule:
-    """What is decided where the attempt ran, while its exception is at hand. Goes to the workers."""
+    """The part of a policy that needs the exception of an attempt, so it runs in the worker. It is pickled."""
 
     retry: Callable[[RetryCallState], bool]
     wait: Callable[[RetryCallState], float] | None
@@ -118,20 +121,20 @@ class RetryRule:
     def wait_after(
         self, spec: AgentStepSpec, number: int, outcome: StepOutcome | None, error: BaseException | None
     ) -> float | None:
-        """Return how long to wait before the next attempt, in seconds; `None` if there is to be none.
+        """Return the seconds to wait before the next attempt; `None` if there is to be none.
 
         Raises:
-            Exception: Whatever a strategy raises.
+            Exception: A strategy raised it.
         """
         if error is None and not self.looks_at_outcomes:
             return None
         if isinstance(error, RetryAfter):
-            return not_negative("seconds of RetryAfter", error.seconds)
+            return not_negative_seconds("seconds of RetryAfter", error.seconds)
         state = _state(spec, number, outcome, error)
         return self._wait(state) if self.retry(state) else None
 
     def wait_after_loss(self, spec: AgentStepSpec, number: int, status: Status, reason: str) -> float | None:
-        """As `wait_after`, for an attempt that was cut short: nothing is left of it but the reason."""
+        """As `wait_after`, for an attempt that timed out or crashed: only the reason is known."""
         if status == "timed_out" and self.on_timeout:
             return self._wait(_state(spec, number, None, TimeoutError(reason)))
         if status == "crashed" and self.on_crash:
@@ -140,12 +143,12 @@ class RetryRule:
 
     def _wait(self, state: RetryCallState) -> float:
         seconds: Any = 0.0 if self.wait is None else self.wait(state)
-        return not_negative("the wait strategy's answer", seconds)
+        return not_negative_seconds("the wait strategy's answer", seconds)
 
 
 @frozen
 class RetryPolicy:
-    """What `Runner(retry=…)` came to."""
+    """The validated `retry` argument of a runner."""
 
     rule: RetryRule
     stop: Callable[[RetryCallState], bool] | None
@@ -164,16 +167,16 @@ class RetryPolicy:
         """Return whether the attempt `number` was the last one allowed.
 
         Args:
-            spec: What was run.
-            number: Which attempt it was, from 1.
-            outcome: What it ended with.
-            error: Why it failed: of an exception the strategy sees its text only.
-            first_began: When the first attempt began, on a monotonic clock, in seconds.
-            idle_s: How long the step has waited between attempts so far, in seconds.
-            upcoming_s: How long it is to wait now.
+            spec: The spec of the step.
+            number: The number of the attempt, from 1.
+            outcome: The outcome of the attempt.
+            error: Why the attempt failed; the strategy sees only the text of an exception.
+            first_began: When the first attempt began, in seconds on a monotonic clock.
+            idle_s: Seconds that the step has waited between attempts so far.
+            upcoming_s: Seconds that it would wait before the next attempt.
 
         Raises:
-            Exception: Whatever the strategy raises.
+            Exception: The strategy raised it.
         """
         if self.stop is None:
             return False
@@ -186,10 +189,10 @@ class RetryPolicy:
 
 
 def retry_policy(value: Any) -> RetryPolicy | None:
-    """Return the policy for what `Runner(retry=…)` was given; `None` if steps are tried once all the same.
+    """Return the policy for the `retry` argument of a runner; `None` if it allows only one attempt.
 
     Raises:
-        OptionError: It is no int of at least 1, no `Retry` and no tenacity `Retrying`.
+        OptionError: `value` is no int of at least 1, no `Retry` and no tenacity `Retrying`.
     """
     if isinstance(value, int):
         value = Retry(positive_int("retry", value))
@@ -256,8 +259,8 @@ def _state(
 ) -> RetryCallState:
     from tenacity import RetryCallState
 
-    nobody: Any = None  # it is for tenacity's own loop; strategies do without
-    state = RetryCallState(nobody, None, (spec,), {})
+    no_retrying: Any = None  # only tenacity's own loop needs it, strategies do not
+    state = RetryCallState(no_retrying, None, (spec,), {})
     state.attempt_number = number
     if error is not None:
         state.set_exception((type(error), error, error.__traceback__))
@@ -266,7 +269,7 @@ def _state(
     return state
 
 
-def told_of_strategy(error: BaseException) -> str:
-    """Say that a strategy failed, for the error of the step that is not tried again because of it."""
+def report_strategy_error(error: BaseException) -> str:
+    """Log the error of a strategy; return a text about it, for the error of the step, which is not tried again."""
     logger.warning("a retry strategy raised; the step is not tried again", exc_info=error)
     return f" (and the retry strategy raised {StepError.of(error)})"

@@ -1,4 +1,4 @@
-"""The steps of a run that failed so far: what was tried, and when each is due again."""
+"""The steps of a run that are to be tried again: their attempts so far, and when each is due."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ if TYPE_CHECKING:
 
 @define(eq=False)
 class _History:
-    """The attempts at a step that failed so far."""
+    """The failed attempts at a step so far."""
 
     first_began: float
     idle_s: float = 0.0
@@ -29,16 +29,16 @@ class _History:
 
 
 class RetrySchedule:
-    """Decides whether there is another attempt, and keeps the steps that wait for it.
+    """Decides whether there is another attempt, and keeps the steps that wait for one.
 
     Args:
-        policy: Whether and when there is another attempt; `None` for never.
-        scope: Told when the caller's own strategies run.
-        on_interrupt: Called when an interrupt was raised in one.
-        clock: Seconds, monotonic.
+        policy: Decides whether and when there is another attempt; `None` if there never is.
+        scope: The interrupt scope of the call; it raises interrupts while the caller's own strategies run.
+        on_interrupt: Called when an interrupt was raised in a strategy.
+        clock: Returns the time of a monotonic clock, in seconds.
 
     Attributes:
-        histories: What is known of each step that failed and is not done, by its index.
+        histories: The failed attempts at each step that is not done, by the index of the step.
     """
 
     def __init__(
@@ -56,28 +56,28 @@ class RetrySchedule:
         self.histories: dict[int, _History] = {}
 
     def __len__(self) -> int:
-        """How many steps wait for their next attempt."""
+        """The number of steps that wait for their next attempt."""
         return len(self._waiting)
 
     @property
     def due_at(self) -> float:
-        """When the next attempt is due, on the clock; `inf` if no step waits."""
+        """When the next attempt is due, in seconds on the clock; infinity if no step waits."""
         return self._waiting[0][0] if self._waiting else math.inf
 
     def pop_due(self, now: float) -> tuple[int, AgentStepSpec, int] | None:
-        """Return a step whose next attempt is due, with its index and the number of that attempt."""
+        """Return index and spec of a step that is due, and the number of its next attempt; `None` if none is due."""
         if self.due_at > now:
             return None
         _, index, spec = heapq.heappop(self._waiting)
         return index, spec, self.failed_attempts(index) + 1
 
     def failed_attempts(self, index: int) -> int:
-        """Return how many attempts at a step failed so far, the one just reported not counted."""
+        """Return how many attempts at a step have failed so far, without the one that was just reported."""
         history = self.histories.get(index)
         return 0 if history is None else len(history.attempts)
 
     def wait_after(self, report: Report, spec: AgentStepSpec) -> float | None:
-        """Return how long to wait before another attempt, in seconds; `None` if there is to be none."""
+        """Return the seconds to wait before another attempt; `None` if there is to be none."""
         policy = self._policy
         if policy is None or (report.status == "succeeded" and report.retry_in is None):
             return None
@@ -104,15 +104,15 @@ class RetrySchedule:
         except KeyboardInterrupt:
             self._on_interrupt()
             return None
-        except BaseException as error:  # the caller's own strategies: what they raise costs the other attempts alone
-            from .policy import told_of_strategy
+        except BaseException as error:  # from a strategy of the caller: it costs the step only its other attempts
+            from .policy import report_strategy_error
 
-            told_of_strategy(error)
+            report_strategy_error(error)
             return None
         return None if is_over else wait_s
 
     def postpone(self, report: Report, spec: AgentStepSpec, wait_s: float) -> AttemptRecord:
-        """Have the step tried again after `wait_s` seconds; return the record of the attempt that failed."""
+        """Keep the step for another attempt after `wait_s` seconds; return the record of the failed attempt."""
         began = self._clock() - (report.duration_s or 0.0)
         history = self.histories.setdefault(report.index, _History(began))
         reason = report.reason or "the retry strategy wants another attempt"
@@ -123,7 +123,7 @@ class RetrySchedule:
         return attempt
 
     def completed(self, report: Report) -> Report:
-        """Return the last report of a step with the attempts before it."""
+        """Return the last report of a step, with the earlier attempts added."""
         history = self.histories.pop(report.index, None) if self.histories else None
         if history is None:
             return report
@@ -133,16 +133,16 @@ class RetrySchedule:
         return evolve(report, outcome=outcome, attempts=tuple(history.attempts))
 
     def cut_short(self, index: int, spec: AgentStepSpec, error: StepError, status: Status = "cancelled") -> Report:
-        """Report a step that gets no other attempt, nor a first one; its error tells of the last attempt, too."""
+        """Return the report of a step that gets no further attempt; its error also has the last attempt's reason."""
         history = self.histories.pop(index, None)
         if history is None:
             return failure(index, spec, status, error)
         last = history.attempts[-1]
-        told = evolve(error, message=f"{error.message}; attempt {last.number}: {last.reason}")
-        return evolve(failure(index, spec, status, told), attempts=tuple(history.attempts))
+        error = evolve(error, message=f"{error.message}; attempt {last.number}: {last.reason}")
+        return evolve(failure(index, spec, status, error), attempts=tuple(history.attempts))
 
     def drain(self) -> list[tuple[int, AgentStepSpec]]:
-        """Return the steps that wait, with their indices, and forget that they do."""
+        """Remove the steps that wait, and return their indices and specs."""
         waiting = [(index, spec) for _, index, spec in sorted(self._waiting, key=lambda item: item[1])]
         self._waiting.clear()
         return waiting
