@@ -1,1 +1,1 @@
-"""What happens while steps run: the types of events, the channel that carries them, who sends them."""
+"""Events of running steps: their types, their senders, and the channel that carries them."""

@@ -1,4 +1,4 @@
-"""The events of the runner itself: a run's start and end, each step's start and end."""
+"""Sends the runner's own events, such as the start and the end of a run and of each step."""
 
 from __future__ import annotations
 
@@ -16,14 +16,14 @@ from .types import BudgetExhausted, Event, RunEnd, RunStart, StepRetry, Subagent
 logger = logging.getLogger(__name__)
 
 FLUSH_S = 1.0
-"""How long the end of a run waits for listeners to have seen everything."""
+"""Seconds that the end of a run waits at most until listeners have handled all events."""
 
 INTERRUPTED_FLUSH_S = 0.2
-"""The same after an interrupt."""
+"""Seconds that an interrupted run waits for the same."""
 
 
 class Announcer:
-    """Tells `event_tx` how one run goes. Every start that it sends is followed by exactly one end."""
+    """Sends the runner's own events of one run to `event_tx`. Exactly one end follows every start."""
 
     def __init__(self, event_tx: EventSink, total: int | None) -> None:
         self._event_tx = event_tx
@@ -47,7 +47,7 @@ class Announcer:
         self._send(BudgetExhausted(resource, limit, used))
 
     def ended(self, report: Report) -> None:
-        """Tell of a step's end; of one that was never told to have started, it is only counted."""
+        """Send the end of a step, and count the step; if its start was not sent, only count it."""
         outcome = report.outcome
         spec = self._open.pop(report.index, None)
         if spec is None:
@@ -60,10 +60,10 @@ class Announcer:
         self._end(spec, outcome.session_id, outcome.output, outcome.success, finished_ms)
 
     def close(self, flush_s: float) -> None:
-        """End the run, and the steps that were given up with it.
+        """Send the end of each step that has none yet, and then the end of the run.
 
         Args:
-            flush_s: How long to wait for listeners to have seen everything.
+            flush_s: Seconds to wait at most until listeners have handled all events.
         """
         for spec in self._open.values():
             self._end(spec, session_id_of(spec.task_id), "the run ended before the step did", False, _now_ms())
@@ -83,7 +83,7 @@ class Announcer:
             self._failed += 1
 
     def _send(self, event: Event) -> None:
-        # The sender may be the caller's own class: what goes wrong in it must not cost an outcome.
+        # The sender may be the caller's own class: an error in it must not cost an outcome.
         try:
             self._event_tx.send(event)
         except (Exception, SystemExit):

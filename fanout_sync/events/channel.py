@@ -1,4 +1,4 @@
-"""Events from many senders to many receivers, with the semantics of tokio's broadcast channel.
+"""A channel that carries events from many senders to many receivers; it behaves as tokio's broadcast channel.
 
 https://docs.rs/tokio/latest/tokio/sync/broadcast/
 """
@@ -27,43 +27,43 @@ logger = logging.getLogger(__name__)
 
 @frozen
 class Lagged:
-    """What a receiver that was too slow gets, once, in place of the events it lost.
+    """Tells a receiver that was too slow how many events it lost; it comes once, in place of those events.
 
     Attributes:
-        n: How many.
+        n: The number of lost events.
     """
 
     n: int
 
 
 Item = Event | Lagged
-"""What a receiver gets."""
+"""What a receiver returns."""
 
 
 class EventChannel:
-    """A bounded channel; everything sent goes to every receiver that has subscribed by then.
+    """A bounded channel: each event goes to all receivers that have subscribed before it is sent.
 
     A sender never blocks: a receiver that is more than `capacity` events behind loses the oldest ones. Any thread
-    may send, a signal handler too. The channel is closed by `close`, at the end of a `with` block, or when nothing
-    refers to it any more; receivers still get what was sent before. It lives in one process: give it to a runner as
-    `event_tx`, and events arrive from worker processes as well.
+    and any signal handler may send. The channel is closed by `close`, at the end of a `with` block, or when nothing
+    refers to it any more; receivers still get the events sent before. It lives in one process: give it to a runner as
+    `event_tx`, and it gets the events of worker processes, too.
 
     Args:
-        capacity: How many events are held for receivers that are behind; at least 1.
+        capacity: How many events it keeps for receivers that are behind; at least 1.
 
     Raises:
-        OptionError: `capacity` is no such number.
+        OptionError: `capacity` is no int of at least 1.
     """
 
     def __init__(self, capacity: int = 1024) -> None:
-        if type(capacity) is not int or capacity < 1:  # True is an int too, and no capacity
+        if type(capacity) is not int or capacity < 1:  # type(), because True is an int, too
             raise OptionError(f"capacity must be an int of at least 1, got {capacity!r:.60}")
         self._ring = _Ring(capacity)
-        # Not at exit: a forked child that leaves would wait for a lock whose owner stayed behind in the parent.
+        # Not at exit: a forked child that exits would wait for a lock that a thread of its parent holds.
         weakref.finalize(self, self._ring.close).atexit = False
 
     def send(self, event: Event) -> None:
-        """Send `event` to all receivers; after `close` it is dropped, so that an abandoned step costs nothing.
+        """Send `event` to all receivers; after `close` it is dropped, so that an abandoned step may still send.
 
         Raises:
             TypeError: `event` is no `Event`.
@@ -72,17 +72,17 @@ class EventChannel:
         self._ring.push(event)
 
     def subscribe(self) -> EventReceiver:
-        """Return a receiver of everything sent from now on."""
+        """Return a receiver of all events sent from now on."""
         return EventReceiver(self._ring)
 
     def listen(self, callback: Callable[[Item], object]) -> EventReceiver:
         """Call `callback` with each event sent from now on, and each `Lagged`, in a daemon thread of its own.
 
         Args:
-            callback: Called with one item at a time, in order. What it raises is logged, and it is called again.
+            callback: Called with one item at a time, in order. An exception in it is logged; the next item follows.
 
         Returns:
-            The receiver that the thread reads; closing it ends the thread after the call that is under way.
+            The receiver that the thread reads; closing it ends the thread after the current call.
 
         Raises:
             TypeError: `callback` is not callable.
@@ -94,20 +94,20 @@ class EventChannel:
         return listener.receiver
 
     def flush(self, timeout: float = 5.0) -> bool:
-        """Wait until every listener has handled everything sent before this call.
+        """Wait until every listener has handled all events sent before this call.
 
-        In a listener's own callback, that listener is not waited for.
+        A call in the callback of a listener does not wait for that listener.
 
         Args:
-            timeout: How long to wait at most, in seconds.
+            timeout: Seconds to wait at most.
 
         Returns:
-            Whether they have; `False` when the time was up.
+            Whether all listeners have done so in time.
         """
         return self._ring.flush(timeout)
 
     def close(self) -> None:
-        """Close the channel; once more does nothing. Receivers still get what was sent before."""
+        """Close the channel; a second call does nothing. Receivers still get the events sent before."""
         self._ring.close()
 
     def __enter__(self) -> EventChannel:
@@ -123,9 +123,9 @@ class EventChannel:
 
 
 class EventReceiver:
-    """One reader of a channel: an iterator that ends when the channel is closed and drained, or itself is closed.
+    """A reader of a channel: an iterator that ends when the channel is closed and drained, or the receiver is closed.
 
-    What it gives is an `Event`, or a `Lagged` that tells how many events it lost. `EventChannel.subscribe` makes it.
+    It yields each `Event`, and a `Lagged` with the number of events it lost. `EventChannel.subscribe` makes it.
     """
 
     def __init__(self, ring: _Ring) -> None:
@@ -138,10 +138,10 @@ class EventReceiver:
         """Wait for the next item.
 
         Args:
-            timeout: How long to wait at most, in seconds; 0 only looks, `None` waits for ever.
+            timeout: Seconds to wait at most; 0 does not wait, `None` waits without limit.
 
         Raises:
-            TimeoutError: Nothing came in time.
+            TimeoutError: No item came in time.
             EOFError: The channel is closed and drained, or the receiver is closed.
         """
         deadline = None if timeout is None else time.monotonic() + timeout
@@ -159,7 +159,7 @@ class EventReceiver:
         raise EOFError("the receiver is closed" if self._closed else "the channel is closed and drained")
 
     def close(self) -> None:
-        """Close this receiver; once more does nothing. Whoever waits in `recv` or iterates is woken and ends."""
+        """Close this receiver; a second call does nothing. Threads that wait for an item are woken."""
         with self._ring.lock:
             self._closed = True
             self._ring.changed.notify_all()
@@ -191,10 +191,10 @@ class EventReceiver:
 
 
 class _Ring:
-    """What a channel and its receivers share.
+    """The state that a channel and its receivers share.
 
-    Receivers know it, and it does not know them: a receiver that was dropped costs nothing, and each keeps its own
-    place. It is apart from `EventChannel`, so that receivers do not keep alive a channel that nobody can send to.
+    It has no references to receivers: each receiver keeps its own position, and one that is dropped costs nothing. It
+    is separate from `EventChannel`, so that receivers do not keep a channel alive that nobody can send to any more.
     """
 
     def __init__(self, capacity: int) -> None:
@@ -202,7 +202,7 @@ class _Ring:
         self.sent = 0
         self.closed = False
         self.listeners: list[_Listener] = []
-        # Reentrant: a signal handler or a finalizer may send, or close the channel, in a thread that holds it.
+        # Reentrant: a signal handler or a finalizer may send, or close the channel, in a thread that holds the lock.
         self.lock = threading.RLock()
         self.changed = threading.Condition(self.lock)
         self.handled = threading.Condition(self.lock)
@@ -226,7 +226,7 @@ class _Ring:
 
 
 class _Listener(threading.Thread):
-    """Reads a channel for a callback."""
+    """The thread that reads a channel and calls a callback."""
 
     def __init__(self, ring: _Ring, callback: Callable[[Item], object]) -> None:
         super().__init__(name="fanout-sync-listener", daemon=True)
@@ -240,8 +240,8 @@ class _Listener(threading.Thread):
             self._ring.listeners.append(self)
         try:
             super().start()
-        except RuntimeError:  # no more threads to be had
-            self._leave()
+        except RuntimeError:  # the system allows no more threads
+            self._unregister()
             raise
 
     def is_past(self, sent: int) -> bool:
@@ -251,14 +251,14 @@ class _Listener(threading.Thread):
         for item in self.receiver:
             try:
                 self._callback(item)
-            except BaseException:  # SystemExit as well: it would end this thread without a word
+            except BaseException:  # SystemExit as well: it would end this thread silently
                 logger.exception("a listener raised for a %s", type(item).__name__)
             with self._ring.lock:
                 self._handled = self.receiver._next
                 self._ring.handled.notify_all()
-        self._leave()
+        self._unregister()
 
-    def _leave(self) -> None:
+    def _unregister(self) -> None:
         with self._ring.lock:
             self._ring.listeners.remove(self)
             self._ring.handled.notify_all()

@@ -1,4 +1,4 @@
-"""Who takes events: what a runner is given as `event_tx`, and what an executor gets."""
+"""The protocols of `event_tx`: of the object that a runner takes, and of the one that an executor gets."""
 
 from __future__ import annotations
 
@@ -11,27 +11,27 @@ __all__ = ["EventSender", "EventSink"]
 
 
 class EventSink(Protocol):
-    """What a runner takes as `event_tx`: an `EventChannel`, or anything else with a `send` method."""
+    """The `event_tx` of a runner: an `EventChannel`, or any other object with a `send` method."""
 
     def send(self, event: Event) -> None:
-        """Take `event`, from any thread."""
+        """Take `event`; called from any thread."""
 
 
 class EventSender(Protocol):
-    """What an executor gets as `event_tx`, in a thread or in a worker process."""
+    """The `event_tx` that an executor gets, in a thread or in a worker process."""
 
     def send(self, event: Event) -> None:
-        """Send `event` to whoever listens; never blocks on a listener."""
+        """Send `event` to the `event_tx` of the runner; never waits for a listener."""
 
     def usage(self, *, prompt_tokens: int = 0, completion_tokens: int = 0, cost_usd: float = 0.0) -> None:
-        """Report what the running step has used up; as `CurrentStep.add_usage`, in the same thread."""
+        """Report usage of the running step, as `CurrentStep.add_usage` does; call it in the thread of the step."""
 
 
 def check_event(event: object) -> None:
-    """Refuse to send what is no event.
+    """Refuse to send an object that is no event.
 
     Raises:
-        TypeError: It is something else; its type is named.
+        TypeError: `event` is no `Event`; the error names its type.
     """
     from .types import Event  # imported lazily: slow, and most workers send no events
 

@@ -1,4 +1,4 @@
-"""What happens while steps run: a flat record for each event, told apart on the wire by its `type`."""
+"""The events of running steps: flat records, which on the wire have a field `type` that names their class."""
 
 from __future__ import annotations
 
@@ -34,10 +34,11 @@ Validator = Callable[[Any, "Attribute[Any]", Any], None]
 
 
 class Event(WireRecord):
-    """Any event: what `EventChannel` carries, and where reading starts when the type is not known beforehand.
+    """The base class of all events; `EventChannel` carries them.
 
-    `Event.from_dict` and `Event.from_json` return the class that `type` names, an `UnknownEvent` if none does;
-    the same methods of one event class accept only its own `type`. Unknown fields of a known type are ignored.
+    `Event.from_dict` and `Event.from_json` return an object of the class that `type` names, or an `UnknownEvent` if
+    `type` is not known. The same methods of an event class accept only the `type` of that class. Unknown fields of a
+    known type are ignored.
     """
 
     __slots__ = ()
@@ -45,14 +46,14 @@ class Event(WireRecord):
 
     @property
     def type(self) -> str:
-        """The wire tag, such as `"text_delta"`."""
+        """The name of the event's type on the wire, such as `"text_delta"`."""
         return self.tag
 
     def to_dict(self) -> dict[str, Json]:
         """Return the event as plain JSON data, `type` first.
 
         Raises:
-            WireError: A field holds what JSON cannot carry; it is named.
+            WireError: A field holds what JSON cannot carry; the error names the field.
         """
         value = self._on_wire()
         check_json(value)
@@ -62,7 +63,7 @@ class Event(WireRecord):
         """Return the event as compact JSON, `type` first.
 
         Raises:
-            WireError: A field holds what JSON cannot carry; it is named.
+            WireError: A field holds what JSON cannot carry; the error names the field.
         """
         return write_json(self._on_wire())
 
@@ -71,7 +72,7 @@ class Event(WireRecord):
         """Build the event that `type` names from plain JSON data; nothing is coerced.
 
         Raises:
-            WireError: `type` or a field is missing or wrong; it is named.
+            WireError: `type` or a field is missing or wrong; the error names it.
         """
         fields = as_mapping(mapping)
         refuse_repeated(fields, ("type",))
@@ -87,7 +88,7 @@ class Event(WireRecord):
         """Read the event that `type` names from one JSON object.
 
         Raises:
-            WireError: The text is no JSON, repeats a field, or is no such event; the field is named.
+            WireError: The text is no JSON, repeats a field, or is no such event; the error names the field.
         """
         return cls.from_dict(parse_json(text))
 
@@ -106,7 +107,7 @@ def _tag_of(fields: Mapping[str, Json]) -> str:
 
 
 def _class_for(cls: type[Event], tag: str) -> type[Event]:
-    # A class of the user's own is none of the known ones, and yet reads back what it writes.
+    # A class of the user's own is not in EVENT_CLASSES, but it reads its own type.
     event_class = cls if getattr(cls, "tag", None) == tag else EVENT_CLASSES.get(tag, UnknownEvent)
     if not issubclass(event_class, cls):
         expected = "the type of no known event" if cls is UnknownEvent else repr(cls.tag)
@@ -132,18 +133,18 @@ _a_bool = _only(bool)
 
 
 def _as_float(value: float) -> float:
-    # An int is a number of seconds too; everything else is left for the validator to refuse.
+    # An int is a valid number of seconds; the validator refuses all other types.
     return float(value) if isinstance(value, int) and not isinstance(value, bool) else value
 
 
 @frozen
 class SubagentStart(Event):
-    """A step begins; exactly one `SubagentEnd` with the same `task_id` follows.
+    """A step begins. Exactly one `SubagentEnd` with the same `task_id` follows.
 
     Attributes:
         task_id: The `task_id` of the step's spec, as in every event of a step.
-        session_id: The session it runs in.
-        parent_session_id: The session that asked for it; `""` when there is none.
+        session_id: The session id that a step has by default. The outcome, and so the `SubagentEnd`, may have another.
+        parent_session_id: The session that asked for this step; `""` if there is none.
         agent: The agent that runs it.
         description: The spec's short label.
         started_ms: When, in milliseconds since the Unix epoch.
@@ -160,13 +161,13 @@ class SubagentStart(Event):
 
 @frozen
 class SubagentProgress(Event):
-    """A step tells how far it is.
+    """A step reports its progress.
 
     Attributes:
         task_id: The step.
         session_id: The session it runs in.
         status: A word or a sentence for people.
-        metadata: Any JSON value; always on the wire, `null` included.
+        metadata: Any JSON value; always on the wire, even if it is `null`.
     """
 
     tag: ClassVar[str] = "subagent_progress"
@@ -178,13 +179,13 @@ class SubagentProgress(Event):
 
 @frozen
 class SubagentEnd(Event):
-    """A step is over, however it ended.
+    """A step has ended, successfully or not.
 
     Attributes:
         task_id: The step.
-        session_id: The session it ran in.
+        session_id: The session id of its outcome.
         agent: The agent that ran it.
-        output: The outcome's text; for a failed step the reason.
+        output: The `output` of its outcome; for a failed step the reason.
         success: Whether it succeeded.
         finished_ms: When, in milliseconds since the Unix epoch.
     """
@@ -200,11 +201,11 @@ class SubagentEnd(Event):
 
 @frozen
 class TextDelta(Event):
-    """The agent wrote some more text.
+    """The agent wrote more text.
 
     Attributes:
         task_id: The step.
-        text: What was added.
+        text: The new text.
     """
 
     tag: ClassVar[str] = "text_delta"
@@ -218,7 +219,7 @@ class ToolStart(Event):
 
     Attributes:
         task_id: The step.
-        id: Names the call within the step.
+        id: Identifies the call within the step.
         name: The tool.
     """
 
@@ -230,14 +231,14 @@ class ToolStart(Event):
 
 @frozen
 class ToolEnd(Event):
-    """A tool has answered.
+    """A tool call has ended.
 
     Attributes:
         task_id: The step.
         id: The `id` of the `ToolStart`.
         name: The tool.
-        output: What it said.
-        exit_code: Its exit code, if it has one.
+        output: The output of the tool.
+        exit_code: The exit code of the tool; `None` if it has none.
     """
 
     tag: ClassVar[str] = "tool_end"
@@ -255,7 +256,7 @@ class StepRetry(Event):
     Attributes:
         task_id: The step.
         attempt: The number of the attempt that failed, from 1.
-        wait_s: How long until the next one, in seconds.
+        wait_s: Seconds until the next attempt.
         reason: Why it failed.
     """
 
@@ -271,8 +272,8 @@ class RunStart(Event):
     """A run begins.
 
     Attributes:
-        run_id: Names the run.
-        total: How many steps there are; `None` when the input has no known length.
+        run_id: Identifies the run.
+        total: How many steps there are; `None` if the length of the input is not known.
     """
 
     tag: ClassVar[str] = "run_start"
@@ -282,13 +283,13 @@ class RunStart(Event):
 
 @frozen
 class RunEnd(Event):
-    """A run is over.
+    """A run has ended.
 
     Attributes:
         run_id: The run.
         succeeded: How many steps succeeded.
-        failed: How many did not.
-        elapsed_s: How long it took, in seconds.
+        failed: How many steps failed.
+        elapsed_s: Seconds from the start of the run to its end.
     """
 
     tag: ClassVar[str] = "run_end"
@@ -300,12 +301,12 @@ class RunEnd(Event):
 
 @frozen
 class BudgetExhausted(Event):
-    """The budget of a run is used up: no more steps are started, and this is sent once.
+    """The budget of a run is used up, and no more steps are started. Sent once.
 
     Attributes:
-        resource: Which limit it is: `"tokens"`, `"cost_usd"`, `"seconds"` or `"steps"`.
-        limit: How much there was of it.
-        used: How much is used up.
+        resource: The limit that was reached: `"tokens"`, `"cost_usd"`, `"seconds"` or `"steps"`.
+        limit: The value of that limit.
+        used: How much of the resource is used up.
     """
 
     tag: ClassVar[str] = "budget_exhausted"
@@ -329,29 +330,29 @@ EVENT_CLASSES: dict[str, type[Event]] = {
         BudgetExhausted,
     )
 }
-"""The class of every known `type`."""
+"""The event classes by their `type`."""
 
 
 def _an_unknown_type(event: Any, attribute: Attribute[Any], value: Any) -> None:
     _a_str(event, attribute, value)
     if value in EVENT_CLASSES:
-        raise ValueError(f"type must be none of the known ones, got {value!r}: use {EVENT_CLASSES[value].__name__}")
+        raise ValueError(f"type must be none of the known types, got {value!r}: use {EVENT_CLASSES[value].__name__}")
 
 
 def _fields_but_type(_: Any, attribute: Attribute[Any], value: Any) -> None:
     if not isinstance(value, dict):
-        raise TypeError(f"fields must be dict, got {value!r:.60}")
+        raise TypeError(f"fields must be a dict, got {value!r:.60}")
     if "type" in value:
-        raise ValueError("fields must not contain 'type': it is an argument of its own")
+        raise ValueError("fields must not contain 'type': pass it as the argument type")
 
 
 @frozen
 class UnknownEvent(Event):
-    """An event that a newer or another peer sent; it goes on as it came.
+    """An event of a type that this version does not know, such as one that a newer peer sent. It is kept unchanged.
 
     Attributes:
-        type: Its wire tag.
-        fields: All its other fields, as they came.
+        type: The name of its type on the wire.
+        fields: All other fields, unchanged.
     """
 
     type: str = field(validator=_an_unknown_type)

@@ -1,1 +1,1 @@
-"""What a run returns, and how people look at it."""
+"""The result of a run, and its summary for people."""

@@ -1,4 +1,4 @@
-"""What a run of the runner returns."""
+"""The result of a run."""
 
 from __future__ import annotations
 
@@ -15,15 +15,18 @@ from ..records.steps import StepOutcome
 __all__ = ["Run"]
 
 MAX_REASON_CHARS = 200
+"""How many characters of the reason of a failed step `summary` shows."""
+
 MAX_SLOWEST = 3
+"""How many of the slowest steps `summary` shows."""
 
 
 class Run(Sequence[StepOutcome]):
-    """The outcomes of one run, in the order of its specs, and what else is known of each.
+    """The outcomes of one run, in the order of its specs, with a record of each step.
 
     Attributes:
         records: One `StepRecord` for each outcome, in the same order.
-        elapsed: Seconds from the call to its return.
+        elapsed: Seconds from the start of the call to its end.
     """
 
     def __init__(self, reports: Sequence[Report], elapsed: float, notes: Sequence[str] = ()) -> None:
@@ -43,10 +46,10 @@ class Run(Sequence[StepOutcome]):
         return [outcome for outcome in self._outcomes if not outcome.success]
 
     def summary(self) -> str:
-        """Return, for people to read: counts by status, the time, the slowest steps, each failed one with its reason.
+        """Return a text for people: counts by status, the time, the slowest steps, each failed step with its reason.
 
-        What came from the journal is counted, and what there was of a budget is told. Reasons are cut to one line
-        of at most `MAX_REASON_CHARS` characters.
+        It also says how many outcomes came from the journal, and how much of a budget is used up. A reason is cut to
+        one line of at most `MAX_REASON_CHARS` characters.
         """
         records = list(self.records)
         counts = Counter(record.status for record in records)
@@ -92,7 +95,7 @@ class Run(Sequence[StepOutcome]):
 
 
 class Records(Sequence[StepRecord]):
-    """The records of a run, made when they are looked at: most never are."""
+    """The records of a run. Each one is made when it is asked for, because most never are."""
 
     def __init__(self, reports: Sequence[Report]) -> None:
         self._reports = reports
