@@ -71,7 +71,7 @@ _MODULE_OF = {name: module for module, names in _NAMES_BY_MODULE.items() for nam
 
 __all__ = sorted(_MODULE_OF)
 
-WireRecord.codec = RecordCodec()  # records know nothing of JSON: what makes JSON of them is given to them here
+WireRecord.codec = RecordCodec()  # set here, because records/ must not import wire/
 
 
 def __getattr__(name: str) -> Any:

@@ -3,16 +3,16 @@
     FanoutError
     ├── WireError (ValueError)              JSON that is no spec, outcome or event
     ├── OptionError (ValueError)            an argument of `Runner` or of the command line
-    │   └── UnknownOption (TypeError)       … that does not exist
-    ├── InputError (Exception)              the specs iterable raised or gave no spec; `.run` holds what is done
+    │   └── UnknownOption (TypeError)       a keyword argument that does not exist
+    ├── InputError (Exception)              the iterable of specs raised, or an item is no spec; has the `run` so far
     ├── ExecutorNotPicklable (TypeError)    an executor that cannot be sent to a worker process
     ├── JournalError (Exception)            a journal that cannot be read or written, or that another run is using
-    │   └── JournalConflict                 steps whose `task_id` stands for another step already
-    └── FanoutInterrupted (KeyboardInterrupt)   Ctrl-C; `.run` holds what is done
+    │   └── JournalConflict                 a `task_id` that two different steps have
+    └── FanoutInterrupted (KeyboardInterrupt)   Ctrl-C; has the `run` so far
 
-All but the last are `Exception`s: `except Exception` does not take an interrupt for an error.
+All but `FanoutInterrupted` are `Exception`s: `except Exception` catches every error, but no interrupt.
 
-What a *step* raises is none of these: it becomes a failed outcome, and the run goes on.
+An exception that a *step* raises is none of these: it becomes a failed outcome, and the run goes on.
 """
 
 from __future__ import annotations
@@ -34,11 +34,11 @@ __all__ = [
 
 
 class RunSoFar(Protocol):
-    """What an error tells of the run that it ended: a `fanout_sync.Run`, which is a sequence of `StepOutcome`s.
+    """The run that an error ended: a `fanout_sync.Run`, which is a sequence of `StepOutcome`s.
 
     Attributes:
         records: One `StepRecord` for each outcome, in the same order.
-        elapsed: Seconds from the call to its end.
+        elapsed: Seconds from the start of the call to its end.
     """
 
     records: Sequence[Any]
@@ -55,9 +55,9 @@ class RunSoFar(Protocol):
 
 
 class FanoutError(BaseException):
-    """The base of every error in this package; each but `FanoutInterrupted` is an `Exception`.
+    """The base class of all errors of this package; all but `FanoutInterrupted` are also an `Exception`.
 
-    Subclasses hand all their arguments to `super().__init__`, so that each survives `pickle`.
+    Subclasses pass all their arguments to `super().__init__`, so that they survive `pickle`.
     """
 
 
@@ -66,9 +66,9 @@ class WireError(FanoutError, ValueError):
 
     Attributes:
         reason: What came and what was expected.
-        field: The field at fault, such as `"max_steps"` or `"structured.items[3]"`; `""` when it is the whole text.
-        source: The name of the file that was being read, if it was one.
-        line: The number of the line in `source`, from 1.
+        field: The field at fault, such as `"max_steps"` or `"structured.items[3]"`; `""` if it is the whole text.
+        source: The name of the file that was being read or written; `None` if there was none.
+        line: The number of the line in `source`, from 1; `None` if it is not known.
     """
 
     def __init__(self, reason: str, field: str = "", source: str | None = None, line: int | None = None) -> None:
@@ -86,7 +86,7 @@ class WireError(FanoutError, ValueError):
 
 
 class OptionError(FanoutError, ValueError):
-    """An argument that nobody can mean: it names the argument, what came and what is allowed."""
+    """An argument has no usable value; the message names the argument, what came and what is allowed."""
 
 
 class UnknownOption(OptionError, TypeError):
@@ -94,10 +94,11 @@ class UnknownOption(OptionError, TypeError):
 
 
 class InputError(FanoutError, Exception):
-    """The specs were not iterable, their iterator raised (`__cause__`), or one item was no `AgentStepSpec`.
+    """The specs are not iterable, their iterator raised (see `__cause__`), or an item is no `AgentStepSpec`.
 
     Attributes:
-        run: The `Run` of the steps that had been started by then; all of them are finished.
+        reason: What was wrong with the input.
+        run: The `Run` of the steps that had been started before; all of them are finished.
     """
 
     def __init__(self, reason: str, run: RunSoFar) -> None:
@@ -114,7 +115,7 @@ class ExecutorNotPicklable(FanoutError, TypeError):
 
     Attributes:
         path: The attribute at fault, such as `"executor.client.lock"`.
-        reason: What pickling it said.
+        reason: The message of the error that `pickle` raised.
     """
 
     def __init__(self, path: str, reason: str) -> None:
@@ -132,11 +133,12 @@ class ExecutorNotPicklable(FanoutError, TypeError):
 
 
 class JournalError(FanoutError, Exception):
-    """A journal cannot be read or written, or another run is using it. What was journalled before stays readable.
+    """A journal cannot be read or written, or another run is using it. Earlier entries of the journal stay readable.
 
     Attributes:
-        run: The `Run` of the steps that had been started by then, all of them finished, or of the round of a loop
-            before; `None` if nothing was run.
+        reason: What went wrong.
+        run: The `Run` of the steps that had been started before, all of them finished; in a loop whose next
+            round cannot start, the `Run` of the round before; `None` if nothing was run.
     """
 
     def __init__(self, reason: str, run: RunSoFar | None = None) -> None:
@@ -149,15 +151,15 @@ class JournalError(FanoutError, Exception):
 
 
 class JournalConflict(JournalError):
-    """Steps whose `task_id` stands for another step: in the journal, or twice in one run.
+    """Two different steps have the same `task_id`: one is in the journal, or both are in one run.
 
     Attributes:
-        conflicts: By `task_id`, the names of the fields that differ; none if the same step came twice.
-        run: As for `JournalError`.
+        conflicts: The names of the fields that differ, by `task_id`; empty if the same step came twice.
+        run: See `JournalError`.
     """
 
     def __init__(self, reason: str, conflicts: Mapping[str, tuple[str, ...]], run: RunSoFar | None = None) -> None:
-        conflicts = dict(conflicts)  # whatever mapping it is, it has to travel
+        conflicts = dict(conflicts)  # because not every mapping can be pickled
         super().__init__(reason, run)
         self.args = (reason, conflicts, run)
         self.conflicts = conflicts
@@ -167,10 +169,11 @@ class FanoutInterrupted(FanoutError, KeyboardInterrupt):
     """A run was interrupted, as by Ctrl-C, and has cleaned up after itself.
 
     Attributes:
-        run: The `Run` so far: the outcomes of steps that were done, and `cancelled` ones for the others. Of a stream,
-            without those that it had yielded; of an input that is no list or tuple, without what was not read.
-        yielded: How many outcomes a stream had yielded before.
-        total: How many steps there are; of an input of unknown length, how many were read.
+        run: The `Run` so far: the outcomes of the finished steps, and `cancelled` ones for the others. After a stream
+            it has no outcomes that the stream had yielded. If the input is no list or tuple, it has no outcomes of
+            specs that had not been read.
+        yielded: How many outcomes the stream had yielded before; 0 if the call was no stream.
+        total: How many steps there are; if the length of the input is not known, how many specs had been read.
     """
 
     def __init__(self, run: RunSoFar, yielded: int = 0, total: int | None = None) -> None:

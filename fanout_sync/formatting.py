@@ -1,4 +1,4 @@
-"""How a message shows what came: short, printable, and without trusting it."""
+"""Short, printable text about any value, for error messages."""
 
 from __future__ import annotations
 
@@ -8,22 +8,22 @@ from typing import Any
 
 
 def describe(value: Any) -> str:
-    """Return a short text for any object, also one whose `__repr__` raises."""
+    """Return the type and a short `repr` of any object, even of one whose `__repr__` raises."""
     if value is None:
         return "None"
     try:
         return printable(f"{type(value).__name__} {reprlib.repr(value)}")
-    except BaseException:  # it is somebody's object: its __repr__ may do anything
+    except BaseException:  # the class is user code: its __repr__ may raise anything
         return f"an instance of {type(value).__name__}"
 
 
 def printable(text: str) -> str:
-    """Return `text` with lone surrogates spelled out, so that every channel can carry it."""
+    """Return `text` with lone surrogates as escapes, so that it can be encoded as UTF-8."""
     return text if text.isascii() else text.encode("utf-8", "backslashreplace").decode("utf-8")
 
 
 def did_you_mean(value: Any, words: Iterable[str]) -> str:
-    """Return a hint at the one of `words` that is close to `value`, or nothing."""
+    """Return a hint such as `" (did you mean 'process'?)"` if one of `words` is similar to `value`, else `""`."""
     import difflib
 
     close = difflib.get_close_matches(value, list(words), n=1) if isinstance(value, str) else []

@@ -1,4 +1,4 @@
-"""Ctrl-C while a run is at work: noted, so that it cannot strike in the middle of something."""
+"""Ctrl-C during a run: noted instead of raised, so that it cannot interrupt code of this package halfway."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from typing import Any
 from .errors import FanoutInterrupted
 
 PATIENCE_S = 1.0
-"""How long after a first interrupt that nobody attends to a second one is raised, in seconds."""
+"""Seconds after a first interrupt that is not being handled; a second one that comes later than that is raised."""
 
 _SIGNALS = (signal.SIGINT, signal.SIGTERM)
 
@@ -26,14 +26,14 @@ _ours: dict[int, partial[None]] = {}
 
 
 class InterruptScope:
-    """Within it an interrupt is noted; in code of the caller's that runs there it is raised as ever.
+    """Notes interrupts instead of raising them; while the caller's own code runs, they are raised as usual.
 
-    There is one for each call of a runner, from before its journal is opened until after its last worker is gone.
+    Each call of a runner has one scope, from before its journal is opened until after its last worker has ended.
 
-    Python's own handler raises `KeyboardInterrupt` wherever the main thread happens to be. In code of this package that
-    would lose what is just being passed on. What the program's handler does is up to it as before: it is called first,
-    and only if it raises `KeyboardInterrupt`, as the default one does, is that an interrupt. Signals that have no
-    Python handler keep what they have. Outside the main thread of the main interpreter a scope does nothing.
+    Python's own handler raises `KeyboardInterrupt` wherever the main thread is. In code of this package that could lose
+    an outcome that is just being passed on. The program's own handler still works: it is called first, and only if it
+    raises `KeyboardInterrupt`, as the default one does, the signal counts as an interrupt. A signal that has no Python
+    handler gets none. Outside the main thread of the main interpreter a scope does nothing.
 
     Args:
         own_code: The code of a generator of this package that gives control to the caller at a `yield`. An interrupt
@@ -42,35 +42,36 @@ class InterruptScope:
             line. Otherwise scopes that were entered later are of other streams, which are just not being read.
 
     Attributes:
-        is_inside: Whether code of this package is running; false while the caller's own is, such as its generator.
-        is_interrupted: Whether there was an interrupt while it was.
-        was_raised: Whether there was one while it was not.
-        is_attended: Whether the interrupt is being dealt with. As long as it is not, another one that comes after
-            `PATIENCE_S` is raised: something does not return.
+        in_package_code: Whether code of this package is running; false while the caller's own code is, such as its
+            generator.
+        is_interrupted: Whether an interrupt came while code of this package was running.
+        was_raised: Whether an interrupt came while the caller's own code was running.
+        is_handled: Whether the interrupt is being handled. If it is not, another interrupt after `PATIENCE_S` is
+            raised, because some call does not return.
     """
 
     def __init__(self, own_code: CodeType | None = None, *, encloses_others: bool = False) -> None:
         self._own_code = own_code
         self.encloses_others = encloses_others
-        self.is_inside = True
+        self.in_package_code = True
         self.is_interrupted = False
         self.was_raised = False
-        self.is_attended = False
+        self.is_handled = False
         self._interrupted_at = 0.0
         self._listeners: list[Callable[[], object]] = []
 
     @contextlib.contextmanager
     def callers_code(self) -> Iterator[None]:
-        """Have interrupts raised meanwhile: the caller's own code is about to run."""
-        self.is_inside = False
+        """Raise interrupts in the `with` block, because it runs the caller's own code."""
+        self.in_package_code = False
         try:
             yield
         finally:
-            self.is_inside = True
+            self.in_package_code = True
 
     @contextlib.contextmanager
     def calling(self, listener: Callable[[], object]) -> Iterator[None]:
-        """Have `listener` called when an interrupt is noted meanwhile, in the signal handler; now if one was before."""
+        """Call `listener` in the signal handler when the block is interrupted; at once if there was an interrupt before."""
         self._listeners.append(listener)
         try:
             if self.is_interrupted:
@@ -84,9 +85,9 @@ class InterruptScope:
         return self.is_inside or (frame is not None and frame.f_code is self._own_code)
 
     def note(self) -> bool:
-        """Note an interrupt; return whether that will do."""
+        """Note an interrupt; return whether noting it is enough, or it has to be raised."""
         now = time.monotonic()
-        if self.is_interrupted and not self.is_attended and now > self._interrupted_at + PATIENCE_S:
+        if self.is_interrupted and not self.is_handled and now > self._interrupted_at + PATIENCE_S:
             return False
         if not self.is_interrupted:
             self.is_interrupted, self._interrupted_at = True, now
@@ -105,7 +106,7 @@ class InterruptScope:
     ) -> None:
         if self in _scopes:
             if _scopes == [self]:
-                _put_back()  # and only then gone itself: until that is done, one more interrupt does no harm
+                _put_back()  # before the scope is removed, so that an interrupt in between is still noted
             _scopes.remove(self)
 
 
@@ -127,23 +128,24 @@ def _put_back() -> None:
         if is_in_place:
             try:
                 signal.signal(number, ours.args[0])
-            except ValueError:  # a stream that another thread collects; ours hands everything on until the next run
+            except ValueError:  # another thread collects a stream; our handler passes signals on until the next run
                 return
         del _ours[number]
 
 
 def _handle(handler: Callable[[int, FrameType | None], Any], number: int, frame: FrameType | None) -> None:
-    # It knows whom it stands in for: who replaces it during a run may call it, or put it back, long after that.
+    # It keeps the handler that it replaced: a program that replaces ours during a run may call it, or install it again,
+    # long after the run.
     try:
         handler(number, frame)
     except KeyboardInterrupt:
-        inside = [place for place, scope in enumerate(_scopes) if scope.takes(frame)]
-        if not inside:
+        in_ours = [place for place, scope in enumerate(_scopes) if scope.takes(frame)]
+        if not in_ours:
             for scope in _scopes:
                 scope.was_raised = True
             raise
-        innermost = _scopes[inside[-1]]
-        others = _scopes[inside[-1] + 1 :] if innermost.encloses_others else []
+        innermost = _scopes[in_ours[-1]]
+        others = _scopes[in_ours[-1] + 1 :] if innermost.encloses_others else []
         are_noted = [scope.note() for scope in (innermost, *others)]
         if not all(are_noted):
             raise
@@ -159,18 +161,18 @@ def interrupt_again() -> None:
 
 
 def end_as_if_killed() -> None:
-    """Have the program die of SIGINT, after all else of its end, if it ends with a `FanoutInterrupted`.
+    """Let SIGINT kill the program, after its exit handlers, if it ends with an uncaught `FanoutInterrupted`.
 
-    Python does so for a plain `KeyboardInterrupt` that nobody catches, and not for its subclasses: those are an exit
-    status of 1. A shell goes by it: it ends a loop or a script only if what it ran in it died of the signal.
+    Python does that for an uncaught plain `KeyboardInterrupt`, but not for its subclasses: they give exit status 1. It
+    matters to shells: they end a loop or a script only if the program in it was killed by the signal.
     """
-    atexit.unregister(_pass_for_plain)
-    atexit.register(_pass_for_plain)
+    atexit.unregister(_end_by_sigint)
+    atexit.register(_end_by_sigint)
 
 
-def _pass_for_plain() -> None:
-    # Set when Python shows an exception that nobody caught. An interactive prompt goes on after that.
+def _end_by_sigint() -> None:
+    # Python sets it when it shows an uncaught exception. An interactive prompt (sys.ps1) goes on after that.
     if isinstance(getattr(sys, "last_value", None), FanoutInterrupted) and not hasattr(sys, "ps1"):
         with contextlib.suppress(KeyboardInterrupt):
-            # Python notes when source text ends like this, be it the script or the argument of exec, and dies of it.
+            # If source text ends with this error, be it the script or an argument of exec, Python later dies of SIGINT.
             exec("raise KeyboardInterrupt")

@@ -1,4 +1,4 @@
-"""Picklable helpers for tests of code that runs on worker processes; this package's own tests use them too."""
+"""Picklable helpers for tests of code that runs in worker processes; this package's own tests use them, too."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from .executors.executor import AgentExecutor
 from .records.steps import AgentStepSpec, StepOutcome
 
 Misdeed = Callable[[AgentStepSpec], Any]
-"""What a step does instead of its work; what it returns is what the step returns."""
+"""A function that a step calls instead of its work; the step returns what it returns."""
 
 
 def make_specs(count: int, agent: str = "tester") -> list[AgentStepSpec]:
@@ -25,7 +25,7 @@ def make_specs(count: int, agent: str = "tester") -> list[AgentStepSpec]:
 
 @frozen
 class Ledger:
-    """A file in which each step that begins leaves a line, so that a test can count how often it ran.
+    """A file to which each step that begins adds a line, so that a test can count how often each one ran.
 
     Attributes:
         path: The file; it need not exist.
@@ -34,7 +34,7 @@ class Ledger:
     path: Path = field(converter=Path)
 
     def note(self, task_id: str) -> None:
-        """Add a line; whole, whoever else writes at the same time."""
+        """Add a line, in one piece even if other processes write at the same time."""
         line = f"{task_id}\n".encode()
         descriptor = os.open(self.path, os.O_WRONLY | os.O_APPEND | os.O_CREAT, 0o600)
         try:
@@ -48,11 +48,11 @@ class Ledger:
 
 
 class LedgerExecutor(AgentExecutor):
-    """Notes each step in a ledger, then answers with its prompt, or commits the misdeed set for its task id.
+    """Notes each step in a ledger, then returns its prompt as output, or calls the misdeed for its task id.
 
     Args:
-        ledger: Where steps are noted.
-        misdeeds: What the steps with these task ids do instead.
+        ledger: The ledger that notes the steps.
+        misdeeds: What to call instead, by task id.
         concurrency: How many steps may run at once.
     """
 

@@ -197,7 +197,7 @@ class Call:
                     yield dispatch
                     _end_session(session, dispatch, scope)
             except BaseException:
-                scope.is_attended = True
+                scope.is_handled = True
                 session.abort()
                 raise
             finally:
@@ -267,7 +267,7 @@ def _all_reports(dispatch: Dispatch) -> Iterator[Report]:
 
 
 def _end_session(session: Session, dispatch: Dispatch, scope: InterruptScope) -> None:
-    scope.is_attended = True
+    scope.is_handled = True
     if dispatch.state.is_interrupted or dispatch.state.is_left:
         session.abort()
     else:

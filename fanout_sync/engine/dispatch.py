@@ -276,7 +276,7 @@ class Dispatch:
         """
         if not self.state.ends_early:
             return
-        self._scope.is_attended = True
+        self._scope.is_handled = True
         yield from self._handed_out()
         finished = self._finish_running()
         why = "the journal failed"

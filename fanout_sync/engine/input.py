@@ -73,7 +73,7 @@ class StepInput:
     def read(self, has_room: Callable[[], bool]) -> Iterator[Any]:
         """Yield items of any input, as long as there is room and it has some now."""
         while self.has_more and has_room():
-            self._scope.is_inside = False
+            self._scope.in_package_code = False
             try:
                 item = next(self._specs)
             except StopIteration:
@@ -86,7 +86,7 @@ class StepInput:
                 self.fail(error, f"the input raised after {self.count} specs: {StepError.of(error)}")
                 return
             finally:
-                self._scope.is_inside = True
+                self._scope.in_package_code = True
             if item is NOT_YET:
                 return
             yield item

@@ -59,16 +59,16 @@ def _outcomes(
                 try:
                     for report in _in_input_order(dispatch, unread) if in_input_order else dispatch.reports():
                         yielded += 1
-                        scope.is_inside = False
+                        scope.in_package_code = False
                         yield report.outcome
-                        scope.is_inside = True
+                        scope.in_package_code = True
                 except KeyboardInterrupt:  # thrown in by a consumer that was interrupted and wants what is left
                     dispatch.interrupt()
                 except BaseException:  # the consumer has closed the stream, or dropped it, or thrown an error into it
                     dispatch.leave()
                     raise
                 finally:
-                    scope.is_inside = True
+                    scope.in_package_code = True
                     unread.update((report.index, report) for report in dispatch.rest())
         run = call.run_of(unread.values())
         if not call.is_interrupted:
