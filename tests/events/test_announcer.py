@@ -1,4 +1,4 @@
-"""The runner's own events: a run's start and end, each step's start and end."""
+"""The runner's own events: the start and the end of a run and of each step."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ def _agent(spec: Any, event_tx: Any) -> str | None:
 
 
 class Recorder:
-    """A sender that keeps what it is sent, for tests that need no channel."""
+    """An `event_tx` that keeps all events, for tests that need no channel."""
 
     def __init__(self) -> None:
         self.events: list[Event] = []
@@ -40,8 +40,8 @@ class Recorder:
         self.events.append(event)
 
 
-def test_the_events_of_a_run(make_runner: MakeRunner) -> None:
-    """A run begins and ends with its own events; each step's lie between its start and its end."""
+def test_a_run_and_its_steps_have_a_start_and_an_end(make_runner: MakeRunner) -> None:
+    """A run begins and ends with its own events; the events of a step come between its start and its end."""
     recorder = Recorder()
     specs = make_specs(3)
     specs[2] = attrs.evolve(specs[2], parent_session_id="parent")
@@ -66,7 +66,7 @@ def test_the_events_of_a_run(make_runner: MakeRunner) -> None:
 
 
 def test_an_input_of_unknown_length_has_no_total() -> None:
-    """The total of a generator is not known, and not told."""
+    """The total of a generator is not known, so it is `None` and not on the wire."""
     recorder = Recorder()
     Runner(FunctionExecutor({"tester": _agent}), event_tx=recorder).run(spec for spec in make_specs(3))
     start = recorder.events[0]
@@ -91,7 +91,7 @@ def test_a_stream_that_is_left_early_ends_what_it_started() -> None:
 
 
 def test_an_input_that_raises_still_ends_the_run() -> None:
-    """The end of a run is told also when its input broke."""
+    """The end of a run is sent even if its input raises."""
     recorder = Recorder()
     items: Any = [*make_specs(2), None]
     with pytest.raises(InputError):
@@ -102,7 +102,7 @@ def test_an_input_that_raises_still_ends_the_run() -> None:
 
 
 def test_a_listener_has_seen_everything_when_the_run_returns(make_runner: MakeRunner) -> None:
-    """After `run`, a callback on the channel has been called with the run's end."""
+    """When `run` returns, the callback of a listener has been called with the end of the run."""
     seen: list[Any] = []
     with EventChannel() as channel:
         listener = channel.listen(seen.append)
@@ -118,7 +118,7 @@ class Broken:
 
 
 def test_a_sender_that_raises_costs_no_outcome(caplog: pytest.LogCaptureFixture) -> None:
-    """What goes wrong in the caller's own sender is logged; a step that is told so itself may fail of it."""
+    """If the `send` of the caller's own `event_tx` raises, that is logged and the outcomes are the same."""
     run = Runner(FunctionExecutor({"tester": lambda spec: spec.prompt}), event_tx=Broken()).run(make_specs(3))
     assert len(run.succeeded) == 3
     assert "RunStart could not be sent" in caplog.text

@@ -1,4 +1,4 @@
-"""The event channel: who gets what, who waits, and what a slow one loses."""
+"""The event channel: receivers, listeners, waiting, and the events that slow receivers lose."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ from fanout_sync.events.channel import EventChannel, EventReceiver, Lagged
 from fanout_sync.events.types import Event, TextDelta, UnknownEvent
 
 SOON = 10.0
-"""A bound on waits that end at once if all is well, in seconds."""
+"""Seconds: the bound on waits that end at once if the test passes."""
 
 
 def event(number: int) -> TextDelta:
@@ -40,7 +40,7 @@ def in_thread(work: Callable[[], object]) -> threading.Thread:
 def no_thread_is_left() -> Iterator[None]:
     before = set(threading.enumerate())
     yield
-    gc.collect()  # closes the channels of the test, and so ends their listeners
+    gc.collect()  # closes the channels of the test, which ends their listeners
     for thread in set(threading.enumerate()) - before:
         thread.join(SOON)
         assert not thread.is_alive(), thread
@@ -50,7 +50,7 @@ def no_thread_is_left() -> Iterator[None]:
 
 
 def test_every_receiver_gets_everything_in_order() -> None:
-    """An event goes to all receivers, each in the order of sending."""
+    """Each receiver gets all events, in the order in which they were sent."""
     channel = EventChannel()
     receivers = [channel.subscribe() for _ in range(3)]
     for number in range(5):
@@ -61,7 +61,7 @@ def test_every_receiver_gets_everything_in_order() -> None:
 
 
 def test_a_receiver_gets_what_is_sent_after_it_subscribed() -> None:
-    """What was sent before is not repeated."""
+    """Events from before `subscribe` are not repeated."""
     channel = EventChannel()
     channel.send(event(0))
     receiver = channel.subscribe()
@@ -71,7 +71,7 @@ def test_a_receiver_gets_what_is_sent_after_it_subscribed() -> None:
 
 
 def test_a_channel_without_receivers_takes_events() -> None:
-    """Nobody has to listen."""
+    """Sending without receivers is allowed."""
     channel = EventChannel(1)
     for number in range(3):
         channel.send(event(number))
@@ -80,7 +80,7 @@ def test_a_channel_without_receivers_takes_events() -> None:
 
 
 def test_a_waiting_receiver_is_woken() -> None:
-    """`recv` returns what another thread sends meanwhile."""
+    """`recv` returns an event that another thread sends while it waits."""
     channel = EventChannel()
     receiver = channel.subscribe()
     sender = in_thread(lambda: channel.send(event(1)))
@@ -90,7 +90,7 @@ def test_a_waiting_receiver_is_woken() -> None:
 
 @pytest.mark.parametrize("timeout", [0, 0.001, -1])
 def test_recv_times_out(timeout: float) -> None:
-    """With nothing to get in time there is a `TimeoutError`, and the receiver goes on."""
+    """If no event comes in time, `recv` raises `TimeoutError`, and the receiver can still be used."""
     channel = EventChannel()
     receiver = channel.subscribe()
     with pytest.raises(TimeoutError):
@@ -101,13 +101,13 @@ def test_recv_times_out(timeout: float) -> None:
 
 @pytest.mark.parametrize("not_an_event", [None, "text", {"type": "text_delta"}, TextDelta, Lagged(1)])
 def test_only_events_are_sent(not_an_event: Any) -> None:
-    """Something else is refused, with what came."""
+    """An object of another type is refused; the error names the type."""
     with pytest.raises(TypeError, match=f"event must be an Event, got {type(not_an_event).__name__}"):
         EventChannel().send(not_an_event)
 
 
-def test_unknown_events_are_events() -> None:
-    """What a newer peer sent goes through the channel."""
+def test_unknown_events_can_be_sent() -> None:
+    """An `UnknownEvent`, such as a newer peer sends, goes through the channel."""
     channel = EventChannel()
     receiver = channel.subscribe()
     channel.send(UnknownEvent("brain_wave", {}))
@@ -116,13 +116,13 @@ def test_unknown_events_are_events() -> None:
 
 @pytest.mark.parametrize("capacity", [0, -1, True, 1.0, "1", None])
 def test_capacity_is_a_positive_int(capacity: Any) -> None:
-    """A channel that could hold nothing is refused, naming the argument and what came."""
+    """Another capacity is refused; the error names the argument and the value."""
     with pytest.raises(OptionError, match=f"capacity must be an int of at least 1, got {capacity!r}"):
         EventChannel(capacity)
 
 
 def test_many_senders_lose_nothing() -> None:
-    """Events of several threads arrive all, each thread's own in order."""
+    """All events of several threads arrive, those of each thread in order."""
     channel = EventChannel(4000)
     receiver = channel.subscribe()
     start = threading.Barrier(4)
@@ -145,7 +145,7 @@ def test_many_senders_lose_nothing() -> None:
 
 
 def test_a_slow_receiver_loses_the_oldest_and_is_told_how_many() -> None:
-    """It gets one `Lagged` in their place, and goes on with the oldest that is still held."""
+    """It gets one `Lagged` in place of the lost events, and then the oldest event that is still kept."""
     channel = EventChannel(2)
     receiver = channel.subscribe()
     for number in range(5):
@@ -160,7 +160,7 @@ def test_a_slow_receiver_loses_the_oldest_and_is_told_how_many() -> None:
 
 
 def test_a_receiver_at_capacity_loses_nothing() -> None:
-    """As many events as the capacity are held."""
+    """The channel keeps as many events as its capacity."""
     channel = EventChannel(3)
     receiver = channel.subscribe()
     for number in range(3):
@@ -169,8 +169,8 @@ def test_a_receiver_at_capacity_loses_nothing() -> None:
     assert list(receiver) == events(0, 1, 2)
 
 
-def test_losses_add_up_until_they_are_told() -> None:
-    """Until it asks, a slow receiver falls further behind; each `Lagged` tells what was lost since the last."""
+def test_lagged_counts_the_losses_since_the_last_one() -> None:
+    """Losses add up until the receiver asks; each `Lagged` has the number since the one before."""
     channel = EventChannel(1)
     receiver = channel.subscribe()
     for number in range(4):
@@ -182,8 +182,8 @@ def test_losses_add_up_until_they_are_told() -> None:
     assert receiver.recv(0) == event(5)
 
 
-def test_one_slow_receiver_costs_the_others_nothing() -> None:
-    """Only who is behind loses."""
+def test_other_receivers_lose_nothing_to_a_slow_one() -> None:
+    """Only the receiver that is behind loses events."""
     channel = EventChannel(1)
     slow, quick = channel.subscribe(), channel.subscribe()
     for number in range(3):
@@ -194,7 +194,7 @@ def test_one_slow_receiver_costs_the_others_nothing() -> None:
 
 
 def test_lagged_is_a_value() -> None:
-    """It is equal by value and survives pickle."""
+    """`Lagged` is equal by value and survives pickle."""
     assert Lagged(3) == Lagged(n=3)
     assert pickle.loads(pickle.dumps(Lagged(3))) == Lagged(3)
     assert repr(Lagged(3)) == "Lagged(n=3)"
@@ -204,7 +204,7 @@ def test_lagged_is_a_value() -> None:
 
 
 def test_a_closed_channel_is_drained_first() -> None:
-    """What was sent before closing is still received, a loss included; then there is an `EOFError`."""
+    """Events from before `close` are still received, also a `Lagged`; then `recv` raises `EOFError`."""
     channel = EventChannel(1)
     receiver = channel.subscribe()
     channel.send(event(0))
@@ -218,7 +218,7 @@ def test_a_closed_channel_is_drained_first() -> None:
 
 
 def test_sends_after_close_are_dropped() -> None:
-    """An abandoned step that still sends is neither heard nor hurt, and closing twice is closing once."""
+    """Sending to a closed channel does nothing and raises nothing; nor does a second `close`."""
     channel = EventChannel()
     receiver = channel.subscribe()
     channel.close()
@@ -228,7 +228,7 @@ def test_sends_after_close_are_dropped() -> None:
 
 
 def test_subscribing_to_a_closed_channel_gives_nothing() -> None:
-    """The receiver ends at once."""
+    """A receiver of a closed channel ends at once."""
     channel = EventChannel()
     channel.send(event(0))
     channel.close()
@@ -236,7 +236,7 @@ def test_subscribing_to_a_closed_channel_gives_nothing() -> None:
 
 
 def test_closing_ends_a_waiting_iteration() -> None:
-    """Whoever waits for the next event goes on when the channel is closed."""
+    """An iteration that waits for the next event ends when the channel is closed."""
     channel = EventChannel()
     receiver = channel.subscribe()
     received: list[object] = []
@@ -248,8 +248,8 @@ def test_closing_ends_a_waiting_iteration() -> None:
     assert received == events(1)
 
 
-def test_closing_a_receiver_ends_it_alone() -> None:
-    """A closed receiver gets nothing more, not even what was there; the others do."""
+def test_closing_a_receiver_does_not_affect_others() -> None:
+    """A closed receiver gets no more events, not even unread ones; other receivers do."""
     channel = EventChannel()
     closed, other = channel.subscribe(), channel.subscribe()
     channel.send(event(1))
@@ -261,7 +261,7 @@ def test_closing_a_receiver_ends_it_alone() -> None:
     assert other.recv(0) == event(1)
 
 
-def test_closing_a_receiver_wakes_who_waits_in_it() -> None:
+def test_closing_a_receiver_ends_its_waiting_iteration() -> None:
     """`close` from another thread ends an iteration that waits."""
     channel = EventChannel()
     receiver = channel.subscribe()
@@ -272,7 +272,7 @@ def test_closing_a_receiver_wakes_who_waits_in_it() -> None:
 
 
 def test_channel_and_receiver_are_context_managers() -> None:
-    """Leaving the block closes."""
+    """The channel and the receiver are closed at the end of the block."""
     with EventChannel() as channel, channel.subscribe() as receiver:
         channel.send(event(1))
         assert receiver.recv(0) == event(1)
@@ -284,7 +284,7 @@ def test_channel_and_receiver_are_context_managers() -> None:
 
 
 def test_a_channel_that_nobody_can_send_to_is_closed() -> None:
-    """As in tokio: when the last sender is gone, receivers get what is left and end, instead of waiting for ever."""
+    """As in tokio: without any sender left, receivers get the remaining events and end, instead of waiting forever."""
     channel = EventChannel()
     receiver = channel.subscribe()
     channel.send(event(1))
@@ -293,8 +293,8 @@ def test_a_channel_that_nobody_can_send_to_is_closed() -> None:
     assert list(receiver) == events(1)
 
 
-def test_a_dropped_receiver_is_not_kept() -> None:
-    """The channel does not know its receivers."""
+def test_a_dropped_receiver_is_garbage_collected() -> None:
+    """The channel has no reference to its receivers."""
     channel = EventChannel()
     receiver = channel.subscribe()
     channel.send(event(1))
@@ -304,8 +304,8 @@ def test_a_dropped_receiver_is_not_kept() -> None:
     assert reference() is None
 
 
-def test_a_channel_does_not_travel() -> None:
-    """Pickling one says where it belongs."""
+def test_a_channel_cannot_be_pickled() -> None:
+    """The error says to give it to the runner as `event_tx`."""
     with pytest.raises(TypeError, match="give it to the runner as event_tx"):
         pickle.dumps(EventChannel())
 
@@ -314,7 +314,7 @@ def test_a_channel_does_not_travel() -> None:
 
 
 def test_a_listener_has_seen_everything_after_flush() -> None:
-    """After `flush` the callback has been called with everything sent before, in order."""
+    """After `flush` the callback has been called with all events sent before, in order."""
     channel = EventChannel()
     seen: list[object] = []
     receiver = channel.listen(seen.append)
@@ -326,7 +326,7 @@ def test_a_listener_has_seen_everything_after_flush() -> None:
 
 
 def test_flush_without_listeners_returns_at_once() -> None:
-    """There is nobody to wait for; a plain receiver is not waited for."""
+    """`flush` waits only for listeners, not for receivers."""
     channel = EventChannel()
     receiver = channel.subscribe()
     channel.send(event(1))
@@ -335,7 +335,7 @@ def test_flush_without_listeners_returns_at_once() -> None:
 
 
 def test_flush_waits_for_what_was_sent_before_it_only() -> None:
-    """It gives up in time when a listener is stuck, and succeeds once that goes on."""
+    """`flush` times out while a listener is blocked, and succeeds when the listener goes on."""
     channel = EventChannel()
     entered, go_on = threading.Event(), threading.Event()
 
@@ -353,7 +353,7 @@ def test_flush_waits_for_what_was_sent_before_it_only() -> None:
 
 
 def test_flush_waits_for_every_listener() -> None:
-    """One that is done does not speak for the others."""
+    """`flush` still waits when only one of two listeners is done."""
     channel = EventChannel()
     go_on = threading.Event()
     seen: list[object] = []
@@ -367,7 +367,7 @@ def test_flush_waits_for_every_listener() -> None:
 
 
 def test_a_listener_may_flush() -> None:
-    """A callback does not wait for itself."""
+    """`flush` in a callback does not wait for the listener of that callback."""
     channel = EventChannel()
     flushed: list[bool] = []
     channel.listen(lambda item: flushed.append(channel.flush(SOON)))
@@ -379,7 +379,7 @@ def test_a_listener_may_flush() -> None:
 
 
 def test_a_listener_may_send() -> None:
-    """Callbacks run without the lock, so that they can use the channel."""
+    """Callbacks run without the lock of the channel, so they may send."""
     channel = EventChannel()
     seen: list[object] = []
 
@@ -396,8 +396,8 @@ def test_a_listener_may_send() -> None:
     channel.close()
 
 
-def test_a_listener_that_lags_is_told() -> None:
-    """A callback gets `Lagged` like any receiver."""
+def test_a_listener_that_lags_gets_lagged() -> None:
+    """A callback is called with `Lagged`, like any receiver."""
     channel = EventChannel(1)
     entered, go_on = threading.Event(), threading.Event()
     seen: list[object] = []
@@ -421,7 +421,7 @@ def test_a_listener_that_lags_is_told() -> None:
 def test_a_callback_that_raises_is_logged_and_called_again(
     error: BaseException, caplog: pytest.LogCaptureFixture
 ) -> None:
-    """An error in a listener costs neither the run nor the events that follow."""
+    """An error in a callback affects neither the sender nor later events."""
     channel = EventChannel()
     seen: list[object] = []
 
@@ -439,8 +439,8 @@ def test_a_callback_that_raises_is_logged_and_called_again(
     assert all(record.exc_info and record.exc_info[1] is error for record in caplog.records)
 
 
-def test_closing_ends_listeners_after_what_was_sent() -> None:
-    """A closed channel's listeners handle the rest, and `flush` still waits for that."""
+def test_closing_ends_listeners_after_the_last_event() -> None:
+    """Listeners of a closed channel handle the remaining events, and `flush` still waits for them."""
     channel = EventChannel()
     seen: list[object] = []
     channel.listen(seen.append)
@@ -451,7 +451,7 @@ def test_closing_ends_listeners_after_what_was_sent() -> None:
 
 
 def test_closing_the_receiver_of_a_listener_ends_it() -> None:
-    """A closed listener is called no more, and nobody waits for it."""
+    """The callback is not called again, and `flush` does not wait for it."""
     channel = EventChannel()
     seen: list[object] = []
     receiver = channel.listen(seen.append)
@@ -462,13 +462,13 @@ def test_closing_the_receiver_of_a_listener_ends_it() -> None:
 
 
 def test_a_callback_must_be_callable() -> None:
-    """A mistake is told at once, not in a thread."""
+    """The call itself raises, not the thread of the listener."""
     with pytest.raises(TypeError, match="callback must be callable, got list"):
         EventChannel().listen([])  # type: ignore[arg-type]
 
 
 def test_a_listener_without_a_thread_is_not_waited_for(monkeypatch: pytest.MonkeyPatch) -> None:
-    """When no thread can be started, the caller is told, and `flush` does not wait for what never began."""
+    """If no thread can be started, `listen` raises, and `flush` does not wait for that listener."""
 
     def refuse(self: threading.Thread) -> None:
         raise RuntimeError("can't start new thread")
@@ -485,7 +485,7 @@ def test_a_listener_without_a_thread_is_not_waited_for(monkeypatch: pytest.Monke
 
 
 def test_a_signal_handler_may_send() -> None:
-    """A handler that interrupts `send` sends too, without a deadlock and without a lost event."""
+    """A handler that interrupts `send` may send, too, without a deadlock and without losing an event."""
     channel = EventChannel(10**6)
     receiver = channel.subscribe()
     handled = 0
@@ -496,7 +496,7 @@ def test_a_signal_handler_may_send() -> None:
         channel.send(TextDelta("handler", ""))
 
     sent = 0
-    before = signal.signal(signal.SIGVTALRM, handler)  # counts processor time, and is nobody else's timer
+    before = signal.signal(signal.SIGVTALRM, handler)  # counts processor time; no other test uses this timer
     signal.setitimer(signal.ITIMER_VIRTUAL, 0.001, 0.001)
     try:
         while handled < 20:

@@ -1,4 +1,4 @@
-"""Events: their wire form, and how strictly they are read."""
+"""Events: their JSON, and how strictly it is read."""
 
 from __future__ import annotations
 
@@ -80,8 +80,8 @@ KNOWN = [event for event in EVENTS if not isinstance(event, UnknownEvent)]
 
 
 @pytest.mark.parametrize(("event", "text"), WRITTEN)
-def test_events_are_flat_objects_that_begin_with_their_type(event: Event, text: str) -> None:
-    """The wire form is the type, then the fields in declared order, an optional one that is `None` left out."""
+def test_an_event_is_a_flat_object_with_its_type_first(event: Event, text: str) -> None:
+    """The type comes first, then the fields in declared order; an optional field that is `None` is left out."""
     assert event.to_json() == text
     assert event.to_dict() == json.loads(text)
     assert list(event.to_dict()) == list(json.loads(text))
@@ -89,7 +89,7 @@ def test_events_are_flat_objects_that_begin_with_their_type(event: Event, text: 
 
 @pytest.mark.parametrize(("event", "text"), WRITTEN)
 def test_events_are_read_by_their_type(event: Event, text: str) -> None:
-    """`Event` reads any event, its own class reads it too, from text, bytes and dicts."""
+    """Both `Event` and the class of the event read it, from text, bytes and dicts."""
     for event_class in (Event, type(event)):
         assert event_class.from_json(text) == event
         assert event_class.from_json(text.encode()) == event
@@ -98,7 +98,7 @@ def test_events_are_read_by_their_type(event: Event, text: str) -> None:
 
 
 def test_every_known_type_is_tested_here() -> None:
-    """The table above has every event class there is."""
+    """The table above has every event class."""
     assert {type(event) for event in KNOWN} == set(EVENT_CLASSES.values())
     assert {event.type for event in KNOWN} == set(EVENT_CLASSES)
 
@@ -116,7 +116,7 @@ def test_events_are_values(event: Event) -> None:
 
 @pytest.mark.parametrize("event", KNOWN, ids=without_address)
 def test_missing_fields_are_named(event: Event) -> None:
-    """Every field but the optional ones must be there."""
+    """If a required field is missing, the error names it."""
     for name in event.to_dict():
         fields = event.to_dict()
         del fields[name]
@@ -129,8 +129,8 @@ def test_missing_fields_are_named(event: Event) -> None:
 
 
 @pytest.mark.parametrize("event", KNOWN, ids=without_address)
-def test_null_is_refused_where_something_is_required(event: Event) -> None:
-    """`null` is nothing but a JSON value and a missing optional field."""
+def test_null_is_refused_in_a_required_field(event: Event) -> None:
+    """`null` is allowed only in an optional field and in a field that holds any JSON."""
     for name in event.to_dict():
         fields = event.to_dict() | {name: None}
         if name in ("exit_code", "total", "metadata"):
@@ -143,7 +143,7 @@ def test_null_is_refused_where_something_is_required(event: Event) -> None:
 
 @pytest.mark.parametrize("event", KNOWN, ids=without_address)
 def test_nothing_is_coerced(event: Any) -> None:
-    """A field of the wrong type is refused and named, on the wire and at construction."""
+    """A field of the wrong type is refused, both when read and at construction; the error names it."""
     for attribute in attrs.fields(type(event)):
         if attribute.name == "metadata":
             continue
@@ -166,7 +166,7 @@ def test_nothing_is_coerced(event: Any) -> None:
     ],
 )
 def test_a_bool_is_no_number(event: Any, name: str) -> None:
-    """`true` is neither 1 nor 1.0."""
+    """`true` is refused in a field that holds an integer or a number."""
     with pytest.raises(WireError, match="got true") as caught:
         Event.from_dict(event.to_dict() | {name: True})
     assert caught.value.field == name
@@ -175,7 +175,7 @@ def test_a_bool_is_no_number(event: Any, name: str) -> None:
 
 
 def test_an_integer_is_a_number_of_seconds() -> None:
-    """As serde does, an integer is accepted where a float stands, and becomes one."""
+    """As in serde, a field that holds a float accepts an integer, and turns it into a float."""
     event = Event.from_json('{"type":"step_retry","task_id":"t","attempt":1,"wait_s":2,"reason":"r"}')
     assert isinstance(event, StepRetry)
     assert isinstance(event.wait_s, float)
@@ -184,15 +184,15 @@ def test_an_integer_is_a_number_of_seconds() -> None:
 
 
 @pytest.mark.parametrize("wait_s", ["1e400", str(10**400)])
-def test_seconds_are_finite_when_read(wait_s: str) -> None:
-    """A number that no float holds is refused and named."""
+def test_infinite_seconds_are_refused_when_read(wait_s: str) -> None:
+    """A number too large for a float is refused; the error names the field."""
     with pytest.raises(WireError, match="finite number") as caught:
         Event.from_json(f'{{"type":"step_retry","task_id":"t","attempt":1,"wait_s":{wait_s},"reason":"r"}}')
     assert caught.value.field == "wait_s"
 
 
-def test_what_json_cannot_carry_is_refused_when_written() -> None:
-    """The field is named, with the path inside it."""
+def test_values_that_json_cannot_carry_are_refused_when_written() -> None:
+    """The error names the field, and the path within it."""
     for event, name in (
         (StepRetry("t", 1, math.inf, "r"), "wait_s"),
         (SubagentProgress("t", "s", "x", {"a": [set()]}), "metadata.a[0]"),
@@ -207,12 +207,12 @@ def test_what_json_cannot_carry_is_refused_when_written() -> None:
 
 
 def test_unknown_fields_of_known_types_are_ignored() -> None:
-    """A newer peer may send more."""
+    """A newer peer may send more fields."""
     assert Event.from_json('{"type":"text_delta","task_id":"t","text":"x","later":[1]}') == TextDelta("t", "x")
 
 
 def test_the_type_may_stand_anywhere() -> None:
-    """Objects have no order: the type is found wherever it is."""
+    """The order of JSON fields has no meaning, so `type` need not come first."""
     assert Event.from_json('{"text":"x","task_id":"t","type":"text_delta"}') == TextDelta("t", "x")
 
 
@@ -235,7 +235,7 @@ def test_the_type_may_stand_anywhere() -> None:
     ],
 )
 def test_malformed_events_are_refused(text: str, field_name: str, reason: str) -> None:
-    """Events are read as strictly as the records are."""
+    """Events are read as strictly as specs and outcomes are."""
     with pytest.raises(WireError) as caught:
         Event.from_json(text)
     assert caught.value.field == field_name
@@ -243,7 +243,7 @@ def test_malformed_events_are_refused(text: str, field_name: str, reason: str) -
 
 
 def test_a_class_reads_its_own_type_only() -> None:
-    """Asking for one class and getting the type of another is an error about `type`."""
+    """The JSON of another class is refused; the error names the field `type`."""
     for event_class, text in (
         (TextDelta, '{"type":"tool_start","task_id":"t","id":"i","name":"n"}'),
         (TextDelta, '{"type":"brain_wave"}'),
@@ -254,8 +254,8 @@ def test_a_class_reads_its_own_type_only() -> None:
         assert caught.value.field == "type"
 
 
-def test_an_unknown_event_does_not_pose_as_a_known_one() -> None:
-    """What would read back as something else cannot be made."""
+def test_an_unknown_event_cannot_have_a_known_type() -> None:
+    """It is refused, because it would be read back as another class."""
     with pytest.raises(ValueError, match="use TextDelta"):
         UnknownEvent("text_delta", {})
     with pytest.raises(ValueError, match="must not contain 'type'"):
@@ -264,13 +264,13 @@ def test_an_unknown_event_does_not_pose_as_a_known_one() -> None:
 
 @pytest.mark.parametrize(("arguments", "name"), [((1, {}), "type"), (("x", None), "fields"), (("x", [1]), "fields")])
 def test_unknown_events_are_checked_too(arguments: Any, name: str) -> None:
-    """A type is a string and the fields are a dict."""
+    """The type of an `UnknownEvent` must be a string, and its fields a dict."""
     with pytest.raises(TypeError, match=f"^{name} must be"):
         UnknownEvent(*arguments)
 
 
 def test_errors_are_short_however_large_the_value() -> None:
-    """A wrong field does not put a megabyte into the message."""
+    """The error for a wrong field shortens its value."""
     with pytest.raises(TypeError) as caught:
         SubagentEnd("t", "s", "a", b"x" * 10**6, True, 1)  # type: ignore[arg-type]
     assert len(str(caught.value)) < 200
@@ -278,7 +278,7 @@ def test_errors_are_short_however_large_the_value() -> None:
 
 @frozen
 class BrainWave(Event):
-    """An event of somebody's own."""
+    """An event class of a user."""
 
     tag: ClassVar[str] = "brain_wave"
     task_id: str = field()
@@ -289,16 +289,16 @@ class BrainWave(Event):
             raise ValueError("no brain does that")
 
 
-def test_events_of_ones_own_go_over_the_wire() -> None:
-    """A subclass with a `tag` writes and reads itself; for everybody else it is an `UnknownEvent`."""
+def test_event_classes_of_a_user_go_over_the_wire() -> None:
+    """A subclass with a `tag` writes and reads its own JSON; `Event` reads it as an `UnknownEvent`."""
     event = BrainWave("t", 10.5)
     assert event.to_json() == '{"type":"brain_wave","task_id":"t","hertz":10.5}'
     assert BrainWave.from_json(event.to_json()) == event
     assert Event.from_json(event.to_json()) == UnknownEvent("brain_wave", {"task_id": "t", "hertz": 10.5})
 
 
-def test_what_a_class_of_ones_own_refuses_is_a_wire_error() -> None:
-    """A check that belongs to no field is told without one."""
+def test_a_value_that_a_users_event_class_refuses_is_a_wire_error() -> None:
+    """The error of a check that belongs to no field names no field."""
     with pytest.raises(WireError, match="no brain does that") as caught:
         BrainWave.from_json('{"type":"brain_wave","task_id":"t","hertz":1e9}')
     assert caught.value.field == ""

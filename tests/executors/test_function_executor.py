@@ -1,4 +1,4 @@
-"""Plain functions as agents."""
+"""`FunctionExecutor`: what a function returns, and which functions it accepts."""
 
 from __future__ import annotations
 
@@ -26,12 +26,12 @@ def outcome_of(function: Any, event_tx: Any = None) -> StepOutcome:
 
 
 def test_a_str_is_the_output() -> None:
-    """A text that a function returns is the output of a successful outcome."""
+    """A returned `str` is the output of a successful outcome."""
     assert outcome_of(lambda spec: spec.prompt.upper()) == StepOutcome("t", "task-run-t", "tester", "HELLO", True)
 
 
-def test_an_outcome_is_taken_as_it_is() -> None:
-    """A function may say itself that it failed."""
+def test_a_returned_outcome_is_passed_on_unchanged() -> None:
+    """A function may return a failed outcome of its own."""
     failed = StepOutcome.failed("t", "tester", "no")
     assert outcome_of(lambda spec: failed) is failed
 
@@ -47,7 +47,7 @@ def test_an_outcome_is_taken_as_it_is() -> None:
     ],
 )
 def test_a_json_value_is_structured(value: Any, text: str) -> None:
-    """Any other JSON value becomes `structured`, and its text the output."""
+    """Any other JSON value becomes `structured`, and its JSON text the output."""
     outcome = outcome_of(lambda spec: value)
     assert (outcome.success, outcome.structured, outcome.output) == (True, value, text)
 
@@ -64,16 +64,16 @@ def test_a_json_value_is_structured(value: Any, text: str) -> None:
         (SPEC, "returned AgentStepSpec"),
     ],
 )
-def test_anything_else_is_a_failed_outcome_that_says_so(value: Any, text: str) -> None:
-    """What is no JSON value fails the step, and the outcome tells what came."""
+def test_any_other_value_makes_a_failed_outcome(value: Any, text: str) -> None:
+    """A value that is not JSON fails the step, and the output describes it."""
     outcome = outcome_of(lambda spec: value)
     assert not outcome.success
     assert "agent 'tester'" in outcome.output
     assert text in outcome.output
 
 
-def test_an_agent_that_is_not_registered() -> None:
-    """A step for an unknown agent fails, naming it and those that are known."""
+def test_a_step_of_an_unregistered_agent_fails() -> None:
+    """The output names the unknown agent and the known ones."""
     executor = FunctionExecutor({"b": len, "a": len})
     outcome = executor.execute_step(SPEC)
     assert outcome == StepOutcome.failed("t", "tester", "no agent 'tester' is registered; known agents: a, b")
@@ -81,7 +81,7 @@ def test_an_agent_that_is_not_registered() -> None:
 
 
 def test_register_is_a_decorator() -> None:
-    """`register` adds a function under a name, and leaves it usable."""
+    """`register` adds a function under a name, and returns it unchanged."""
     executor = FunctionExecutor(concurrency=3)
 
     @executor.register("tester")
@@ -116,13 +116,13 @@ def _with_default(spec: AgentStepSpec, event_tx: Any = None, *, loud: bool = Fal
     ],
     ids=["callable", "method", "default", "partial", "star"],
 )
-def test_any_callable_of_one_or_two_arguments(function: Any, output: str) -> None:
-    """Methods, partials and objects that can be called are agents too."""
+def test_any_callable_with_one_or_two_parameters_is_an_agent(function: Any, output: str) -> None:
+    """Methods, partials and callable objects are agents, too."""
     assert outcome_of(function).output == output
 
 
-def test_events_reach_the_channel() -> None:
-    """A function with two arguments gets the event sender."""
+def test_events_of_a_function_reach_the_channel() -> None:
+    """A function with two parameters gets the event sender."""
     channel = EventChannel()
     receiver = channel.subscribe()
 
@@ -156,15 +156,15 @@ async def _async_function(spec: AgentStepSpec) -> str:
     ids=["function", "object", "partial", "returned"],
 )
 @pytest.mark.parametrize("backend", ["thread", "process"])
-def test_async_agents(function: Any, output: str, backend: str) -> None:
-    """A coroutine, however it comes about, is run to its end."""
+def test_async_agents_are_awaited(function: Any, output: str, backend: str) -> None:
+    """Whatever kind of callable returns a coroutine, the coroutine is run to its end."""
     outcomes = execute_steps_parallel(FunctionExecutor({"tester": function}), [SPEC] * 3, backend=backend)
     assert [outcome.output for outcome in outcomes] == [output] * 3
 
 
 @pytest.mark.parametrize("function", [lambda: "none", lambda a, b, c: "three", lambda *, spec: "keyword"])
-def test_a_function_of_another_shape_is_refused(function: Any) -> None:
-    """A function that cannot take a spec is refused when it is registered."""
+def test_a_function_that_cannot_take_a_spec_is_refused(function: Any) -> None:
+    """It is refused when it is registered; the error says which parameters are expected."""
     with pytest.raises(OptionError, match=r"agent 'tester' must take \(spec\) or \(spec, event_tx\)"):
         FunctionExecutor({"tester": function})
 
@@ -177,15 +177,15 @@ def test_a_function_of_another_shape_is_refused(function: Any) -> None:
         (({5: len},), "the name of an agent must be a str, got int 5"),
     ],
 )
-def test_what_is_no_function_is_refused(arguments: Any, message: str) -> None:
-    """Useless arguments are refused with what came."""
+def test_unusable_arguments_are_refused(arguments: Any, message: str) -> None:
+    """The error says what is expected and what came."""
     with pytest.raises(OptionError, match=message):
         FunctionExecutor(*arguments)
     with pytest.raises(OptionError, match="concurrency must be an int of at least 1"):
         FunctionExecutor(concurrency=0)
 
 
-def test_async_agents_where_a_loop_is_running_already() -> None:
+def test_async_agents_run_while_a_loop_is_running() -> None:
     """Called directly from a coroutine, as in a notebook's cell, an async agent still runs to its end."""
 
     async def main() -> StepOutcome:

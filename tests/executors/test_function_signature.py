@@ -1,4 +1,4 @@
-"""Which parameter of an agent's function gets the event sender: only one that is meant for it."""
+"""Which parameter of an agent's function gets the event sender."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ SPEC = AgentStepSpec("t", "tester", "", "hello")
 
 
 class Sender:
-    """An event sender that is told from everything else."""
+    """An event sender that the tests can recognise."""
 
     def send(self, event: Event) -> None:
         raise NotImplementedError
@@ -28,8 +28,8 @@ class Sender:
 SENDER = Sender()
 
 
-def told(*values: Any) -> list[Any]:
-    """Return the arguments that a function got, as what it can return."""
+def labels(*values: Any) -> list[Any]:
+    """Return the arguments of a function as JSON: spec and sender as words."""
     return ["spec" if value is SPEC else "sender" if value is SENDER else value for value in values]
 
 
@@ -41,56 +41,56 @@ def arguments_of(function: Any) -> Any:
 
 class Agent:
     def __call__(self, spec: Any, model: str = "small") -> Any:
-        return told(spec, model)
+        return labels(spec, model)
 
     def method(self, spec: Any, model: str = "small") -> Any:
-        return told(spec, model)
+        return labels(spec, model)
 
     @classmethod
     def of_the_class(cls, spec: Any, retries: int = 3, *, event_tx: Any = None) -> Any:
-        return told(spec, retries, event_tx)
+        return labels(spec, retries, event_tx)
 
     @staticmethod
     def static(spec: Any, event_tx: Any = None) -> Any:
-        return told(spec, event_tx)
+        return labels(spec, event_tx)
 
 
 def with_a_model(spec: Any, model: str = "small") -> Any:
-    return told(spec, model)
+    return labels(spec, model)
 
 
 def with_both(spec: Any, model: str = "small", event_tx: Any = None) -> Any:
-    return told(spec, model, event_tx)
+    return labels(spec, model, event_tx)
 
 
 def any_second(spec: Any, sender: Any) -> Any:
-    return told(spec, sender)
+    return labels(spec, sender)
 
 
 def sender_first(event_tx: Any, spec: Any) -> Any:
-    return told(event_tx, spec)
+    return labels(event_tx, spec)
 
 
 def only_by_position(spec: Any, model: str = "small", event_tx: Any = None, /) -> Any:
-    return told(spec, model, event_tx)
+    return labels(spec, model, event_tx)
 
 
 def only_by_keyword(spec: Any, *, event_tx: Any) -> Any:
-    return told(spec, event_tx)
+    return labels(spec, event_tx)
 
 
 def with_more(spec: Any, *more: Any, **others: Any) -> Any:
-    return told(spec, *more, *others)
+    return labels(spec, *more, *others)
 
 
 async def with_a_model_async(spec: Any, model: str = "small") -> Any:
     await asyncio.sleep(0)
-    return told(spec, model)
+    return labels(spec, model)
 
 
 async def by_keyword_async(spec: Any, model: str = "small", *, event_tx: Any) -> Any:
     await asyncio.sleep(0)
-    return told(spec, model, event_tx)
+    return labels(spec, model, event_tx)
 
 
 def logged(function: Callable[..., Any]) -> Callable[..., Any]:
@@ -109,23 +109,23 @@ def logged(function: Callable[..., Any]) -> Callable[..., Any]:
         (Agent().method, ["spec", "small"]),
         (with_a_model_async, ["spec", "small"]),
         (functools.partial(with_a_model), ["spec", "small"]),
-        (lambda spec, *, model="small": told(spec, model), ["spec", "small"]),
-        (lambda spec=None, model="small": told(spec, model), ["spec", "small"]),
+        (lambda spec, *, model="small": labels(spec, model), ["spec", "small"]),
+        (lambda spec=None, model="small": labels(spec, model), ["spec", "small"]),
         (with_more, ["spec"]),
-        (lambda *args: told(*args), ["spec"]),
+        (lambda *args: labels(*args), ["spec"]),
         (functools.partial(with_both, event_tx="mine"), ["spec", "small", "mine"]),
     ],
 )
 def test_other_parameters_keep_their_defaults(function: Any, arguments: list[Any]) -> None:
-    """A second parameter that has a default, and whatever takes any arguments, does not get the event sender."""
+    """A second parameter with a default, `*args` and `**kwargs` do not get the event sender."""
     assert arguments_of(function) == arguments
 
 
 @pytest.mark.parametrize(
     ("function", "arguments"),
     [
-        (lambda spec, event_tx: told(spec, event_tx), ["spec", "sender"]),
-        (lambda spec, event_tx=None: told(spec, event_tx), ["spec", "sender"]),
+        (lambda spec, event_tx: labels(spec, event_tx), ["spec", "sender"]),
+        (lambda spec, event_tx=None: labels(spec, event_tx), ["spec", "sender"]),
         (with_both, ["spec", "small", "sender"]),
         (functools.partial(with_both, model="large"), ["spec", "large", "sender"]),
         (functools.partial(sender_first), ["sender", "spec"]),
@@ -135,14 +135,14 @@ def test_other_parameters_keep_their_defaults(function: Any, arguments: list[Any
         (Agent.of_the_class, ["spec", 3, "sender"]),
         (Agent.static, ["spec", "sender"]),
         (logged(Agent.static), ["spec", "sender"]),
-        (lambda spec, *more, event_tx=None, **others: told(spec, event_tx, *more, *others), ["spec", "sender"]),
+        (lambda spec, *more, event_tx=None, **others: labels(spec, event_tx, *more, *others), ["spec", "sender"]),
         (any_second, ["spec", "sender"]),
         (functools.partial(any_second), ["spec", "sender"]),
         (logged(any_second), ["spec", "sender"]),
     ],
 )
-def test_who_gets_the_event_sender(function: Any, arguments: list[Any]) -> None:
-    """The parameter named `event_tx` gets it wherever it stands, else a second one that must be given."""
+def test_the_event_sender_is_passed_to_the_right_parameter(function: Any, arguments: list[Any]) -> None:
+    """The parameter named `event_tx` gets it, wherever it stands; else a second one without a default."""
     assert arguments_of(function) == arguments
 
 
@@ -156,21 +156,21 @@ def test_who_gets_the_event_sender(function: Any, arguments: list[Any]) -> None:
         lambda *, spec, event_tx: "the spec by keyword",
     ],
 )
-def test_a_function_that_asks_for_more_is_refused(function: Any) -> None:
-    """A function that needs other arguments than spec and sender is refused when it is registered."""
+def test_a_function_that_requires_more_arguments_is_refused(function: Any) -> None:
+    """A function that requires other arguments than spec and sender is refused when it is registered."""
     with pytest.raises(OptionError, match=r"agent 'tester' must take \(spec\) or \(spec, event_tx\)"):
         FunctionExecutor({"tester": function})
 
 
 @pytest.mark.parametrize("function", [repr, str, print])
 def test_builtins_are_called_with_the_spec_alone(function: Any, capsys: pytest.CaptureFixture[str]) -> None:
-    """A builtin without a signature, or with optional arguments alone, gets the spec."""
+    """A builtin without a signature, or with only optional arguments, gets the spec."""
     FunctionExecutor({"tester": function}).execute_step(SPEC, SENDER)
     assert "Sender" not in capsys.readouterr().out
 
 
-def test_on_every_backend(make_runner: Callable[..., Runner]) -> None:
-    """Defaults and the keyword `event_tx` hold wherever the function runs."""
+def test_defaults_and_event_tx_work_on_every_backend(make_runner: Callable[..., Runner]) -> None:
+    """Other parameters keep their defaults, and `event_tx` is passed by keyword, wherever the function runs."""
 
     def ask(spec: AgentStepSpec, model: str = "small", *, event_tx: Any) -> str:
         event_tx.send(TextDelta(spec.task_id, model))
@@ -188,8 +188,8 @@ def test_on_every_backend(make_runner: Callable[..., Runner]) -> None:
     assert [event for event in receiver if isinstance(event, TextDelta)] == [TextDelta("t0", "small")]
 
 
-def test_no_thread_for_an_async_agent_beside_a_running_loop(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Where no thread is to be had for an async agent, the step says so and no coroutine is left unawaited."""
+def test_an_async_agent_raises_if_no_thread_can_be_started(monkeypatch: pytest.MonkeyPatch) -> None:
+    """While a loop is running it needs a thread; without one the error is raised, and no coroutine stays unawaited."""
 
     def refuse(thread: Any) -> None:
         raise RuntimeError("can't start new thread")

@@ -1,4 +1,4 @@
-"""The error tree: as drawn, and able to travel."""
+"""The error classes: their tree, their messages, and pickling."""
 
 from __future__ import annotations
 
@@ -52,7 +52,7 @@ SAMPLES: list[FanoutError] = [
 @pytest.mark.parametrize("error", SAMPLES, ids=without_address)
 @pytest.mark.parametrize("protocol", range(pickle.HIGHEST_PROTOCOL + 1))
 def test_errors_survive_pickle(error: FanoutError, protocol: int) -> None:
-    """An error comes back with its class, text, arguments and attributes: they cross process borders."""
+    """An unpickled error has the same class, text, arguments and attributes."""
     again = pickle.loads(pickle.dumps(error, protocol))
     assert type(again) is type(error)
     assert str(again) == str(error)
@@ -61,12 +61,12 @@ def test_errors_survive_pickle(error: FanoutError, protocol: int) -> None:
 
 
 def test_every_error_has_a_sample() -> None:
-    """A class that is added to errors.py is added to the pickle test as well."""
+    """Every class of errors.py is in the samples of the pickle test."""
     assert {type(error) for error in SAMPLES} == CLASSES
 
 
-def test_the_tree_is_the_one_that_is_drawn() -> None:
-    """The docstring of errors.py draws exactly the classes there are, below their bases, with the builtin they are."""
+def test_the_drawn_tree_matches_the_classes() -> None:
+    """The docstring of errors.py has exactly the classes of the module, each with its base and its builtin base."""
     drawn: dict[str, tuple[str, ...]] = {}
     parents: dict[int, str] = {}
     for line in inspect.cleandoc(errors.__doc__ or "").splitlines():
@@ -92,8 +92,8 @@ def test_the_tree_is_the_one_that_is_drawn() -> None:
     ],
     ids=without_address,
 )
-def test_errors_are_the_builtin_that_one_would_catch(error: FanoutError, builtin: type[BaseException]) -> None:
-    """Whoever knows only the builtin catches the error too."""
+def test_errors_can_be_caught_as_their_builtin(error: FanoutError, builtin: type[BaseException]) -> None:
+    """An error is both a `FanoutError` and the builtin error."""
     assert isinstance(error, builtin)
     assert isinstance(error, FanoutError)
 
@@ -109,21 +109,21 @@ def test_errors_are_the_builtin_that_one_would_catch(error: FanoutError, builtin
         (InputError("item 3 is no AgentStepSpec", RUN), "item 3 is no AgentStepSpec"),
     ],
 )
-def test_messages_lead_with_the_place(error: FanoutError, message: str) -> None:
-    """A message names file, line and field before the reason, as compilers do; what is not known is left out."""
+def test_messages_begin_with_file_line_and_field(error: FanoutError, message: str) -> None:
+    """A message has file, line and field before the reason, as compilers do; unknown ones are left out."""
     assert str(error) == message
 
 
-def test_an_executor_that_cannot_travel_is_told_what_to_do() -> None:
-    """The message names the attribute at fault and both ways out."""
+def test_executor_not_picklable_says_what_to_do() -> None:
+    """The message names the attribute at fault and the two solutions."""
     message = str(ExecutorNotPicklable("executor.client.lock", "cannot pickle '_thread.lock' object"))
     assert message.startswith("executor.client.lock cannot be sent to a worker process: cannot pickle")
     assert "setup()" in message
     assert "backend='thread'" in message
 
 
-def test_attributes_are_what_was_given() -> None:
-    """Programs read attributes, not messages."""
+def test_attributes_are_the_arguments() -> None:
+    """Programs can read the arguments of an error as attributes."""
     error = WireError("got null", "agent", "specs.jsonl", 7)
     assert (error.reason, error.field, error.source, error.line) == ("got null", "agent", "specs.jsonl", 7)
     plain = WireError("got null")
@@ -138,6 +138,6 @@ def test_attributes_are_what_was_given() -> None:
     assert (stuck.path, stuck.reason) == ("executor.lock", "it is a lock")
 
 
-def test_an_interrupt_is_no_exception_like_the_others() -> None:
-    """`except Exception` around a run catches every error but an interrupt, as it does with Python's own."""
+def test_only_an_interrupt_is_no_exception() -> None:
+    """`except Exception` catches every error except `FanoutInterrupted`, as for Python's `KeyboardInterrupt`."""
     assert all(issubclass(kind, Exception) == (kind is not FanoutInterrupted) for kind in CLASSES - {FanoutError})

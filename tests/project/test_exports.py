@@ -1,4 +1,4 @@
-"""What the package offers, and what importing it costs."""
+"""The public names of the package, and which libraries their import loads."""
 
 from __future__ import annotations
 
@@ -37,8 +37,8 @@ CONTRACT = {
 }
 
 
-def test_all_is_what_is_there() -> None:
-    """`__all__` has every public name of the package, and no other."""
+def test_all_has_every_public_name() -> None:
+    """`__all__` has exactly the public names of the package."""
     assert fanout_sync.__all__ == dir(fanout_sync) == sorted(set(fanout_sync.__all__))
     for name in fanout_sync.__all__:
         assert getattr(fanout_sync, name) is not None
@@ -46,8 +46,8 @@ def test_all_is_what_is_there() -> None:
         _ = fanout_sync.Runer
 
 
-def test_a_module_offers_what_the_package_has_of_it() -> None:
-    """The `__all__` of each module, which type checkers read, has the names that the package imports from it."""
+def test_the_all_of_each_module_matches_the_package() -> None:
+    """The `__all__` of each module, which type checkers read, has the names that the package imports from there."""
     assert _modules_for_the_type_checker() == set(fanout_sync._NAMES_BY_MODULE)
     for module, names in fanout_sync._NAMES_BY_MODULE.items():
         offered = importlib.import_module(f"fanout_sync.{module}").__all__
@@ -61,12 +61,12 @@ def _modules_for_the_type_checker() -> set[str]:
 
 
 def test_the_contract_is_exported() -> None:
-    """Every name of the public contract that is due can be imported from the top."""
+    """Every name of the public contract can be imported from the package."""
     assert set(fanout_sync.__all__) >= CONTRACT
 
 
 def test_heavy_libraries_are_imported_when_needed() -> None:
-    """Importing all names loads neither the process machinery nor the libraries of single features."""
+    """Importing all names loads neither multiprocessing and loky nor the libraries of single features."""
     code = "import sys; from fanout_sync import *; print([m for m in sys.argv[1:] if m in sys.modules])"
     heavy = ["loky", "cloudpickle", "tenacity", "jsonschema", "tqdm", "click", "cattrs"]
     heavy += ["asyncio", "multiprocessing"]

@@ -1,4 +1,4 @@
-"""The two records: what they accept, and how they behave as values."""
+"""Specs and outcomes: which values their fields accept, equality, copies, pickling and JSON."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ OUTCOME = StepOutcome("t1", "s1", "reviewer", "fine", True)
 
 
 def test_only_the_first_four_fields_of_a_spec_are_required() -> None:
-    """Whatever is optional is `None` when it is not given."""
+    """The other fields are `None` by default."""
     assert (
         AgentStepSpec(
             task_id="t1",
@@ -35,7 +35,7 @@ def test_only_the_first_four_fields_of_a_spec_are_required() -> None:
 
 
 def test_fields_stand_in_the_order_of_the_reference() -> None:
-    """The order is that of the wire, and so of positional arguments."""
+    """Fields, and so positional arguments, have the same order as on the wire."""
     assert [field.name for field in attrs.fields(AgentStepSpec)] == [
         "task_id",
         "agent",
@@ -65,27 +65,27 @@ def test_texts_of_a_spec_are_strings(field: str, value: Any) -> None:
 
 @pytest.mark.parametrize("field", ["task_id", "agent", "description", "prompt"])
 def test_required_texts_of_a_spec_are_not_none(field: str) -> None:
-    """`None` is no required text."""
+    """`None` is refused in a required field."""
     with pytest.raises(TypeError, match=f"^{field} must be a str, got None"):
         attrs.evolve(SPEC, **{field: None})  # type: ignore[arg-type]
 
 
 @pytest.mark.parametrize("max_steps", [0, 1, MAX_STEPS_LIMIT, None])
 def test_max_steps_is_any_unsigned_64_bit_number(max_steps: int | None) -> None:
-    """The whole range of the reference is accepted, 0 included, and so is no limit."""
+    """All values that the reference can hold are accepted, including 0 and `None`."""
     assert attrs.evolve(SPEC, max_steps=max_steps).max_steps == max_steps
 
 
 @pytest.mark.parametrize("max_steps", [True, False, 3.0, "3", b"3"])
 def test_max_steps_is_an_int(max_steps: Any) -> None:
-    """Nothing is coerced, and a bool is no number of steps."""
+    """Nothing is coerced, and a bool is refused."""
     with pytest.raises(TypeError, match=r"^max_steps must be an int or None"):
         attrs.evolve(SPEC, max_steps=max_steps)
 
 
 @pytest.mark.parametrize("max_steps", [-1, MAX_STEPS_LIMIT + 1])
 def test_max_steps_is_within_64_bits(max_steps: int) -> None:
-    """What the reference could not hold is refused at once, not when it is sent."""
+    """A number that the reference cannot hold is refused at construction, not when the spec is sent."""
     with pytest.raises(ValueError, match=r"^max_steps must be between 0 and 2\*\*64 - 1"):
         attrs.evolve(SPEC, max_steps=max_steps)
 
@@ -100,24 +100,24 @@ def test_texts_of_an_outcome_are_strings(field: str, value: Any) -> None:
 
 @pytest.mark.parametrize("value", [None, 0, 1, "true", ""])
 def test_success_is_a_bool(value: Any) -> None:
-    """A truthy value is no success."""
+    """Other values are refused, be they true or false."""
     with pytest.raises(TypeError, match=r"^success must be True or False"):
         attrs.evolve(OUTCOME, success=value)
 
 
-# --- making new ones --------------------------------------------------------------------------------------------------
+# --- copies and constructors ------------------------------------------------------------------------------------------
 
 
 def test_with_methods_return_changed_copies() -> None:
-    """Each `with_` method changes its one field in a new spec and leaves the old one alone."""
+    """Each `with_` method returns a new spec with one field changed, and leaves the old spec unchanged."""
     schema = {"type": "object"}
     changed = SPEC.with_max_steps(3).with_parent_session_id("p").with_output_schema(schema)
     assert changed == AgentStepSpec("t1", "reviewer", "Review a file", "Review a.py", 3, "p", schema)
     assert AgentStepSpec("t1", "reviewer", "Review a file", "Review a.py") == SPEC
 
 
-def test_with_methods_take_none_back_to_nothing() -> None:
-    """`None` removes what was set."""
+def test_with_methods_can_remove_a_value() -> None:
+    """A field that is set can be set to `None` again."""
     full = AgentStepSpec("t1", "reviewer", "Review a file", "Review a.py", 3, "p", {})
     assert full.with_max_steps(None).with_parent_session_id(None).with_output_schema(None) == SPEC
 
@@ -130,7 +130,7 @@ def test_with_methods_validate() -> None:
         SPEC.with_parent_session_id(5)  # type: ignore[arg-type]
 
 
-def test_failed_names_the_session_after_the_task() -> None:
+def test_failed_uses_the_default_session_id() -> None:
     """A failed outcome has the reference's session id and its message as output."""
     assert StepOutcome.failed("t1", "reviewer", "no key") == StepOutcome(
         "t1", "task-run-t1", "reviewer", "no key", False, None
@@ -138,7 +138,7 @@ def test_failed_names_the_session_after_the_task() -> None:
 
 
 def test_completed_takes_task_and_agent_from_the_spec() -> None:
-    """A completed outcome answers its spec, with the same rule for the session id."""
+    """A completed outcome has the `task_id` and the agent of its spec, and the default session id."""
     assert StepOutcome.completed(SPEC, "fine") == StepOutcome("t1", "task-run-t1", "reviewer", "fine", True, None)
     assert StepOutcome.completed(SPEC, "fine", structured=[1]).structured == [1]
     assert session_id_of("t1") == "task-run-t1"
@@ -158,8 +158,8 @@ def test_records_are_equal_by_value() -> None:
     assert OUTCOME not in specs
 
 
-def test_records_hash_though_their_json_does_not() -> None:
-    """Equal records have equal hashes, and a dict in a record does not make it unhashable."""
+def test_records_with_a_dict_are_hashable() -> None:
+    """Equal records have equal hashes, even if a field holds a dict."""
     first = SPEC.with_output_schema({"x": [1]})
     second = SPEC.with_output_schema({"x": [1]})
     assert hash(first) == hash(second)
@@ -168,7 +168,7 @@ def test_records_hash_though_their_json_does_not() -> None:
 
 
 def test_repr_shows_the_fields() -> None:
-    """A record prints as the call that makes it."""
+    """The `repr` of a record is the call that creates it."""
     assert repr(OUTCOME) == (
         "StepOutcome(task_id='t1', session_id='s1', agent='reviewer', output='fine', success=True, structured=None)"
     )
@@ -194,7 +194,7 @@ def test_records_survive_pickle(protocol: int) -> None:
 
 
 def test_records_can_be_copied() -> None:
-    """Copies are equal, and a deep one shares nothing that can change."""
+    """Copies are equal, and a deep copy shares no mutable object."""
     spec = SPEC.with_output_schema({"x": [1]})
     assert copy.copy(spec) == spec
     deep = copy.deepcopy(spec)
@@ -218,14 +218,14 @@ def test_a_full_spec_survives_the_wire() -> None:
 
 
 def test_optional_fields_of_a_spec_are_left_out() -> None:
-    """A minimal spec writes its four required fields only."""
+    """The JSON of a minimal spec has only the four required fields."""
     assert SPEC.to_json() == (
         '{"task_id":"t1","agent":"reviewer","description":"Review a file","prompt":"Review a.py"}'
     )
 
 
 def test_an_old_payload_without_optional_fields_is_read() -> None:
-    """What was stored before the optional fields existed is still a record."""
+    """JSON from before the optional fields existed can still be read."""
     spec = AgentStepSpec.from_json('{"task_id":"t","agent":"a","description":"d","prompt":"p"}')
     assert (spec.max_steps, spec.parent_session_id, spec.output_schema) == (None, None, None)
     outcome = StepOutcome.from_json('{"task_id":"t","session_id":"s","agent":"a","output":"o","success":true}')
@@ -233,7 +233,7 @@ def test_an_old_payload_without_optional_fields_is_read() -> None:
 
 
 def test_an_outcome_survives_the_wire() -> None:
-    """Success, failure and structured data come back as they were; no structured data is left out."""
+    """Success, failure and structured data come back as they were; `structured` is left out if it is `None`."""
     for outcome in (OUTCOME, StepOutcome.failed("t", "a", "no"), StepOutcome("t", "s", "a", "o", True, {"v": [0.5]})):
         assert StepOutcome.from_json(outcome.to_json()) == outcome
     assert "structured" not in OUTCOME.to_dict()
@@ -241,7 +241,7 @@ def test_an_outcome_survives_the_wire() -> None:
 
 @pytest.mark.parametrize("structured", [False, 0, "", [], {}, 0.0])
 def test_falsy_structured_data_is_not_left_out(structured: Any) -> None:
-    """Only `None` is nothing."""
+    """Only `None` is left out."""
     outcome = StepOutcome("t", "s", "a", "o", True, structured)
     assert outcome.to_dict()["structured"] == structured
     assert StepOutcome.from_json(outcome.to_json()) == outcome

@@ -1,4 +1,4 @@
-"""What steps report as used: from any backend, however they end."""
+"""The usage that steps report: on every backend, and however the step ends."""
 
 from __future__ import annotations
 
@@ -51,7 +51,7 @@ def _spec(prompt: str) -> AgentStepSpec:
 
 
 def test_usage_is_in_the_record(make_runner: MakeRunner) -> None:
-    """It is added up for each step, also for one that raises; a step that reports none has none."""
+    """The reports of a step are added up, also if the step raises; without reports `usage` is `None`."""
     run = make_runner(Spender()).run([_spec("fine"), _spec("raise")])
     assert [record.usage for record in run.records] == [Usage(100, 23, 0.25)] * 2
     assert run.records[0].usage is not None
@@ -61,21 +61,21 @@ def test_usage_is_in_the_record(make_runner: MakeRunner) -> None:
 
 
 @pytest.mark.parametrize("backend", ["thread", "process"])
-def test_an_event_sender_takes_usage(backend: Any) -> None:
-    """`event_tx.usage` is `current_step().add_usage`, where there is an `event_tx`."""
+def test_usage_can_be_reported_with_event_tx(backend: Any) -> None:
+    """`event_tx.usage` does the same as `current_step().add_usage`."""
     run = Runner(Spender(), backend=backend, event_tx=EventChannel()).run([_spec("fine")])
     assert run.records[0].usage == Usage(100, 23, 0.75)
 
 
-def test_usage_from_the_processes_of_a_foreign_pool() -> None:
-    """It comes with the outcome."""
+def test_usage_from_the_processes_of_a_foreign_pool_is_in_the_record() -> None:
+    """A process of a foreign pool returns the usage of a step with its outcome."""
     with ProcessPoolExecutor(1) as pool:
         run = Runner(Spender(), backend=pool, event_tx=EventChannel()).run([_spec("fine"), _spec("raise")])
     assert [record.usage for record in run.records] == [Usage(100, 23, 0.75)] * 2
 
 
-def test_usage_of_steps_that_are_killed() -> None:
-    """What was reported before a crash or a timeout counts."""
+def test_usage_of_steps_that_are_killed_counts() -> None:
+    """Usage that a step reported before a crash or a timeout is in its record."""
     run = Runner(Spender(), backend="process", timeout=5).run([_spec("die"), _spec("fine")])
     assert [record.status for record in run.records] == ["crashed", "succeeded"]
     assert [record.usage for record in run.records] == [Usage(100, 23, 0.25)] * 2
@@ -90,8 +90,8 @@ def test_usage_of_all_attempts_counts(make_runner: MakeRunner) -> None:
     assert run.records[0].usage == Usage(300, 69, 0.75)
 
 
-def test_usage_while_workers_are_looked_after_elsewhere() -> None:
-    """A stream, too, counts; it yields outcomes, so a budget tells."""
+def test_usage_in_a_stream_counts() -> None:
+    """A stream has no records, but its budget counts what its steps report."""
     budget = Budget(max_tokens=10**6)
     stream = Runner(Spender(), backend=ProcessBackend(), budget=budget).stream(_spec(f"n{n}") for n in range(3))
     assert len(list(stream)) == 3
@@ -110,8 +110,8 @@ def test_usage_while_workers_are_looked_after_elsewhere() -> None:
         ({"cost_usd": "1"}, "cost_usd must be a number of at least 0, got str '1'"),
     ],
 )
-def test_nonsense_is_refused(usage: dict[str, Any], message: str) -> None:
-    """It fails the step that reports it, by name, and nothing is counted."""
+def test_invalid_usage_is_refused(usage: dict[str, Any], message: str) -> None:
+    """A step that reports it fails with an error that names the argument, and nothing is counted."""
     with pytest.raises(OptionError, match=message):
         Usage(**usage)
     run = Runner(FunctionExecutor({"tester": lambda spec: current_step().add_usage(**usage)})).run(make_specs(1))
@@ -120,7 +120,7 @@ def test_nonsense_is_refused(usage: dict[str, Any], message: str) -> None:
 
 
 def test_usages_add_up() -> None:
-    """Field by field; nothing else can be added."""
+    """Usages are added field by field; other types cannot be added."""
     assert Usage(1, 2, 0.5) + Usage(10, 20, 0.25) == Usage(11, 22, 0.75)
     with pytest.raises(TypeError):
-        Usage() + 1  # type: ignore[operator]  # that is the point
+        Usage() + 1  # type: ignore[operator]  # the wrong type is what is tested

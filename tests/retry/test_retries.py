@@ -1,4 +1,4 @@
-"""Failed steps that are tried again: which, when, how often, and what is known of it afterwards."""
+"""Retries: which failed steps are tried again, when and how often, and how records and events show it."""
 
 from __future__ import annotations
 
@@ -35,8 +35,8 @@ from fanout_sync.testing import Ledger, make_specs
 MakeRunner = Callable[..., Runner]
 
 
-class Told(AgentExecutor):
-    """Does in each attempt what the prompt says: a word an attempt, the last one for all that follow."""
+class Scripted(AgentExecutor):
+    """The words of the prompt say what each attempt does; the last word also counts for all later attempts."""
 
     def __init__(self, ledger: Ledger | None = None, concurrency: int = 4) -> None:
         self.ledger = ledger
@@ -60,16 +60,16 @@ class Told(AgentExecutor):
         if kind == "hang":
             current_step().cancelled.wait()
         if kind == "garbage":
-            return None  # type: ignore[return-value]  # that is the point
+            return None  # type: ignore[return-value]  # the wrong type is what is tested
         return StepOutcome(spec.task_id, "s", spec.agent, word, kind != "failed")
 
 
-def told_specs(*prompts: str) -> list[AgentStepSpec]:
+def scripted_specs(*prompts: str) -> list[AgentStepSpec]:
     return [AgentStepSpec(f"t{number}", "a", "", prompt) for number, prompt in enumerate(prompts)]
 
 
 def run_one(make_runner: MakeRunner, prompt: str, retry: Any, **options: Any) -> tuple[StepOutcome, Any]:
-    run = make_runner(Told(), retry=retry, **options).run([AgentStepSpec("t", "a", "", prompt)])
+    run = make_runner(Scripted(), retry=retry, **options).run([AgentStepSpec("t", "a", "", prompt)])
     return run[0], run.records[0]
 
 
@@ -107,8 +107,10 @@ QUICK = functools.partial(Retry, wait=0)
     ],
     ids=without_address,
 )
-def test_what_is_tried_again(make_runner: MakeRunner, retry: Any, prompt: str, statuses: list[str]) -> None:
-    """The rules of `Retry`, on every backend; the record has each attempt, the outcome of a failure their number."""
+def test_the_options_of_retry_decide_what_is_tried_again(
+    make_runner: MakeRunner, retry: Any, prompt: str, statuses: list[str]
+) -> None:
+    """On every backend; the record has all attempts, and a failed outcome names their number."""
     outcome, record = run_one(make_runner, prompt, retry)
     assert [attempt.status for attempt in record.attempts] == statuses
     assert [attempt.number for attempt in record.attempts] == list(range(1, len(statuses) + 1))
@@ -124,9 +126,9 @@ def test_what_is_tried_again(make_runner: MakeRunner, retry: Any, prompt: str, s
 
 @pytest.mark.parametrize("on_crash", [False, True])
 def test_a_crash_is_tried_again_only_when_asked(on_crash: bool, ledger: Ledger) -> None:
-    """A step whose worker died may have had its effect; so it is run again only with `on_crash`."""
+    """A step whose worker died may have had its effect, so it is tried again only with `on_crash`."""
     specs = [AgentStepSpec("t", "a", "", "die fine")]
-    run = Runner(Told(ledger), backend="process", retry=QUICK(3, on_crash=on_crash)).run(specs)
+    run = Runner(Scripted(ledger), backend="process", retry=QUICK(3, on_crash=on_crash)).run(specs)
     assert run.records[0].status == ("succeeded" if on_crash else "crashed")
     assert ledger.counts() == {"t": 2 if on_crash else 1}
     if on_crash:
@@ -138,17 +140,17 @@ def test_a_crash_is_tried_again_only_when_asked(on_crash: bool, ledger: Ledger) 
 @pytest.mark.parametrize("backend", ["thread", "process"])
 @pytest.mark.parametrize("on_timeout", [False, True])
 def test_a_timeout_is_tried_again_only_when_asked(backend: Any, on_timeout: bool, ledger: Ledger) -> None:
-    """As for crashes; each attempt has the whole timeout to itself."""
+    """A step that timed out is tried again only with `on_timeout`; each attempt has the whole timeout."""
     specs = [AgentStepSpec("t", "a", "", "hang hang fine")]
-    run = Runner(Told(ledger), backend=backend, timeout=0.3, retry=QUICK(3, on_timeout=on_timeout)).run(specs)
+    run = Runner(Scripted(ledger), backend=backend, timeout=0.3, retry=QUICK(3, on_timeout=on_timeout)).run(specs)
     assert run.records[0].status == ("succeeded" if on_timeout else "timed_out")
     assert ledger.counts() == {"t": 3 if on_timeout else 1}
 
 
-def test_a_retrying_never_repeats_what_left_no_exception(ledger: Ledger) -> None:
-    """A tenacity `Retrying` decides on exceptions and outcomes; a crash leaves neither, and is not repeated."""
+def test_a_retrying_does_not_repeat_crashes(ledger: Ledger) -> None:
+    """A tenacity `Retrying` decides on exceptions and outcomes; a crash gives neither, so it is not repeated."""
     retrying = tenacity.Retrying(stop=tenacity.stop_after_attempt(3))
-    run = Runner(Told(ledger), backend="process", retry=retrying).run([AgentStepSpec("t", "a", "", "die fine")])
+    run = Runner(Scripted(ledger), backend="process", retry=retrying).run([AgentStepSpec("t", "a", "", "die fine")])
     assert run.records[0].status == "crashed"
     assert ledger.counts() == {"t": 1}
 
@@ -188,43 +190,45 @@ def test_a_retrying_never_repeats_what_left_no_exception(ledger: Ledger) -> None
         (tenacity.Retrying(stop=tenacity.stop_after_attempt(2)), "garbage", ["invalid"]),
     ],
 )
-def test_strategies_of_tenacity(make_runner: MakeRunner, retrying: Any, prompt: str, statuses: list[str]) -> None:
-    """`stop`, `wait` and `retry` of a `Retrying` are honoured on every backend, by tenacity's own rules."""
+def test_strategies_of_tenacity_are_used(
+    make_runner: MakeRunner, retrying: Any, prompt: str, statuses: list[str]
+) -> None:
+    """`stop`, `wait` and `retry` of a `Retrying` work on every backend, by the rules of tenacity."""
     _, record = run_one(make_runner, prompt, retrying)
     assert [attempt.status for attempt in record.attempts] == statuses
 
 
-def test_stop_may_hold_what_does_not_pickle() -> None:
-    """`stop` stays in the caller's process: an event that the caller sets ends the attempts, on processes too."""
+def test_stop_need_not_pickle() -> None:
+    """`stop` runs in the caller's process: on processes, too, an event that the caller sets ends the attempts."""
     event = threading.Event()
     retrying = tenacity.Retrying(stop=tenacity.stop_when_event_set(event), wait=tenacity.wait_fixed(0.01))
     with EventChannel() as channel:
         channel.listen(lambda sent: event.set() if isinstance(sent, StepRetry) and sent.attempt == 3 else None)
-        runner = Runner(Told(), backend="process", retry=retrying, event_tx=channel)
+        runner = Runner(Scripted(), backend="process", retry=retrying, event_tx=channel)
         run = runner.run([AgentStepSpec("t", "a", "", "raise:OSError")])
     assert len(run.records[0].attempts) >= 4
 
 
 def test_strategies_that_do_not_pickle_are_refused_at_once(ledger: Ledger) -> None:
-    """What has to go to the workers and cannot is named, and nothing was run."""
+    """The error names the strategy that has to go to the workers but does not pickle; no step was run."""
     lock = threading.Lock()
     retry = Retry(3, retry_on=lambda error: lock.locked())
     with pytest.raises(ExecutorNotPicklable, match=r"^retry\."):
-        Runner(Told(ledger), backend="process", retry=retry).run(make_specs(1))
+        Runner(Scripted(ledger), backend="process", retry=retry).run(make_specs(1))
     assert not ledger.counts()
 
 
 @pytest.mark.parametrize("part", ["retry", "wait", "stop"])
 def test_a_strategy_that_raises_ends_the_attempts(make_runner: MakeRunner, part: str) -> None:
-    """It costs the step its other attempts, and nobody else anything."""
+    """The step gets no other attempt; the other steps are not affected."""
     strategies: dict[str, Any] = {"stop": tenacity.stop_after_attempt(3), part: lambda state: 1 / 0}
     specs = [AgentStepSpec("t0", "a", "", "raise:OSError fine"), AgentStepSpec("t1", "a", "", "fine")]
-    run = make_runner(Told(), retry=tenacity.Retrying(**strategies)).run(specs[:1])
+    run = make_runner(Scripted(), retry=tenacity.Retrying(**strategies)).run(specs[:1])
     assert run.records[0].status == "raised"
     assert len(run.records[0].attempts) == 1
     if part != "stop":
         assert "the retry strategy raised ZeroDivisionError" in run[0].output
-    assert make_runner(Told(), retry=QUICK(2)).run(specs[1:])[0].success
+    assert make_runner(Scripted(), retry=QUICK(2)).run(specs[1:])[0].success
 
 
 def test_waits_grow_and_vary() -> None:
@@ -244,39 +248,39 @@ def test_waits_grow_and_vary() -> None:
 
 
 @pytest.mark.parametrize("backend", ["thread", "process"])
-def test_a_waiting_step_holds_no_place(backend: Any, ledger: Ledger) -> None:
-    """With one place and a step that is backing off, all others run meanwhile, and before its next attempt."""
+def test_a_step_that_waits_for_its_next_attempt_holds_no_slot(backend: Any, ledger: Ledger) -> None:
+    """With one slot, all other steps run while one step waits for its next attempt."""
     specs = [
         AgentStepSpec("t0", "a", "", "after:0.5 fine"),
         *(AgentStepSpec(f"t{n}", "a", "", "fine") for n in range(1, 9)),
     ]
-    run = Runner(Told(ledger, concurrency=1), backend=backend, retry=2).run(specs)
+    run = Runner(Scripted(ledger, concurrency=1), backend=backend, retry=2).run(specs)
     assert not run.failed
     assert ledger.path.read_text().split() == ["t0", *(f"t{n}" for n in range(1, 9)), "t0"]
 
 
-def test_retries_wait_for_their_time() -> None:
-    """`RetryAfter` is waited for, and no attempt begins before its time."""
+def test_no_attempt_begins_before_its_wait_is_over() -> None:
+    """After `RetryAfter`, the next attempt begins only when the given seconds are over."""
     began = time.monotonic()
-    run = Runner(Told(), retry=3).run([AgentStepSpec("t", "a", "", "after:0.2 after:0.1 fine")])
+    run = Runner(Scripted(), retry=3).run([AgentStepSpec("t", "a", "", "after:0.2 after:0.1 fine")])
     assert time.monotonic() - began >= 0.3
     assert [attempt.wait_s for attempt in run.records[0].attempts] == [0.2, 0.1, None]
     assert run.records[0].attempts[0].reason is not None
     assert "asked to be tried again after 0.2 s" in run.records[0].attempts[0].reason
 
 
-def test_a_due_retry_goes_before_what_is_queued(ledger: Ledger) -> None:
-    """A step whose time has come does not queue up behind all that was handed over early."""
+def test_a_retry_that_is_due_goes_before_queued_steps(ledger: Ledger) -> None:
+    """A step whose next attempt is due does not wait for the steps that were submitted early."""
     specs = [
         AgentStepSpec("t0", "a", "", "after:0 fine"),
         *(AgentStepSpec(f"t{n}", "a", "", "fine") for n in range(1, 300)),
     ]
-    Runner(Told(ledger, concurrency=1), retry=2).run(specs)
+    Runner(Scripted(ledger, concurrency=1), retry=2).run(specs)
     assert ledger.path.read_text().split()[1:].index("t0") < 200
 
 
 def test_each_retry_is_an_event(make_runner: MakeRunner) -> None:
-    """`step_retry` names step, attempt, wait and reason; there is one start and one end for all attempts."""
+    """`step_retry` has step, attempt, wait and reason; all attempts have one start and one end together."""
     events: list[Any] = []
     with EventChannel() as channel:
         channel.listen(events.append)
@@ -289,24 +293,24 @@ def test_each_retry_is_an_event(make_runner: MakeRunner) -> None:
 
 
 def test_each_step_counts_its_own_attempts() -> None:
-    """One step's attempts are not another's; the summary says how many steps needed more than one."""
-    specs = told_specs(*("raise:OSError " * n + "fine" for n in range(5)))
-    run = Runner(Told(), retry=QUICK(6)).run(specs)
+    """Attempts are counted per step; the summary says how many steps needed more than one."""
+    specs = scripted_specs(*("raise:OSError " * n + "fine" for n in range(5)))
+    run = Runner(Scripted(), retry=QUICK(6)).run(specs)
     assert [len(record.attempts) for record in run.records] == [1, 2, 3, 4, 5]
     assert "tried more than once: 4" in run.summary()
 
 
 @pytest.mark.parametrize("backend", ["thread", "process"])
-def test_a_step_that_backs_off_does_not_hold_up_a_stream_for_ever(backend: Any) -> None:
-    """Behind the first step, which needs a second attempt, more outcomes pile up than a stream holds; it goes on."""
-    specs = told_specs("after:0.3 fine", *["fine"] * (MAX_UNREAD + 100))
-    outcomes = list(Runner(Told(), backend=backend, retry=2).stream(specs))
+def test_a_stream_goes_on_behind_a_step_that_waits_for_its_next_attempt(backend: Any) -> None:
+    """The first step needs a second attempt, and more outcomes follow it than a stream holds; the stream still ends."""
+    specs = scripted_specs("after:0.3 fine", *["fine"] * (MAX_UNREAD + 100))
+    outcomes = list(Runner(Scripted(), backend=backend, retry=2).stream(specs))
     assert [outcome.task_id for outcome in outcomes] == [spec.task_id for spec in specs]
     assert all(outcome.success for outcome in outcomes)
 
 
 class Unparsed(RetryAfter):
-    """Keeps the header as it came."""
+    """Has the header itself, unparsed, as its `seconds`."""
 
     def __init__(self, header: Any) -> None:
         super().__init__(0)
@@ -314,8 +318,8 @@ class Unparsed(RetryAfter):
 
 
 @pytest.mark.parametrize("header", ["5", -1, float("nan"), float("inf")])
-def test_a_retry_after_gone_wrong_costs_its_own_step(header: Any) -> None:
-    """A subclass may hold anything in `seconds`; what cannot be waited for ends the attempts, and says so."""
+def test_a_retry_after_with_unusable_seconds_ends_the_attempts(header: Any) -> None:
+    """`seconds` of a subclass may be anything; if it is no number of seconds, the outcome says so."""
 
     def wrong(spec: AgentStepSpec) -> None:
         raise Unparsed(header)
@@ -326,7 +330,7 @@ def test_a_retry_after_gone_wrong_costs_its_own_step(header: Any) -> None:
 
 
 def test_stop_sees_what_was_returned_and_what_was_raised(make_runner: MakeRunner) -> None:
-    """A `stop` strategy may look at the outcome; of an exception it has the text."""
+    """A `stop` strategy gets the outcome, or the text of the exception."""
     seen: list[str] = []
 
     def stop(state: Any) -> bool:
@@ -341,21 +345,21 @@ def test_stop_sees_what_was_returned_and_what_was_raised(make_runner: MakeRunner
 
 
 def test_a_disabled_retrying_tries_once(make_runner: MakeRunner) -> None:
-    """What tenacity would not repeat is not repeated here."""
+    """With `enabled=False` there is one attempt, as in tenacity."""
     retrying = tenacity.Retrying()
     retrying.enabled = False  # an argument of it in later versions
     _, record = run_one(make_runner, "raise:OSError fine", retrying)
     assert len(record.attempts) == 1
 
 
-def test_workers_that_never_start_are_no_attempts(ledger: Ledger) -> None:
-    """A step that has not begun has had no attempt, and is not tried again where no worker comes up."""
+def test_a_worker_that_never_starts_is_no_attempt(ledger: Ledger) -> None:
+    """A step that has not begun has no attempt, and is not tried again if no worker can start."""
 
-    class NeverUp(Told):
+    class NeverUp(Scripted):
         def setup(self) -> None:
             os._exit(5)
 
-    run = Runner(NeverUp(ledger), backend="process", retry=QUICK(3, on_crash=True)).run(told_specs("fine", "fine"))
+    run = Runner(NeverUp(ledger), backend="process", retry=QUICK(3, on_crash=True)).run(scripted_specs("fine", "fine"))
     assert [(record.status, record.attempts) for record in run.records] == [("crashed", ())] * 2
     assert "attempts" not in run[0].output
 
@@ -381,8 +385,8 @@ def test_workers_that_never_start_are_no_attempts(ledger: Ledger) -> None:
     ],
     ids=without_address,
 )
-def test_a_retry_that_cannot_be_meant_is_refused(retry: Any, said: str) -> None:
-    """What came is named, and what is expected, before anything runs."""
+def test_an_unusable_retry_is_refused(retry: Any, said: str) -> None:
+    """The error says what came and what is expected, before any step runs."""
     with pytest.raises(OptionError) as caught:
         Runner(FunctionExecutor({}), retry=retry)
     assert said in str(caught.value)
@@ -405,22 +409,22 @@ def test_a_retry_that_cannot_be_meant_is_refused(retry: Any, said: str) -> None:
     ],
     ids=without_address,
 )
-def test_a_config_that_cannot_be_meant_is_refused(arguments: dict[str, Any], said: str) -> None:
-    """The same for each field of `Retry`."""
+def test_an_unusable_field_of_retry_is_refused(arguments: dict[str, Any], said: str) -> None:
+    """The error names the field, what came and what is expected."""
     with pytest.raises(OptionError) as caught:
         Retry(**arguments)
     assert said in str(caught.value)
 
 
 @pytest.mark.parametrize("seconds", [-1, "5", float("nan"), float("inf"), None, True])
-def test_a_retry_after_that_cannot_be_meant_is_refused(seconds: Any) -> None:
-    """It takes seconds; a header of HTTP is to be read first."""
+def test_unusable_seconds_of_retry_after_are_refused(seconds: Any) -> None:
+    """`RetryAfter` takes a number of seconds, not the text of an HTTP header."""
     with pytest.raises(OptionError, match="seconds of RetryAfter must be a number of seconds of at least 0"):
         RetryAfter(seconds)
 
 
 def test_coroutine_strategies_are_refused() -> None:
-    """Steps are not awaited, and neither are strategies."""
+    """A strategy must not be a coroutine function, because it is not awaited."""
 
     async def never(state: Any) -> bool:
         return False

@@ -1,4 +1,4 @@
-"""JSON Lines: streaming specs in and outcomes out."""
+"""JSON Lines files: reading specs and writing outcomes, one line at a time."""
 
 from __future__ import annotations
 
@@ -53,8 +53,8 @@ def test_specs_are_read_from_open_files(path: Path) -> None:
             assert not file.closed
 
 
-def test_reading_goes_on_from_where_the_file_stands() -> None:
-    """What was read of a file before is not read again, and lines count from there."""
+def test_reading_starts_at_the_position_of_the_file() -> None:
+    """Lines that were read from the file before are not read again, and are not counted."""
     file = io.StringIO("a header\n" + TEXT + "{}\n")
     file.readline()
     specs = read_specs(file)
@@ -75,26 +75,26 @@ def test_dash_is_standard_input(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def test_dash_works_with_a_standard_input_in_memory(monkeypatch: pytest.MonkeyPatch) -> None:
-    """A replaced standard input without bytes beneath is read as text."""
+    """If `sys.stdin` is replaced by a file without a `buffer`, it is read as text."""
     monkeypatch.setattr(sys, "stdin", io.StringIO(TEXT))
     assert list(read_specs("-")) == SPECS
 
 
-def test_a_missing_file_is_told_at_the_call(path: Path) -> None:
-    """Nobody has to ask for the first spec to learn that there is no file."""
+def test_a_missing_file_is_an_error_at_once(path: Path) -> None:
+    """The call itself raises if there is no file, not the first `next`."""
     with pytest.raises(FileNotFoundError):
         read_specs(path)
 
 
 @pytest.mark.parametrize("not_a_file", [3, None, [TEXT], TEXT.encode()])
-def test_what_is_neither_path_nor_file_is_told_at_the_call(not_a_file: Any) -> None:
-    """A file descriptor, a list of lines or the text itself is refused with what is expected."""
+def test_reading_from_neither_path_nor_file_is_refused_at_once(not_a_file: Any) -> None:
+    """A file descriptor, a list of lines or the text itself is refused; the error says what is expected."""
     with pytest.raises(TypeError, match="expected a path, '-' or an open file"):
         read_specs(not_a_file)
 
 
 def test_lines_are_read_one_at_a_time() -> None:
-    """A line is asked for only when its spec is: a stream may have no end."""
+    """A line is read only when its spec is asked for: the file may be endless."""
 
     class Endless(io.RawIOBase):
         """A file that notes how many lines were taken from it."""
@@ -116,7 +116,7 @@ def test_lines_are_read_one_at_a_time() -> None:
 
 
 def test_blank_lines_are_skipped_and_counted() -> None:
-    """Lines of white space are no specs, but they are lines."""
+    """Lines of white space are no specs, but count as lines in errors."""
     file = io.StringIO(f"\n{spec(0).to_json()}\n \t\r\n\n{spec(1).to_json()}\n\n{{\n")
     specs = read_specs(file)
     assert [next(specs), next(specs)] == [spec(0), spec(1)]
@@ -127,13 +127,13 @@ def test_blank_lines_are_skipped_and_counted() -> None:
 
 @pytest.mark.parametrize("text", ["", "\n\n", "\r\n", " "])
 def test_a_file_without_specs_gives_none(text: str) -> None:
-    """An empty input is an input."""
+    """An empty input is no error."""
     assert list(read_specs(io.StringIO(text))) == []
     assert list(read_specs(io.BytesIO(text.encode()))) == []
 
 
-def test_the_last_line_needs_no_end() -> None:
-    """A file whose last line is not ended is read to the end."""
+def test_the_last_line_needs_no_newline() -> None:
+    """The last line is read even if no newline follows it."""
     assert list(read_specs(io.StringIO(TEXT.rstrip("\n")))) == SPECS
 
 
@@ -145,7 +145,7 @@ def test_windows_line_ends_are_tolerated(path: Path) -> None:
 
 @pytest.mark.parametrize("separator", ["\u2028", "\u2029", "\x85"])
 def test_only_newlines_separate_lines(separator: str, path: Path) -> None:
-    """JSON strings may hold characters that `str.splitlines` takes for line ends."""
+    """JSON strings may hold characters that `str.splitlines` treats as line ends."""
     one = spec(0, f"a{separator}b")
     path.write_text(one.to_json() + "\n", encoding="utf-8")
     assert list(read_specs(path)) == [one]
@@ -165,7 +165,7 @@ def test_only_newlines_separate_lines(separator: str, path: Path) -> None:
     ],
 )
 def test_errors_name_file_line_and_field(path: Path, line: bytes, field: str, reason: str) -> None:
-    """A bad line is told with its place, after all specs before it were given; reading ends there."""
+    """The error for a bad line comes after all specs before it; reading ends there."""
     path.write_bytes(TEXT.encode() + b"\n" + line + b"\n" + TEXT.encode())
     specs = read_specs(path)
     assert [next(specs) for _ in SPECS] == SPECS
@@ -177,16 +177,16 @@ def test_errors_name_file_line_and_field(path: Path, line: bytes, field: str, re
     assert list(specs) == []
 
 
-def test_text_files_that_are_no_utf8_name_the_line(path: Path) -> None:
-    """A text file decodes many lines at once; the line at fault is named all the same."""
+def test_an_undecodable_line_of_a_text_file_is_named(path: Path) -> None:
+    """A text file decodes many lines at once, but the error has the number of the line at fault."""
     path.write_bytes(TEXT.encode() * 2000 + b'{"task_id":"\xff"}\n')
     with path.open(encoding="utf-8") as file, pytest.raises(WireError, match="expected utf-8") as caught:
         list(read_specs(file))
     assert (caught.value.source, caught.value.line) == (str(path), 6001)
 
 
-def test_a_byte_order_mark_is_refused_by_name(path: Path) -> None:
-    """Whoever saved the file with one is told so, instead of `no valid JSON`."""
+def test_a_byte_order_mark_is_refused(path: Path) -> None:
+    """The error says that there is a byte order mark, instead of `no valid JSON`."""
     path.write_text(TEXT, encoding="utf-8-sig")
     with pytest.raises(WireError, match="byte order mark") as caught:
         next(read_specs(path))
@@ -194,8 +194,8 @@ def test_a_byte_order_mark_is_refused_by_name(path: Path) -> None:
 
 
 @pytest.mark.parametrize("name", [None, 3, "specs of mine"])
-def test_streams_are_named_by_their_name_if_it_is_one(name: Any) -> None:
-    """A file opened from a descriptor has a number as its name, one in memory none."""
+def test_errors_name_a_file_by_its_name_if_that_is_a_str(name: Any) -> None:
+    """The `name` of a file that was opened from a descriptor is a number; a file in memory has none."""
     file = io.BytesIO(b"{}")
     file.name = name
     with pytest.raises(WireError) as caught:
@@ -204,7 +204,7 @@ def test_streams_are_named_by_their_name_if_it_is_one(name: Any) -> None:
 
 
 def test_the_file_is_closed_at_the_end(path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """A file that was opened here is closed when it is exhausted, at an error, when told so, or when dropped."""
+    """`read_specs` closes the file it opened: after the last line, at an error, on `close`, and when it is dropped."""
     opened: list[io.IOBase] = []
     real_open = Path.open
 
@@ -255,7 +255,7 @@ def test_outcomes_are_written_to_a_path(path: Path) -> None:
 
 
 def test_outcomes_are_written_to_open_files(tmp_path: Path) -> None:
-    """Text and binary files are written, flushed and left open, where they stand."""
+    """Text and binary files are written at their position, flushed and left open."""
     memory, text_memory = io.BytesIO(b"> "), io.StringIO("> ")
     memory.seek(2)
     text_memory.seek(2)
@@ -271,8 +271,8 @@ def test_outcomes_are_written_to_open_files(tmp_path: Path) -> None:
         assert (tmp_path / "text").read_bytes() == WRITTEN.encode()
 
 
-def test_wrapped_temporary_files_are_told_apart() -> None:
-    """What `tempfile` makes is text or binary, though neither class says so."""
+def test_temporary_files_are_recognised_as_text_or_binary() -> None:
+    """A wrapper from `tempfile` is text or binary, although its class does not show it."""
     with tempfile.NamedTemporaryFile("w+", encoding="utf-8") as text, tempfile.NamedTemporaryFile() as binary:
         write_outcomes(text, OUTCOMES)
         write_outcomes(binary, OUTCOMES)
@@ -294,20 +294,20 @@ def test_dash_is_standard_output(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def test_dash_works_with_a_standard_output_in_memory(capsys: pytest.CaptureFixture[str]) -> None:
-    """A replaced standard output is written as well."""
+    """If `sys.stdout` is replaced by a file in memory, that is written."""
     write_outcomes("-", OUTCOMES)
     assert capsys.readouterr().out == WRITTEN
 
 
-def test_outcomes_come_back(path: Path) -> None:
-    """Every written line is an outcome."""
+def test_written_outcomes_can_be_read(path: Path) -> None:
+    """Each line that was written is read as an equal outcome."""
     write_outcomes(path, OUTCOMES)
     lines = path.read_text(encoding="utf-8").split("\n")
     assert [StepOutcome.from_json(line) for line in lines if line] == OUTCOMES
 
 
 def test_each_outcome_is_written_before_the_next_is_asked_for(path: Path) -> None:
-    """Whoever follows the file sees each line at once, and a crash costs none of them."""
+    """A program that follows the file sees each line at once, and a crash loses none of them."""
 
     def observed() -> Iterator[StepOutcome]:
         for number, one in enumerate(OUTCOMES):
@@ -319,7 +319,7 @@ def test_each_outcome_is_written_before_the_next_is_asked_for(path: Path) -> Non
 
 
 def test_what_was_written_stays_when_the_iterable_raises(path: Path) -> None:
-    """The error of the iterable comes through, and the lines before it are in the file."""
+    """The error of the iterable is raised, and the lines before it are in the file."""
 
     def failing() -> Iterator[StepOutcome]:
         yield OUTCOMES[0]
@@ -333,7 +333,7 @@ def test_what_was_written_stays_when_the_iterable_raises(path: Path) -> None:
 
 @pytest.mark.parametrize("in_memory", [False, True])
 def test_an_outcome_that_cannot_be_carried_is_named(path: Path, in_memory: bool) -> None:
-    """The error names the outcome and its field; the lines before are kept, and its own is not begun."""
+    """The error has the index and the field; the lines before it are written, and no part of its own."""
     target: Any = io.StringIO() if in_memory else path
     with pytest.raises(WireError) as caught:
         write_outcomes(target, [outcome(0), outcome(1, {"x": [object()]}), outcome(2)])
@@ -346,13 +346,13 @@ def test_an_outcome_that_cannot_be_carried_is_named(path: Path, in_memory: bool)
 
 @pytest.mark.parametrize("item", [None, {"task_id": "t"}, "{}"])
 def test_an_item_that_is_no_outcome_is_named(path: Path, item: Any) -> None:
-    """A pipeline's `None`, for one, is no line."""
+    """An item of another type, such as the `None` of a pipeline, is refused; the error has its index."""
     with pytest.raises(TypeError, match=rf"outcomes\[1\] must be a StepOutcome, got {type(item).__name__}"):
         write_outcomes(path, [outcome(0), item])
 
 
-def test_a_file_is_not_emptied_for_a_mistake(path: Path) -> None:
-    """What is no iterable is refused before the file is touched."""
+def test_an_argument_that_is_not_iterable_leaves_the_file_unchanged(path: Path) -> None:
+    """Outcomes that are not iterable are refused before the file is opened."""
     path.write_text("precious", encoding="utf-8")
     with pytest.raises(TypeError, match="not iterable"):
         write_outcomes(path, 3)  # type: ignore[arg-type]
@@ -360,8 +360,8 @@ def test_a_file_is_not_emptied_for_a_mistake(path: Path) -> None:
 
 
 @pytest.mark.parametrize("not_a_file", [3, None, [], b"path"])
-def test_what_is_neither_path_nor_file_is_refused(not_a_file: Any) -> None:
-    """A mistaken target is told with what is expected."""
+def test_writing_to_neither_path_nor_file_is_refused(not_a_file: Any) -> None:
+    """A target of another type is refused; the error says what is expected."""
     with pytest.raises(TypeError, match="expected a path, '-' or an open file"):
         write_outcomes(not_a_file, [])
 

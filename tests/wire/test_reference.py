@@ -1,4 +1,4 @@
-"""The reference's own five tests, over every kind of backend (the round trip is in test_steps.py)."""
+"""The reference's own five tests, on every kind of backend (the round trip is in test_steps.py)."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ MakeRunner = Callable[..., Runner]
 
 
 class Later(AgentExecutor):
-    """The first step ends last: each one waits until its successor has left a mark."""
+    """The steps end in reverse order: each one waits until the next one has written its file."""
 
     def __init__(self, folder: Path, count: int) -> None:
         self.folder = folder
@@ -35,7 +35,7 @@ class Later(AgentExecutor):
 
 
 class Crowd(AgentExecutor):
-    """Each step counts those that run beside it, and waits until the hinted number was seen at once."""
+    """Each step counts the steps that run at the same time, and waits until it has seen the hinted number."""
 
     def __init__(self, folder: Path, hint: int) -> None:
         self.folder = folder
@@ -56,7 +56,7 @@ class Crowd(AgentExecutor):
                 full.touch()
             if full.exists():
                 break
-            time.sleep(0.001)  # another step's mark is what is awaited; nothing else can tell of it across processes
+            time.sleep(0.001)  # waits for a file of another step; across processes there is no event to wait for
         mark.unlink()
         return StepOutcome.completed(spec, str(most))
 
@@ -71,21 +71,21 @@ class Mixed(AgentExecutor):
 
 
 def test_outcomes_come_in_input_order(make_runner: MakeRunner, tmp_path: Path) -> None:
-    """The order of outcomes is that of the specs, though the steps end in the opposite one."""
+    """The outcomes are in the order of the specs, although the steps end in reverse order."""
     outcomes = make_runner(Later(tmp_path, 4)).run(make_specs(4))
     assert [outcome.task_id for outcome in outcomes] == ["t0", "t1", "t2", "t3"]
 
 
 @pytest.mark.parametrize("hint", [1, 3])
 def test_exactly_the_hinted_number_runs_at_once(make_runner: MakeRunner, tmp_path: Path, hint: int) -> None:
-    """As many steps as hinted are seen side by side, and never one more."""
+    """As many steps as hinted run at once, and never more."""
     outcomes = make_runner(Crowd(tmp_path, hint)).run(make_specs(4 * hint))
     assert max(int(outcome.output) for outcome in outcomes) == hint
     assert all(outcome.success for outcome in outcomes)
 
 
 def test_failure_and_panic_are_isolated_and_labelled(make_runner: MakeRunner) -> None:
-    """A failed and a raising step leave the others alone and say what happened."""
+    """A step that fails and one that raises do not affect the others; their outcomes say what happened."""
     run = make_runner(Mixed()).run(make_specs(4))
     assert [outcome.success for outcome in run] == [True, False, False, True]
     assert run[1] == StepOutcome("t1", "task-run-t1", "tester", "said no", False)
@@ -93,8 +93,8 @@ def test_failure_and_panic_are_isolated_and_labelled(make_runner: MakeRunner) ->
     assert [record.status for record in run.records] == ["succeeded", "failed", "raised", "succeeded"]
 
 
-def test_default_hint() -> None:
-    """An executor that says nothing runs eight steps at once."""
+def test_the_default_hint_is_eight() -> None:
+    """An executor without a `concurrency_hint` of its own runs eight steps at once."""
     assert Mixed().concurrency_hint() == DEFAULT_MAX_PARALLEL_TASKS == 8
 
 
@@ -102,4 +102,4 @@ def _await(condition: Callable[[], bool]) -> None:
     deadline = time.monotonic() + HANG_BOUND_S
     while not condition():
         assert time.monotonic() < deadline
-        time.sleep(0.001)  # a file of another process is what is awaited
+        time.sleep(0.001)  # waits for a file of another process

@@ -1,4 +1,4 @@
-"""Keys that a text repeats, and fields that nobody knows: refused, read or passed over as serde_json does it."""
+"""Repeated keys and unknown fields are refused, read or ignored exactly as in serde_json."""
 
 from __future__ import annotations
 
@@ -27,11 +27,11 @@ REPEATING = [
     ('{"a":{"x":1},"a":{"y":2}}', {"a": {"y": 2}}),
     ('[0,{"a":{"b":1,"b":"ü","b":[{"c":1,"c":-0}]}}]', [0, {"a": {"b": [{"c": -0.0}]}}]),
 ]
-"""JSON that repeats keys, and what is read: the last value of each."""
+"""JSON with repeated keys, and the value that is read: it has the last value of each key."""
 
 
 def with_field(record: AgentStepSpec | StepOutcome, text: str) -> str:
-    """Return the record as JSON with one more field, which `text` is."""
+    """Return the record as JSON with one more field: `text`."""
     return f"{record.to_json()[:-1]},{text}}}"
 
 
@@ -78,7 +78,7 @@ def test_the_last_value_of_a_key_counts_in_an_unknown_event(text: str, value: An
         ('{"a":' + "[" * MAX_DEPTH + "]" * MAX_DEPTH + ',"a":1}', "structured"),
     ],
 )
-def test_what_is_replaced_by_a_later_value_has_to_be_json_too(text: str, place: str) -> None:
+def test_a_replaced_value_must_be_json_too(text: str, place: str) -> None:
     """An earlier value of a repeated key is read before it is replaced, and refused if it is no JSON value."""
     with pytest.raises(WireError) as caught:
         StepOutcome.from_json(with_field(OUTCOME, f'"structured":{text}'))
@@ -131,8 +131,8 @@ def test_the_type_of_an_unknown_event_occurs_once() -> None:
     ],
     ids=lambda value: value[:20],
 )
-def test_nothing_is_looked_at_in_an_unknown_field_but_its_syntax(value: str) -> None:
-    """A field that is not known may hold any JSON text and occur twice; nothing of it is kept."""
+def test_an_unknown_field_may_hold_any_syntactically_valid_json(value: str) -> None:
+    """An unknown field may hold any JSON text and occur twice; it is not kept."""
     later = f'"later":{value},"later":{value}'
     assert AgentStepSpec.from_json(with_field(SPEC, later)) == SPEC
     assert StepOutcome.from_json(with_field(OUTCOME, later)) == OUTCOME
@@ -156,15 +156,15 @@ def test_nothing_is_looked_at_in_an_unknown_field_but_its_syntax(value: str) -> 
         ("tru", ""),
     ],
 )
-def test_the_syntax_of_an_unknown_field_is_looked_at(value: str, place: str) -> None:
-    """What is no JSON makes the whole text none."""
+def test_an_unknown_field_with_invalid_syntax_is_refused(value: str, place: str) -> None:
+    """Invalid JSON in an unknown field makes the whole text invalid."""
     with pytest.raises(WireError) as caught:
         StepOutcome.from_json(with_field(OUTCOME, f'"later":{value}'))
     assert caught.value.field == place
 
 
-def test_the_name_of_an_unknown_field_is_text() -> None:
-    """The names of a record's fields are read even if the fields are not: a lone surrogate is refused."""
+def test_the_name_of_an_unknown_field_must_be_valid_text() -> None:
+    """A lone surrogate is refused in the name of a field, even if the field is unknown."""
     for text in (r'"\ud800":1', r'"\ud800":1,"\ud800":2'):
         with pytest.raises(WireError, match="surrogate") as caught:
             StepOutcome.from_json(with_field(OUTCOME, text))
@@ -178,7 +178,7 @@ def checkpoint(outcome: str, step: str = "", whole: str = "") -> str:
 
 
 def test_checkpoints_are_read_like_records() -> None:
-    """In a checkpoint the last value counts inside `structured`, and what is unknown is passed over, everywhere."""
+    """In a checkpoint the last value counts inside `structured`, and unknown fields are ignored everywhere."""
     journal = MemoryJournal()
     later = r',"later":1e999,"later":{"a":"\ud800","a":2}'
     journal.import_checkpoint(checkpoint(f'"structured":{{"a":1,"a":[2]}}{later}', later, later))

@@ -1,4 +1,4 @@
-"""Properties of the wire: whatever can be made can be written, and comes back the same."""
+"""Properties of the wire format: every record can be written, and is read back equal."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ from fanout_sync.events.types import (
 from fanout_sync.records.steps import MAX_STEPS_LIMIT, AgentStepSpec, StepOutcome, WireRecord
 from fanout_sync.wire.strict_json import parse_json, write_json
 
-# The first example loads cattrs, and no deadline tells a slow machine from a slow library.
+# The first example imports cattrs, and a deadline would fail on a slow machine.
 relaxed = settings(deadline=None)
 
 text = st.text()
@@ -80,7 +80,7 @@ def refusal_of(read: Callable[[], object]) -> str:
 
 @relaxed
 @given(records)
-def test_json_comes_back_equal_and_stays_the_same(record: WireRecord) -> None:
+def test_records_are_read_back_equal_from_json(record: WireRecord) -> None:
     """Reading what was written gives an equal record of the same class, and writing that gives the same text."""
     written = record.to_json()
     again = type(record).from_json(written)
@@ -92,14 +92,14 @@ def test_json_comes_back_equal_and_stays_the_same(record: WireRecord) -> None:
 
 @relaxed
 @given(records)
-def test_dicts_come_back_equal(record: WireRecord) -> None:
-    """Reading from a dict what was written to one gives an equal record."""
+def test_records_are_read_back_equal_from_dicts(record: WireRecord) -> None:
+    """Reading the dict of a record gives an equal record."""
     assert type(record).from_dict(record.to_dict()) == record
 
 
 @relaxed
 @given(records)
-def test_dict_and_json_say_the_same(record: WireRecord) -> None:
+def test_dict_and_json_have_the_same_content(record: WireRecord) -> None:
     """The text is the JSON of the dict, in the same order, for the standard library's parser as well."""
     assert json.loads(record.to_json()) == record.to_dict()
     assert list(json.loads(record.to_json())) == list(record.to_dict())
@@ -123,22 +123,22 @@ def test_events_are_read_without_knowing_their_class(event: Event) -> None:
 @relaxed
 @given(json_values)
 def test_values_come_back_with_their_types(value: Any) -> None:
-    """An int stays an int and a float a float, sign of zero included: `repr` tells them apart."""
+    """An int stays an int, and a float stays a float with the sign of zero: `repr` shows the difference."""
     assert repr(parse_json(write_json(value))) == repr(value)
 
 
 @relaxed
 @given(json_values)
-def test_other_writers_of_json_are_understood(value: Any) -> None:
-    """What the standard library writes, escaped or indented, is read as the same value."""
+def test_json_of_the_standard_library_is_read(value: Any) -> None:
+    """JSON that the standard library wrote is read as the same value."""
     assert repr(parse_json(json.dumps(value))) == repr(value)
     assert repr(parse_json(json.dumps(value, indent=1, ensure_ascii=False))) == repr(value)
 
 
 @relaxed
 @given(text | st.text('[]{}",:\\tfn0123456789eE+-. \n\ud800'))
-def test_no_text_does_worse_than_a_wire_error(garbage: str) -> None:
-    """Whatever the text is, it is read and written again, or refused with a short `WireError`."""
+def test_any_text_is_read_or_raises_a_wire_error(garbage: str) -> None:
+    """Any text is either read, and can be written again, or refused with a short `WireError`."""
 
     def read_and_write() -> None:
         value = parse_json(garbage)
@@ -149,6 +149,6 @@ def test_no_text_does_worse_than_a_wire_error(garbage: str) -> None:
 
 @relaxed
 @given(st.binary())
-def test_no_bytes_do_worse_than_a_wire_error(garbage: bytes) -> None:
-    """Bytes that happen to be no record are refused with a short `WireError`."""
+def test_invalid_bytes_raise_a_wire_error(garbage: bytes) -> None:
+    """Bytes that are no record are refused with a short `WireError`."""
     assert 0 < len(refusal_of(lambda: StepOutcome.from_json(garbage))) < 400

@@ -1,4 +1,4 @@
-"""The wire format: what is written, what is read, what is refused and which field is named."""
+"""The wire format: what is written, what is read, what is refused, and which field the error names."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ VECTORS: list[dict[str, Any]] = json.loads(
 ACCEPTED = [vector for vector in VECTORS if vector["accepted"]]
 REJECTED = [vector for vector in VECTORS if not vector["accepted"]]
 
-# The field at fault in each rejected vector, in their order; "" where the text is no JSON or no object.
+# The field at fault in each rejected vector, in the same order; "" if the text is no JSON or no object.
 REJECTED_FIELDS = [
     *["max_steps"] * 3,
     "parent_session_id",
@@ -78,8 +78,8 @@ def nested_keys_sorted(value: Any) -> Any:
 
 
 @pytest.mark.parametrize("vector", ACCEPTED, ids=lambda vector: vector["input"])
-def test_what_the_reference_accepts_is_written_back_as_it_writes_it(vector: dict[str, Any]) -> None:
-    """What the reference parses is parsed, and comes back to the byte, but for the order of keys inside JSON fields."""
+def test_records_that_the_reference_accepts_are_written_as_it_writes_them(vector: dict[str, Any]) -> None:
+    """They are read, and written byte for byte the same, except for the order of keys inside JSON fields."""
     record = RECORDS[vector["type"]].from_json(vector["input"])
     json_field = "output_schema" if isinstance(record, AgentStepSpec) else "structured"
     canonical = attrs.evolve(record, **{json_field: nested_keys_sorted(getattr(record, json_field))})
@@ -93,8 +93,8 @@ def test_what_the_reference_accepts_is_written_back_as_it_writes_it(vector: dict
     list(zip(REJECTED, REJECTED_FIELDS, strict=True)),
     ids=[vector["input"] for vector in REJECTED],
 )
-def test_what_the_reference_rejects_is_refused_naming_the_field(vector: dict[str, Any], field: str) -> None:
-    """What the reference refuses is refused, and the error names the field that the reference refuses."""
+def test_records_that_the_reference_rejects_are_refused_naming_the_field(vector: dict[str, Any], field: str) -> None:
+    """They are refused, and the error names the field that the reference refuses."""
     with pytest.raises(WireError) as caught:
         RECORDS[vector["type"]].from_json(vector["input"])
     assert caught.value.field == field
@@ -102,8 +102,8 @@ def test_what_the_reference_rejects_is_refused_naming_the_field(vector: dict[str
 
 
 @pytest.mark.parametrize("vector", VECTORS, ids=lambda vector: vector["input"])
-def test_bytes_are_read_as_text_is(vector: dict[str, Any]) -> None:
-    """UTF-8 bytes have the same verdict as the text they encode."""
+def test_bytes_are_read_like_text(vector: dict[str, Any]) -> None:
+    """UTF-8 bytes are accepted or refused exactly like the text they encode."""
     record_class = RECORDS[vector["type"]]
     if vector["accepted"]:
         assert record_class.from_json(vector["input"].encode()) == record_class.from_json(vector["input"])
@@ -149,7 +149,7 @@ def test_bytes_are_read_as_text_is(vector: dict[str, Any]) -> None:
     ],
 )
 def test_floats_are_written_as_ryu_writes_them(value: float, text: str) -> None:
-    """A float has the notation of serde_json (`1e300`, `0.00001`), not Python's (`1e+300`, `1e-05`), and reads back."""
+    """A float is written as serde_json does (`1e300`, `0.00001`), not as Python does (`1e+300`, `1e-05`)."""
     assert write_json(value) == text
     assert struct.pack("d", parse_json(text)) == struct.pack("d", value)
 
@@ -186,8 +186,8 @@ def test_integers_are_exact_whatever_their_size(value: int) -> None:
     assert read_structured(str(value)) == value
 
 
-def test_integers_that_nobody_reads_back_are_refused() -> None:
-    """An integer of more digits than `int()` accepts is refused by name on both ways, not by a bare ValueError."""
+def test_integers_too_long_for_int_are_refused() -> None:
+    """An integer of more digits than `int()` accepts is a `WireError`, both when written and when read."""
     too_long = sys.get_int_max_str_digits() + 1
     with pytest.raises(WireError, match="shorter integer") as caught:
         with_structured({"n": 10**too_long}).to_json()
@@ -217,7 +217,7 @@ class Weight(float):
 
 
 def test_subclasses_of_json_types_are_written_as_their_plain_value() -> None:
-    """An enum, a float with a `repr` of its own, or another kind of dict is written as what it is underneath."""
+    """An enum, a float with a `repr` of its own, or a subclass of dict is written as a plain value."""
     value = OrderedDict(colour=Colour.RED, mood=Mood.GLAD, weight=Weight(1.5), counts=defaultdict(list, a=[1]))
     assert write_json(value) == '{"colour":3,"mood":"glad","weight":1.5,"counts":{"a":[1]}}'
 
@@ -244,8 +244,8 @@ def test_subclasses_of_json_types_are_written_as_their_plain_value() -> None:
     ],
     ids=without_address,
 )
-def test_what_json_cannot_carry_is_refused_naming_its_place(value: Any, field: str, reason: str) -> None:
-    """`to_json` and `to_dict` refuse what is no JSON, with the path to it and its type."""
+def test_values_that_json_cannot_carry_are_refused_naming_their_path(value: Any, field: str, reason: str) -> None:
+    """`to_json` and `to_dict` refuse them; the error has the path to the value and its type."""
     for write in (with_structured(value).to_json, with_structured(value).to_dict):
         with pytest.raises(WireError) as caught:
             write()
@@ -254,8 +254,8 @@ def test_what_json_cannot_carry_is_refused_naming_its_place(value: Any, field: s
 
 
 @pytest.mark.parametrize("field", ["task_id", "session_id", "agent", "output"])
-def test_lone_surrogates_in_text_fields_are_refused_on_both_ways(field: str) -> None:
-    """A string that UTF-8 cannot carry is neither written nor read, and its field is named."""
+def test_lone_surrogates_in_text_fields_are_neither_written_nor_read(field: str) -> None:
+    """A string that UTF-8 cannot carry is refused in both directions; the error names the field."""
     broken = OUTCOME | {field: "x\udce9"}
     for refuse in (
         StepOutcome(**broken).to_json,
@@ -276,7 +276,7 @@ def test_surrogate_pairs_are_one_character() -> None:
 
 
 def test_cycles_are_refused() -> None:
-    """A list that contains itself is refused as too deep, and never ends in a RecursionError."""
+    """A list that contains itself is refused as nested too deep, without a RecursionError."""
     cycle: list[Any] = []
     cycle.append(cycle)
     with pytest.raises(WireError, match="deeper than 127") as caught:
@@ -284,7 +284,7 @@ def test_cycles_are_refused() -> None:
     assert caught.value.field == "structured"
 
 
-def test_to_dict_is_what_to_json_says() -> None:
+def test_to_dict_has_the_content_of_to_json() -> None:
     """`to_dict` has the same fields in the same order, without the optional ones that are `None`."""
     outcome = with_structured({"a": [1, None]})
     assert outcome.to_dict() == {**OUTCOME, "structured": {"a": [1, None]}}
@@ -319,8 +319,8 @@ def test_to_dict_is_what_to_json_says() -> None:
         ("tru", "", "no valid JSON"),
     ],
 )
-def test_malformed_values_are_refused_naming_their_place(text: str, field: str, reason: str) -> None:
-    """What a JSON field cannot hold is refused with the path to it, what is no JSON with the column."""
+def test_malformed_values_are_refused_naming_path_or_column(text: str, field: str, reason: str) -> None:
+    """The error for a value that no field can hold has its path; the error for invalid JSON has the column."""
     with pytest.raises(WireError) as caught:
         read_structured(text)
     assert caught.value.field == field
@@ -353,7 +353,7 @@ def test_malformed_values_are_refused_naming_their_place(text: str, field: str, 
     ],
 )
 def test_texts_that_are_no_record_are_refused(text: str, reason: str) -> None:
-    """What is wrong with the text as a whole is told, and no field is named."""
+    """The error says what is wrong with the whole text, and names no field."""
     with pytest.raises(WireError) as caught:
         StepOutcome.from_json(text)
     assert caught.value.field == ""
@@ -371,8 +371,8 @@ def test_texts_that_are_no_record_are_refused(text: str, reason: str) -> None:
         (f"{OUTCOME_JSON}}}".encode("utf-32"), "expected UTF-8"),
     ],
 )
-def test_bytes_are_utf8_and_nothing_else(text: bytes, reason: str) -> None:
-    """No other encoding is guessed, an encoded surrogate is no UTF-8, and a byte order mark is refused."""
+def test_bytes_must_be_utf8(text: bytes, reason: str) -> None:
+    """Other encodings, encoded surrogates and a byte order mark are refused."""
     with pytest.raises(WireError) as caught:
         StepOutcome.from_json(text)
     assert reason in caught.value.reason
@@ -380,7 +380,7 @@ def test_bytes_are_utf8_and_nothing_else(text: bytes, reason: str) -> None:
 
 @pytest.mark.parametrize("text", [None, 3, bytearray(b"{}"), {}, ["{}"]])
 def test_json_is_read_from_str_or_bytes_only(text: Any) -> None:
-    """Handing over something else is a mistake of the program, not of the data."""
+    """Another type is a mistake in the program, not in the data: a TypeError."""
     with pytest.raises(TypeError, match=f"from str or bytes, got {type(text).__name__}"):
         StepOutcome.from_json(text)
 
@@ -391,7 +391,7 @@ def test_white_space_around_tokens_is_accepted() -> None:
 
 
 def test_minus_zero_is_a_float() -> None:
-    """`-0` is `-0.0`, as in serde_json, and so no `max_steps`."""
+    """`-0` is read as `-0.0`, as in serde_json, so it is refused as `max_steps`."""
     value = read_structured("-0")
     assert isinstance(value, float)
     assert math.copysign(1, value) == -1
@@ -402,7 +402,7 @@ def test_minus_zero_is_a_float() -> None:
 
 @pytest.mark.parametrize("max_steps", [-1, 2**64, 10**30, 10**4000, 10**5000], ids=lambda n: n.bit_length())
 def test_max_steps_outside_64_bits_is_a_wire_error(max_steps: int) -> None:
-    """What the class itself refuses is refused as wire data, named, and in few words."""
+    """A value that the class refuses is a short `WireError` that names the field."""
     fields = {"task_id": "t", "agent": "a", "description": "d", "prompt": "p", "max_steps": max_steps}
     with pytest.raises(WireError) as caught:
         AgentStepSpec.from_dict(fields)
@@ -418,15 +418,15 @@ def test_max_steps_reaches_the_limit() -> None:
 
 @pytest.mark.parametrize("depth", [1, MAX_DEPTH - 1])
 def test_nesting_up_to_the_limit_is_carried(depth: int) -> None:
-    """The record's own object is level 1, and level 127 is the last one."""
+    """The record's own object is level 1; level 127 is the last that is allowed."""
     outcome = with_structured(nested(depth))
     assert StepOutcome.from_json(outcome.to_json()) == outcome
     assert StepOutcome.from_dict(outcome.to_dict()) == outcome
 
 
 @pytest.mark.parametrize("depth", [MAX_DEPTH, 500])
-def test_nesting_beyond_the_limit_is_refused_on_both_ways(depth: int) -> None:
-    """Where serde_json refuses to go on reading, nothing is written and nothing is read."""
+def test_nesting_beyond_the_limit_is_neither_written_nor_read(depth: int) -> None:
+    """A value that is too deep for serde_json is refused in both directions."""
     text = "[" * depth + "]" * depth
     for refuse in (
         lambda: with_structured(nested(depth)).to_json(),
@@ -451,15 +451,15 @@ def test_nesting_beyond_the_limit_is_refused_on_both_ways(depth: int) -> None:
     ],
     ids=["arrays", "objects", "known field", "unknown field", "with NaN inside"],
 )
-def test_hostile_nesting_is_no_recursion_error(text: str, field: str) -> None:
-    """A hundred thousand brackets are refused like any other malformed text."""
+def test_extreme_nesting_is_no_recursion_error(text: str, field: str) -> None:
+    """A hundred thousand brackets are refused with a `WireError`, like other malformed text."""
     with pytest.raises(WireError, match="nested deeper") as caught:
         StepOutcome.from_json(text)
     assert caught.value.field == field
 
 
 def test_unknown_fields_are_ignored_whatever_they_hold() -> None:
-    """A newer peer may send more; what is ignored may even nest deeper than a record may, as in serde_json."""
+    """A newer peer may send more fields; as in serde_json they may even nest deeper than a record may."""
     deep = "[" * 200 + "]" * 200
     assert StepOutcome.from_json(f'{OUTCOME_JSON},"later":{{"a":[1]}},"deep":{deep}}}') == StepOutcome(**OUTCOME)
     assert StepOutcome.from_dict({**OUTCOME, "later": object(), 7: None}) == StepOutcome(**OUTCOME)
@@ -491,7 +491,7 @@ def test_optional_fields_may_be_missing_or_null(optional: str) -> None:
     ids=lambda value: ascii(value)[:20],
 )
 def test_from_dict_coerces_nothing(field: str, value: Any, reason: str) -> None:
-    """A field of the wrong type is refused, with what came in JSON's words."""
+    """A field of the wrong type is refused; the error describes the value in the terms of JSON."""
     with pytest.raises(WireError) as caught:
         StepOutcome.from_dict({**OUTCOME, field: value})
     assert caught.value.field == field
@@ -500,7 +500,7 @@ def test_from_dict_coerces_nothing(field: str, value: Any, reason: str) -> None:
 
 @pytest.mark.parametrize("max_steps", [True, 3.0, "3", [3]])
 def test_max_steps_is_an_integer_only(max_steps: Any) -> None:
-    """`true`, `3.0` and `"3"` are no `max_steps`."""
+    """`true`, `3.0` and `"3"` are refused as `max_steps`."""
     with pytest.raises(WireError, match="expected an integer") as caught:
         AgentStepSpec.from_dict(
             {"task_id": "t", "agent": "a", "description": "d", "prompt": "p", "max_steps": max_steps}
@@ -510,13 +510,13 @@ def test_max_steps_is_an_integer_only(max_steps: Any) -> None:
 
 @pytest.mark.parametrize("mapping", [None, [], "{}", 3, [("task_id", "t")], StepOutcome(**OUTCOME)])
 def test_from_dict_takes_mappings_only(mapping: Any) -> None:
-    """Something else than a mapping is a WireError, not an AttributeError."""
+    """Any other type is a WireError, not an AttributeError."""
     with pytest.raises(WireError, match="expected an object, got"):
         StepOutcome.from_dict(mapping)
 
 
-def test_from_dict_does_not_invent_fields_of_a_defaultdict() -> None:
-    """A mapping that makes up what it does not have still misses the field, and is left as it was."""
+def test_from_dict_does_not_create_missing_fields_of_a_defaultdict() -> None:
+    """A missing field of a `defaultdict` is reported as missing, and the dict is unchanged."""
     mapping = defaultdict(str, {"session_id": "s"})
     with pytest.raises(WireError, match="missing") as caught:
         StepOutcome.from_dict(mapping)
@@ -546,7 +546,7 @@ def test_the_first_wrong_field_is_the_one_named() -> None:
     ],
 )
 def test_errors_are_short_however_large_the_value(refuse: Any) -> None:
-    """An error never quotes a megabyte, neither as the value nor as the path."""
+    """An error shortens a long value and a long path."""
     with pytest.raises(WireError) as caught:
         refuse()
     assert len(str(caught.value)) < 400
@@ -559,11 +559,11 @@ def test_errors_can_be_printed() -> None:
     assert str(caught.value).encode()
 
 
-# --- what the runner asks ---------------------------------------------------------------------------------------------
+# --- checks that the runner uses --------------------------------------------------------------------------------------
 
 
-def test_check_json_names_the_place_below_its_path() -> None:
-    """`check_json` passes what the wire carries and names the place of what it does not."""
+def test_check_json_names_the_path_below_the_given_one() -> None:
+    """`check_json` accepts values that the wire can carry, and its error has the whole path to any other."""
     check_json({"a": [1, 2.5, "x", None, True]}, "structured")
     with pytest.raises(WireError, match="an instance of set") as caught:
         check_json({"a": [set()]}, "structured")
@@ -571,14 +571,14 @@ def test_check_json_names_the_place_below_its_path() -> None:
 
 
 def test_check_json_counts_the_record_as_a_level() -> None:
-    """What `check_json` passes can really be written as a field."""
+    """A value that `check_json` accepts for a field can be written in that field."""
     check_json(nested(MAX_DEPTH - 1), "structured")
     with pytest.raises(WireError, match="deeper"):
         check_json(nested(MAX_DEPTH), "structured")
 
 
 def test_check_text_refuses_lone_surrogates_only() -> None:
-    """Any text passes that UTF-8 can carry."""
+    """`check_text` accepts all text that UTF-8 can carry."""
     check_text("plain", "output")
     check_text("\x00 é 😀 \uffff", "output")
     with pytest.raises(WireError, match=r"U\+DC00\) at character 1") as caught:
@@ -587,7 +587,7 @@ def test_check_text_refuses_lone_surrogates_only() -> None:
 
 
 def test_cattrs_is_loaded_on_first_use_only() -> None:
-    """Importing the package, and writing, do without cattrs."""
+    """Importing the package and writing JSON do not import cattrs."""
     program = (
         "import sys; from fanout_sync.records.steps import StepOutcome; import fanout_sync.wire.codec;"
         "StepOutcome.failed('t', 'a', 'm').to_json(); assert 'cattrs' not in sys.modules"
