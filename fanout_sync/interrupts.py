@@ -82,7 +82,7 @@ class InterruptScope:
 
     def takes(self, frame: FrameType | None) -> bool:
         """Return whether an interrupt that strikes this frame is to be noted here."""
-        return self.is_inside or (frame is not None and frame.f_code is self._own_code)
+        return self.in_package_code or (frame is not None and frame.f_code is self._own_code)
 
     def note(self) -> bool:
         """Note an interrupt; return whether noting it is enough, or it has to be raised."""
