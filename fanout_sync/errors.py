@@ -7,7 +7,7 @@
     ├── InputError (Exception)              the iterable of specs raised, or an item is no spec; has the `run` so far
     ├── ExecutorNotPicklable (TypeError)    an executor that cannot be sent to a worker process
     ├── JournalError (Exception)            a journal that cannot be read or written, or that another run is using
-    │   └── JournalConflict                 a `task_id` that two different steps have
+    │   └── JournalConflict                 a `task_id` that belongs to another step
     └── FanoutInterrupted (KeyboardInterrupt)   Ctrl-C; has the `run` so far
 
 All but `FanoutInterrupted` are `Exception`s: `except Exception` catches every error, but no interrupt.
@@ -151,7 +151,7 @@ class JournalError(FanoutError, Exception):
 
 
 class JournalConflict(JournalError):
-    """Two different steps have the same `task_id`: one is in the journal, or both are in one run.
+    """The `task_id` of a step belongs to another one: to a different step in the journal, or to one in the same run.
 
     Attributes:
         conflicts: The names of the fields that differ, by `task_id`; empty if the same step came twice.

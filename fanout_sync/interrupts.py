@@ -71,7 +71,7 @@ class InterruptScope:
 
     @contextlib.contextmanager
     def calling(self, listener: Callable[[], object]) -> Iterator[None]:
-        """Call `listener` in the signal handler when the block is interrupted; at once if there was an interrupt before."""
+        """Call `listener`, in the signal handler, if the block is interrupted; at once if there was one before."""
         self._listeners.append(listener)
         try:
             if self.is_interrupted:

@@ -38,8 +38,8 @@ class AgentExecutor(abc.ABC):
             event_tx: Sends events, at once, and reports usage; `None` if the run needs neither.
 
         Returns:
-            The outcome; the runner passes it on unchanged, whether `success` is true or false. If this method raises,
-            the runner makes a failed outcome with the `task_id` and the `agent` of the spec.
+            The outcome, `success` true or false; the runner keeps its `task_id` and `agent`. If this method raises, the
+            runner makes a failed outcome with the `task_id` and the `agent` of the spec.
         """
 
     def concurrency_hint(self) -> int:

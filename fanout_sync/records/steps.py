@@ -98,7 +98,7 @@ def _a_step_count_or_none(_: Any, attribute: Attribute[Any], value: Any) -> None
 
 @frozen
 class AgentStepSpec(WireRecord):
-    """What to run, whatever the backend.
+    """What to run; it does not depend on the backend.
 
     Attributes:
         task_id: The name of the step; give each step of a run its own, to tell the outcomes apart.

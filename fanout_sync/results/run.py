@@ -42,7 +42,7 @@ class Run(Sequence[StepOutcome]):
 
     @property
     def failed(self) -> list[StepOutcome]:
-        """The outcomes that do not, in order, whatever the reason."""
+        """The outcomes that say failure, in order."""
         return [outcome for outcome in self._outcomes if not outcome.success]
 
     def summary(self) -> str:
@@ -53,9 +53,9 @@ class Run(Sequence[StepOutcome]):
         """
         records = list(self.records)
         counts = Counter(record.status for record in records)
-        told = ", ".join(f"{count} {status}" for status, count in counts.most_common()) or "nothing to do"
+        by_status = ", ".join(f"{count} {status}" for status, count in counts.most_common()) or "nothing to do"
         steps = "1 step" if len(self) == 1 else f"{len(self)} steps"
-        lines = [f"{steps} in {self.elapsed:.1f} s: {told}"]
+        lines = [f"{steps} in {self.elapsed:.1f} s: {by_status}"]
         tried_again = sum(len(record.attempts) > 1 for record in records)
         if tried_again:
             lines.append(f"  tried more than once: {tried_again}")

@@ -39,7 +39,7 @@ class RecordCodec:
 
 
 def as_mapping(value: Any) -> Mapping[str, Json]:
-    """Return `value` if it is a mapping, as every record is on the wire.
+    """Return `value` if it is a mapping; on the wire every record is one.
 
     Raises:
         WireError: It is something else.
