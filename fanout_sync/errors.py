@@ -176,13 +176,14 @@ class FanoutInterrupted(FanoutError, KeyboardInterrupt):
         total: How many steps there are; if the length of the input is not known, how many specs had been read.
     """
 
-    def __init__(self, run: RunSoFar, yielded: int = 0, total: int | None = None) -> None:
-        super().__init__(run, yielded, total)
+    def __init__(self, run: RunSoFar, yielded: int = 0, total: int | None = None, yielded_cancelled: int = 0) -> None:
+        super().__init__(run, yielded, total, yielded_cancelled)
         self.run = run
+        self._yielded_cancelled = yielded_cancelled
         self.yielded = yielded
         self.total = max(total or 0, yielded + len(run))
 
     def __str__(self) -> str:
         cancelled = sum(record.status == "cancelled" for record in self.run.records)
-        done = self.yielded + len(self.run) - cancelled
+        done = self.yielded - self._yielded_cancelled + len(self.run) - cancelled
         return f"interrupted: {done} of {self.total} steps were done, {self.total - done} are cancelled"

@@ -11,7 +11,7 @@ import threading
 import time
 from collections.abc import Callable, Iterator
 from functools import partial
-from types import CodeType, FrameType, TracebackType
+from types import FrameType, TracebackType
 from typing import Any
 
 from .errors import FanoutInterrupted
@@ -36,8 +36,6 @@ class InterruptScope:
     handler gets none. Outside the main thread of the main interpreter a scope does nothing.
 
     Args:
-        own_code: The code of a generator of this package that gives control to the caller at a `yield`. An interrupt
-            that strikes it just before that is noted, so that what it is about to yield is not lost.
         encloses_others: Whether the calls of runners that go on within it are interrupted with it, as for the command
             line. Otherwise scopes that were entered later are of other streams, which are just not being read.
 
@@ -50,9 +48,9 @@ class InterruptScope:
             raised, because some call does not return.
     """
 
-    def __init__(self, own_code: CodeType | None = None, *, encloses_others: bool = False) -> None:
-        self._own_code = own_code
+    def __init__(self, *, encloses_others: bool = False) -> None:
         self.encloses_others = encloses_others
+        self._own_frame: int | None = None
         self.in_package_code = True
         self.is_interrupted = False
         self.was_raised = False
@@ -80,9 +78,13 @@ class InterruptScope:
         finally:
             self._listeners.remove(listener)
 
+    def own(self, frame: FrameType) -> None:
+        """Always note interrupts that strike this frame: just before a `yield`, one would lose what is yielded."""
+        self._own_frame = id(frame)  # not the frame itself, whose generator would live as long as this
+
     def takes(self, frame: FrameType | None) -> bool:
         """Return whether an interrupt that strikes this frame is to be noted here."""
-        return self.in_package_code or (frame is not None and frame.f_code is self._own_code)
+        return self.in_package_code or (frame is not None and id(frame) == self._own_frame)
 
     def note(self) -> bool:
         """Note an interrupt; return whether noting it is enough, or it has to be raised."""
@@ -144,11 +146,13 @@ def _handle(handler: Callable[[int, FrameType | None], Any], number: int, frame:
             for scope in _scopes:
                 scope.was_raised = True
             raise
-        innermost = _scopes[in_ours[-1]]
-        others = _scopes[in_ours[-1] + 1 :] if innermost.encloses_others else []
-        are_noted = [scope.note() for scope in (innermost, *others)]
-        if not all(are_noted):
+        place = in_ours[-1]
+        for outer in _scopes[:place]:
+            outer.was_raised |= not outer.in_package_code
+        if not _scopes[place].note():
             raise
+        for inner in _scopes[place + 1 :] if _scopes[place].encloses_others else ():
+            inner.note()
 
 
 def interrupt_again() -> None:

@@ -5,8 +5,8 @@ from __future__ import annotations
 import math
 import time
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from contextlib import ExitStack, contextmanager
-from typing import TYPE_CHECKING, Any, NoReturn, cast
+from contextlib import ExitStack, closing, contextmanager
+from typing import TYPE_CHECKING, Any, NoReturn, TypeVar, cast
 
 from attrs import define, field
 
@@ -24,28 +24,11 @@ from .dispatch import Dispatch, Setting
 from .input import an_iterator, check, is_at_hand, length_of, raising_after, read_all
 from .plan import RunPlan
 
+T = TypeVar("T")
+
 if TYPE_CHECKING:
     from ..journal.resuming import Journalling
     from ..limits.waiting_line import WaitingLine
-
-
-@contextmanager
-def opened(plan: RunPlan, scope: InterruptScope) -> Iterator[Call]:
-    """Hold the workflow of the plan, if it has one, for the length of a `with` block.
-
-    Raises:
-        JournalError: The journal cannot be used, or another run holds the workflow.
-    """
-    if plan.workflow is None:
-        yield Call(plan, scope, None)
-        return
-    from ..journal.resuming import Journalling  # imported lazily: slow, and most runs have no journal
-
-    journalling = Journalling(plan.workflow)
-    try:
-        yield Call(plan, scope, journalling)
-    finally:
-        journalling.close()
 
 
 @define(eq=False)
@@ -61,10 +44,38 @@ class Call:
     """
 
     plan: RunPlan
-    scope: InterruptScope
-    journalling: Journalling | None
+    scope: InterruptScope = field(factory=InterruptScope)
+    journalling: Journalling | None = None
     began: float = field(factory=time.monotonic)
     dispatch: Dispatch | None = None
+
+    @property
+    def failures(self) -> int:
+        """How many steps have failed so far."""
+        return 0 if self.dispatch is None else self.dispatch.state.failures
+
+    @property
+    def is_halted(self) -> bool:
+        """Whether no more steps are started, because the budget is exhausted or too many have failed."""
+        return self.dispatch is not None and self.dispatch.state.halt is not None
+
+    @contextmanager
+    def opened(self) -> Iterator[None]:
+        """Hold the workflow of the plan, if it has one; note an interrupt that was raised because something hung.
+
+        Raises:
+            JournalError: The journal cannot be used, or another run holds the workflow.
+        """
+        try:
+            if self.plan.workflow is None:
+                yield
+                return
+            from ..journal.resuming import Journalling  # imported lazily: slow, and most runs have no journal
+
+            with closing(Journalling(self.plan.workflow)) as self.journalling:
+                yield
+        except KeyboardInterrupt:
+            self.scope.note()
 
     # Runs with a barrier ----------------------------------------------------------------------------------------------
 
@@ -75,7 +86,7 @@ class Call:
         on_report: Callable[[Report], None] | None = None,
         failures: int = 0,
         before: Run | None = None,
-    ) -> tuple[Run, Dispatch]:
+    ) -> Run:
         """Run specs to their end.
 
         Args:
@@ -85,25 +96,28 @@ class Call:
             before: The last of those rounds.
 
         Returns:
-            The run, complete or interrupted, and how it went.
+            The run, complete or interrupted.
 
         Raises:
             Exception: As in `Runner.run`, but for an interrupt: that is for `end` to raise.
         """
         self.began = time.monotonic()
-        total = length_of(specs)
+        total = self.ask(lambda: length_of(specs), None)
         if self.journalling is not None and on_report is None:
             specs = self._checked(specs, self.journalling, before)
         reports: dict[int, Report] = {}
-        with self.dispatching(specs, total, failures=failures) as dispatch:
-            for report in _all_reports(dispatch):
-                reports[report.index] = report
-                if on_report is not None:
-                    on_report(report)
+        try:
+            with self.dispatching(specs, total, failures=failures) as dispatch:
+                for report in _all_reports(dispatch):
+                    reports[report.index] = report
+                    if on_report is not None:
+                        on_report(report)
+        except KeyboardInterrupt:  # raised and not noted, because something of the caller's did not return
+            self.scope.note()
         run = self.run_of(reports.values())
-        if not dispatch.state.is_interrupted:
+        if not self.is_interrupted:
             raise_what_ended(dispatch, run)
-        return run, dispatch
+        return run
 
     def _checked(
         self, specs: Iterable[AgentStepSpec], journalling: Journalling, before: Run | None
@@ -119,6 +133,15 @@ class Call:
         except JournalConflict as conflict:
             raise JournalConflict(conflict.reason, conflict.conflicts, before) from None
         return read if error is None else raising_after(read, error)
+
+    def ask(self, question: Callable[[], T], default: T) -> T:
+        """Return what code of the caller's answers, or the default if the user interrupts it, which is noted."""
+        try:
+            with self.scope.callers_code():
+                return question()
+        except KeyboardInterrupt:
+            self.scope.note()
+            return default
 
     def run_of(self, reports: Iterable[Report]) -> Run:
         """Return the run that came to these reports, with what was used of the budget."""
@@ -141,16 +164,19 @@ class Call:
         """Whether there was an interrupt, noted or raised in the caller's code, or the outer step was cancelled."""
         return self.scope.is_interrupted or (self.dispatch is not None and self.dispatch.state.is_interrupted)
 
-    def raise_interrupt(self, run: Run, yielded: int = 0, total: int | None = None) -> NoReturn:
+    def raise_interrupt(
+        self, run: Run, yielded: int = 0, total: int | None = None, yielded_cancelled: int = 0
+    ) -> NoReturn:
         """Raise what an interrupted run ends with.
 
         Args:
             run: What there is of it.
             yielded: How many outcomes a stream had yielded before.
             total: How many steps there are; `None` if nobody can tell.
+            yielded_cancelled: How many of the yielded outcomes said that their step was cancelled.
         """
         end_as_if_killed()
-        raise FanoutInterrupted(run, yielded, total)
+        raise FanoutInterrupted(run, yielded, total, yielded_cancelled)
 
     # One run ----------------------------------------------------------------------------------------------------------
 
@@ -167,10 +193,13 @@ class Call:
             failures: How many steps have failed in the rounds before.
         """
         plan, scope = self.plan, self.scope
-        source = cast("Sequence[Any]", specs) if is_at_hand(specs) else an_iterator(specs)
+        nothing: Iterator[Any] = iter(())
+        source = cast("Sequence[Any]", specs) if is_at_hand(specs) else self.ask(lambda: an_iterator(specs), nothing)
         # Whoever reads them from elsewhere may be away for long, too, while the next spec is being made.
         is_unattended = is_stream or not is_at_hand(specs)
-        bound, meter, outer = plan.bound(), RunMeter(), _outer_step()
+        bound, meter, outer = self.ask(plan.bound, 1), RunMeter(), _outer_step()
+        if not scope.is_interrupted:  # one of an earlier round of a loop was handled
+            scope.is_handled = False
         with ExitStack() as stack:
             waiting_line = stack.enter_context(_limited(plan, meter, outer))
             on_end = waiting_line.ended if waiting_line is not None and is_unattended else None

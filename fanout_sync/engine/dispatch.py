@@ -110,6 +110,7 @@ class Dispatch:
         self._must_watch = self._starter.looks_at_each or self._is_timed
         self._refill_below = max(1, lookahead // 2)
         self._most_written_together = max(1, setting.bound // 8)
+        self._being_told: Report | None = None  # a second interrupt is raised where the caller's own `send` hangs
         self._ready: deque[Report] = deque()  # the journal has them, and nobody has asked for them yet
 
     @property
@@ -245,7 +246,9 @@ class Dispatch:
         if self._meter:
             report = self._metered(report)
         if self._announcer is not None:
+            self._being_told = report
             self._announcer.ended(report)
+            self._being_told = None
         return report
 
     def _durable(self, journalling: Journalling) -> Iterator[Report]:
@@ -277,6 +280,8 @@ class Dispatch:
         if not self.state.ends_early:
             return
         self._scope.is_handled = True
+        if self._being_told is not None:
+            yield self._being_told
         yield from self._handed_out()
         finished = self._finish_running()
         why = "the journal failed"

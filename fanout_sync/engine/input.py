@@ -143,7 +143,8 @@ def read_all(specs: Iterable[AgentStepSpec], scope: InterruptScope) -> tuple[lis
         KeyboardInterrupt: The user interrupted it.
     """
     read: list[Any] = []
-    iterator = an_iterator(specs)
+    with scope.callers_code():
+        iterator = an_iterator(specs)
     try:
         with scope.callers_code():
             read.extend(iterator)

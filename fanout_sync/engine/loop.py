@@ -10,11 +10,10 @@ from attrs import frozen
 from ..checks import positive_int
 from ..errors import InputError, OptionError
 from ..formatting import describe
-from ..interrupts import InterruptScope
 from ..records.status import StepError
 from ..records.steps import AgentStepSpec, StepOutcome
 from ..results.run import Run
-from .call import opened
+from .call import Call
 from .plan import RunPlan
 
 __all__ = ["Continue", "Stop"]
@@ -49,23 +48,23 @@ def run_loop(
         raise OptionError(f"next_round must be a function of a list of outcomes, got {describe(next_round)}")
     specs: Iterable[AgentStepSpec] = initial
     before: Run | None = None
-    failures = 0
-    with InterruptScope() as scope:
-        with opened(plan, scope) as call, call.warm():
+    run, call = Run([], 0.0), Call(plan)
+    with call.scope:
+        with call.opened(), call.warm():
             for iteration in range(1, max_iterations + 1):
-                run, dispatch = call.run(specs, failures=failures, before=before)
-                if not run or iteration == max_iterations or dispatch.state.halt or call.is_interrupted:
+                run = call.run(specs, failures=call.failures, before=before)
+                if not run or iteration == max_iterations or call.is_interrupted or call.is_halted:
                     break
-                try:
-                    with scope.callers_code():
-                        specs = _specs_of_next_round(next_round, run)
-                except KeyboardInterrupt:
-                    scope.note()
-                    break
+                specs, before = _asked(next_round, run, call), run
                 if not specs:
                     break
-                before, failures = run, dispatch.state.failures
         return list(call.end(run))
+
+
+def _asked(next_round: NextRound, run: Run, call: Call) -> list[Any]:
+    """Return the specs of the next round; none if the user interrupts the question."""
+    nothing: list[Any] = []
+    return call.ask(lambda: _specs_of_next_round(next_round, run), nothing)
 
 
 def _specs_of_next_round(next_round: NextRound, run: Run) -> list[Any]:

@@ -10,11 +10,11 @@ from attrs import define
 
 from ..errors import OptionError
 from ..formatting import describe
-from ..interrupts import InterruptScope
 from ..records.report import Report
 from ..records.status import StepError
 from ..records.steps import AgentStepSpec, StepOutcome
-from .call import opened
+from ..results.run import Run
+from .call import Call
 from .input import NOT_YET, an_iterator
 from .plan import RunPlan
 
@@ -27,10 +27,10 @@ AGENT = "pipeline"
 
 def run_pipeline(plan: RunPlan, items: Iterable[Any], stages: Sequence[Stage]) -> list[StepOutcome | None]:
     """Take each item through the stages on its own; see `Runner.pipeline`."""
-    chains = Pipeline(items, stages)
-    with InterruptScope() as scope:
-        with opened(plan, scope) as call:
-            run, _ = call.run(chains, on_report=chains.take)
+    chains, call, run = Pipeline(items, stages), Call(plan), Run([], 0.0)
+    with call.scope:
+        with call.opened():
+            run = call.run(chains, on_report=chains.take)
         call.end(run)
     if call.is_interrupted:
         chains.give_up()
@@ -59,7 +59,7 @@ class _Chain:
 class Pipeline(Iterator[Any]):
     """Gives the specs of all items as they fall due: those of items under way before those of new ones.
 
-    An iterator for `Intake`: it gives `NOT_YET` while everything that is left depends on steps that are running.
+    An iterator for `StepInput`: it gives `NOT_YET` while everything that is left depends on steps that are running.
 
     Args:
         items: Any iterable, consumed lazily. If it raises, the items before go on to their ends first.

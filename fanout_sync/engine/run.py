@@ -4,16 +4,16 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 
-from ..interrupts import InterruptScope
 from ..records.steps import AgentStepSpec
 from ..results.run import Run
-from .call import opened
+from .call import Call
 from .plan import RunPlan
 
 
 def run(plan: RunPlan, specs: Iterable[AgentStepSpec]) -> Run:
     """Run every spec and return when all are done; see `Runner.run`."""
-    with InterruptScope() as scope:
-        with opened(plan, scope) as call:
-            run, _ = call.run(specs)
+    run, call = Run([], 0.0), Call(plan)
+    with call.scope:
+        with call.opened():
+            run = call.run(specs)
         return call.end(run)

@@ -111,9 +111,9 @@ class Starter:
             if self.looks_at_each:
                 self._take_in(index, spec)
             else:
+                flying[index] = spec
                 if announcer is not None:
                     announcer.started(index, spec)
-                flying[index] = spec
                 start(index, spec, 1, timeout_s)
             if not may_take_long:
                 continue
@@ -176,6 +176,7 @@ class Starter:
             with self._scope.callers_code():
                 waiting_step = waiting_line.waiting_step(index, spec, attempt)
         except KeyboardInterrupt:
+            self._state.flying[index] = spec  # to be cancelled
             self._state.interrupt()
         except BaseException as error:  # the caller's own code: it costs this step alone
             self._state.report_at_once(failure(index, spec, "raised", StepError.of(error)), spec)

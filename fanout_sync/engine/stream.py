@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Generator, Iterable, Iterator
 from contextlib import suppress
 
-from ..interrupts import InterruptScope, interrupt_again
+from ..interrupts import interrupt_again
 from ..records.report import Report
 from ..records.steps import AgentStepSpec, StepOutcome
-from .call import opened, raise_what_ended
+from .call import Call, raise_what_ended
 from .dispatch import Dispatch
 from .input import Rereadable, an_iterator, check, is_at_hand, length_of
 from .plan import RunPlan
@@ -32,39 +33,40 @@ def stream(
 def _until_left(
     plan: RunPlan, given: Iterable[AgentStepSpec], source: Iterable[AgentStepSpec], in_input_order: bool
 ) -> Generator[StepOutcome, None, None]:
-    scope = InterruptScope(own_code=_outcomes.__code__)
+    call = Call(plan)
     try:
-        yield from _outcomes(plan, scope, given, source, in_input_order)
+        yield from _outcomes(call, given, source, in_input_order)
     except GeneratorExit:
-        if scope.is_interrupted and plan.raises_interrupts:
+        if call.scope.is_interrupted and plan.raises_interrupts:
             interrupt_again()  # it came while the stream was wound down, which nobody reads any more
         raise
 
 
 def _outcomes(
-    plan: RunPlan,
-    scope: InterruptScope,
-    given: Iterable[AgentStepSpec],
-    source: Iterable[AgentStepSpec],
-    in_input_order: bool,
+    call: Call, given: Iterable[AgentStepSpec], source: Iterable[AgentStepSpec], in_input_order: bool
 ) -> Generator[StepOutcome, None, None]:
-    total = length_of(given)
+    scope, total = call.scope, None
     unread: dict[int, Report] = {}
-    yielded = 0
+    yielded = cancelled = 0
+    scope.own(sys._getframe())
     with scope:
-        with opened(plan, scope) as call:
+        with call.opened():
+            total = call.ask(lambda: length_of(given), None)
             if call.journalling is not None and (is_at_hand(given) or isinstance(given, Rereadable)):
                 check(given, call.journalling)
             with call.dispatching(source, total, is_stream=True) as dispatch:
                 try:
                     for report in _in_input_order(dispatch, unread) if in_input_order else dispatch.reports():
                         yielded += 1
+                        cancelled += report.status == "cancelled"
                         scope.in_package_code = False
                         yield report.outcome
                         scope.in_package_code = True
                 except KeyboardInterrupt:  # thrown in by a consumer that was interrupted and wants what is left
+                    scope.in_package_code = True
                     dispatch.interrupt()
                 except BaseException:  # the consumer has closed the stream, or dropped it, or thrown an error into it
+                    scope.in_package_code = True
                     dispatch.leave()
                     raise
                 finally:
@@ -73,8 +75,8 @@ def _outcomes(
         run = call.run_of(unread.values())
         if not call.is_interrupted:
             raise_what_ended(dispatch, run)
-        elif plan.raises_interrupts:
-            call.raise_interrupt(run, yielded, total)
+        elif call.plan.raises_interrupts:
+            call.raise_interrupt(run, yielded, total, cancelled)
         for outcome in run:
             with suppress(KeyboardInterrupt), scope.callers_code():
                 yield outcome

@@ -67,6 +67,10 @@ class Cancelled:
         self._stop = stop
         self._deadline = deadline
 
+    def __bool__(self) -> bool:
+        """Return whether the step should stop: `while not current_step().cancelled` is a loop that ends."""
+        return self.is_set()
+
     def is_set(self) -> bool:
         """Return whether the step should stop."""
         return self._stop.is_set() or (self._deadline is not None and monotonic() >= self._deadline)

@@ -85,8 +85,8 @@ class RetrySchedule:
         number = self.failed_attempts(report.index) + 1
         began = self._clock() - (report.duration_s or 0.0) if history is None else history.first_began
         idle_s = 0.0 if history is None else history.idle_s
+        wait_s = report.retry_in
         try:
-            wait_s = report.retry_in
             if wait_s is None and report.started is not None:
                 wait_s = policy.rule.wait_after_loss(spec, number, report.status, report.reason or "")
             if wait_s is None:
@@ -103,7 +103,7 @@ class RetrySchedule:
                 )
         except KeyboardInterrupt:
             self._on_interrupt()
-            return None
+            return wait_s  # nobody has said that this was the last attempt: the step is cancelled
         except BaseException as error:  # from a strategy of the caller: it costs the step only its other attempts
             from .policy import report_strategy_error
 

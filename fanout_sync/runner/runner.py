@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 from collections.abc import Generator, Iterable, Sequence
 from concurrent.futures import Executor
-from contextlib import suppress
+from contextlib import ExitStack, suppress
 from types import TracebackType
 from typing import TYPE_CHECKING, Any, Literal, NoReturn
 from weakref import WeakSet
@@ -219,11 +219,16 @@ class Runner:
     ) -> None:
         is_interrupted = isinstance(error, KeyboardInterrupt)
         with InterruptScope() as scope:
-            for outcomes in list(self._streams):
-                with suppress(ValueError):  # another thread is just reading it: it is that one's to end
-                    outcomes.close()
-            if isinstance(self._plan.backend, Backend):
-                self._plan.backend.cool_down(scope, is_urgent=is_interrupted)
+            with ExitStack() as stack:
+                if isinstance(self._plan.backend, Backend):
+                    stack.callback(self._plan.backend.cool_down, scope, is_urgent=is_interrupted)
+                for outcomes in self._streams:
+                    stack.callback(_close, outcomes)
             if scope.is_interrupted and self._plan.raises_interrupts and not is_interrupted:
                 end_as_if_killed()
                 raise FanoutInterrupted(Run([], 0.0))
+
+
+def _close(outcomes: Generator[StepOutcome, None, None]) -> None:
+    with suppress(ValueError):  # another thread is just reading it: it is that one's to end
+        outcomes.close()

@@ -1,0 +1,20 @@
+"""Whether a step should stop by itself."""
+
+from __future__ import annotations
+
+from fanout_sync import AgentStepSpec, FunctionExecutor, Runner, current_step
+from fanout_sync.testing import make_specs
+
+
+def test_cancelled_is_true_when_the_step_should_stop() -> None:
+    """A step that loops while it is not cancelled ends at its deadline."""
+
+    def poll(spec: AgentStepSpec) -> str:
+        assert not current_step().cancelled
+        while not current_step().cancelled:
+            current_step().cancelled.wait(0.01)
+        assert current_step().cancelled.is_set()
+        return spec.prompt
+
+    run = Runner(FunctionExecutor({"tester": poll}), timeout=0.2).run(make_specs(2))
+    assert [record.status for record in run.records] == ["timed_out", "timed_out"]
