@@ -63,7 +63,8 @@ class ProcessBackend(Backend):
 
     def open(self, context: RunContext) -> Session:
         from ..executors.step_events import EventForwarder
-        from ..workers.lanes import Lanes, kill_all
+        from ..workers.lane import kill_and_reap
+        from ..workers.lanes import Lanes
         from ..workers.pickling import pickle_executor
         from .process_session import ProcessSession, UnattendedProcessSession
 
@@ -82,7 +83,7 @@ class ProcessBackend(Backend):
                 captures_output=self._captures_output,
             )
         except BaseException:
-            kill_all([lane for lane in warm if lane.state != "gone"])
+            kill_and_reap([lane for lane in warm if lane.state != "gone"])
             raise
         self._put_back(warm[size:])
         if context.unattended:

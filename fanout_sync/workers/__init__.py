@@ -1,1 +1,1 @@
-"""Worker processes: one loky process and one private socket pair a lane, nothing shared between lanes."""
+"""Worker processes: each lane has one loky process and one private socket pair, and shares nothing."""

@@ -1,4 +1,4 @@
-"""Futures over a set of lanes: what makes the process backend an executor like any other."""
+"""The calls of `ProcessBackend.submit`: futures over a set of lanes."""
 
 from __future__ import annotations
 
@@ -18,12 +18,15 @@ from .watcher_thread import WatcherThread
 
 
 class Calls:
-    """The futures of `ProcessBackend.submit`, and the workers they run in. All but `submit` is the keeper's."""
+    """The futures of `ProcessBackend.submit`, and the workers that run their calls.
+
+    Everything except `submit` and `shutdown` is called on the watcher thread.
+    """
 
     def __init__(self, size: int, max_tasks: int | None, captures_output: bool) -> None:
         self._size = size
         self._lanes = Lanes(size, b"", max_tasks=max_tasks, captures_output=captures_output)
-        self._watcher = WatcherThread(self._lanes, self._settle, self._break)
+        self._watcher = WatcherThread(self._lanes, self._settle, self._fail_all)
         self._waiting: deque[tuple[Future[Any], bytes]] = deque()
         self._running: dict[int, Future[Any]] = {}
         self._numbers = itertools.count()
@@ -32,11 +35,11 @@ class Calls:
     def submit(self, payload: bytes) -> Future[Any]:
         future: Future[Any] = Future()
         if not self._watcher.do(lambda: self._waiting.append((future, payload))):
-            raise BrokenExecutor("the thread that looks after the workers has failed, and they are gone")
+            raise BrokenExecutor("the thread that watches the workers has failed, and the workers are gone")
         return future
 
     def shutdown(self, wait: bool, cancel_futures: bool) -> None:
-        if self._watcher.retire_unbegun():  # no call has ever been taken: there is no worker
+        if self._watcher.close_if_unstarted():  # no call was ever accepted, so there is no worker
             self._lanes.abort()
             return
         self._watcher.do(lambda: self._begin_close(cancel_futures))
@@ -49,15 +52,16 @@ class Calls:
             while self._waiting:
                 cancel_future(self._waiting.popleft()[0])
 
-    def _break(self, error: BaseException) -> None:
-        told = BrokenExecutor(f"the thread that looks after the workers has failed: {StepError.of(error)}")
-        told.__cause__ = error
+    def _fail_all(self, error: BaseException) -> None:
+        broken = BrokenExecutor(f"the thread that watches the workers has failed: {StepError.of(error)}")
+        broken.__cause__ = error
         waiting = [future for future, _ in self._waiting if future.set_running_or_notify_cancel()]
         for future in [*self._running.values(), *waiting]:
-            end_future(future, None, told)
+            end_future(future, None, broken)
         self._lanes.abort()
 
     def _settle(self) -> None:
+        """End the futures whose answers are there, and start as many waiting calls as there are places."""
         while self._lanes.answers:
             index, answer = self._lanes.answers.popleft()
             end_future(self._running.pop(index), *_read(answer))
@@ -69,11 +73,11 @@ class Calls:
                 self._lanes.start(index, pack((messages.CALL, index, payload)))
         if self._is_closing and not self._running and not self._waiting:
             self._lanes.close()
-            self._watcher.retire()
+            self._watcher.request_stop()
 
 
 class _WorkerTraceback(Exception):
-    """Shows, as the cause of an exception, where in the worker it was raised."""
+    """The cause of an exception from a worker: it shows the traceback there."""
 
     def __init__(self, text: str) -> None:
         super().__init__(text)
@@ -91,8 +95,8 @@ def _read(answer: Message | Lost) -> tuple[Any, BaseException | None]:
         if answer[0] == messages.RETURNED:
             return pickle.loads(answer[2]), None
         _, _, payload, fields = answer
-        told = RuntimeError(str(StepError(*fields))) if payload is None else pickle.loads(payload)
-        told.__cause__ = _WorkerTraceback(fields[2])
-    except BaseException as error:  # loading runs the caller's own classes, which may raise anything
+        raised = RuntimeError(str(StepError(*fields))) if payload is None else pickle.loads(payload)
+        raised.__cause__ = _WorkerTraceback(fields[2])
+    except BaseException as error:  # loading runs code of the caller's classes, which may raise anything
         return None, error
-    return None, told
+    return None, raised

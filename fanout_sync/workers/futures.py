@@ -1,4 +1,4 @@
-"""Futures, ended whatever their callbacks do."""
+"""Ending futures whose callbacks may raise."""
 
 from __future__ import annotations
 
@@ -16,15 +16,15 @@ def end_future(future: Future[Any], result: Any, error: BaseException | None = N
             future.set_result(result)
         else:
             future.set_exception(error)
-    except BaseException:  # a callback of the caller's: only an Exception of it is held up by the future itself
-        logger.exception("a future has ended, but a callback of it raised")
+    except BaseException:  # from a callback of the caller; the future itself catches only `Exception`
+        logger.exception("a callback of a future raised; the future has ended all the same")
 
 
 def cancel_future(future: Future[Any]) -> None:
-    """Cancel `future`, which nobody is to run any more, so that those who wait for it hear of it."""
+    """Cancel `future`, which will not be run any more, and notify those who wait for it."""
     try:
         future.cancel()
     except BaseException:  # as above
-        logger.exception("a future is cancelled, but a callback of it raised")
+        logger.exception("a callback of a future raised; the future is cancelled all the same")
     if future.cancelled():
         future.set_running_or_notify_cancel()

@@ -1,7 +1,7 @@
-"""A small process beside the caller that outlives it for a moment, to take its workers along.
+"""A small process that kills the workers of a caller that was killed, and what their steps started.
 
-A worker that sees its caller gone leaves by itself, and takes along what its steps started (see `parent.py`); but not
-while a step is in a call to C that holds the interpreter.
+A worker whose caller is gone does that itself (see `parent.py`), but not while a step is in a C call that holds the
+interpreter.
 """
 
 from __future__ import annotations
@@ -20,78 +20,78 @@ from . import process_tree
 
 logger = logging.getLogger(__name__)
 
-# Imported and not run as a script, because what is imported is compiled already.
+# Imported and not run as a script: an imported module is compiled already.
 _PROGRAM = (
     "import sys; sys.path.append(sys.argv[1]); "
-    "import process_tree; process_tree.stand_guard(int(sys.argv[2]), sys.argv[3])"
+    "import process_tree; process_tree.run_guard(int(sys.argv[2]), sys.argv[3])"
 )
 _IS_SUPPORTED = sys.platform.startswith("linux") and hasattr(os, "posix_spawn")
 
 
 @define
 class GuardProcess:
-    """The guard process of this process, there as long as it has workers.
+    """The guard process of this process; it runs as long as there are workers.
 
     Attributes:
-        mark: What all workers of this process bear.
+        mark: Part of the mark of every worker of this process; see `process_tree.MARK`.
     """
 
     mark: str
     _caller: int
-    _charges: int = 0
+    _workers: int = 0
     _pid: int | None = None
 
-    def take_charge(self) -> None:
-        """Look after one worker more."""
-        self._charges += 1
+    def add_worker(self) -> None:
+        """Count one more worker."""
+        self._workers += 1
 
-    def stand_guard(self) -> None:
-        """Be there, from now on: a worker is about to get its first step."""
+    def ensure_running(self) -> None:
+        """Start the process unless it runs already: a worker is about to get its first step."""
         if self._pid is None and _IS_SUPPORTED and sys.executable:
             try:
                 self._pid = _spawn(self.mark)
-            except OSError as error:  # no more processes to be had; workers still look after themselves
-                logger.warning("there is nobody to kill the workers should this process be killed: %s", error)
+            except OSError as error:  # the system has no more processes; workers still watch their caller themselves
+                logger.warning("no guard process: if this process is killed, workers may outlive it: %s", error)
 
-    def let_go(self) -> None:
-        """Look after one worker less."""
-        self._charges -= 1
-        if self._charges == 0 and self._pid is not None and os.getpid() == self._caller:
+    def remove_worker(self) -> None:
+        """Count one worker less; the last one ends the process."""
+        self._workers -= 1
+        if self._workers == 0 and self._pid is not None and os.getpid() == self._caller:
             pid, self._pid = self._pid, None
-            with contextlib.suppress(ProcessLookupError, ChildProcessError):  # somebody else has collected it
+            with contextlib.suppress(ProcessLookupError, ChildProcessError):  # other code has collected its exit code
                 os.kill(pid, signal.SIGKILL)
                 os.waitpid(pid, 0)
 
 
-def take_charge() -> GuardProcess:
-    """Have the guard process of this process look after one worker more; returns it."""
+def add_worker() -> GuardProcess:
+    """Count one more worker of this process; return the guard process that counts it."""
     global _guard_process
     with _lock:
-        if _guard_process is None or _guard_process._caller != os.getpid():  # a fork has no part in its parent's
+        if _guard_process is None or _guard_process._caller != os.getpid():  # that of the parent, in a forked child
             _guard_process = GuardProcess(os.urandom(8).hex(), os.getpid())
-        _guard_process.take_charge()
+        _guard_process.add_worker()
         return _guard_process
 
 
-def stand_guard(guard_process: GuardProcess) -> None:
-    """Have it be there from now on."""
+def ensure_guard(guard_process: GuardProcess) -> None:
+    """Start the guard process unless it runs already."""
     with _lock:
-        guard_process.stand_guard()
+        guard_process.ensure_running()
 
 
-def let_go(guard_process: GuardProcess) -> None:
-    """Have it look after one worker less."""
+def remove_worker(guard_process: GuardProcess) -> None:
+    """Count one worker less; the last one ends the guard process."""
     with _lock:
-        guard_process.let_go()
+        guard_process.remove_worker()
 
 
 _guard_process: GuardProcess | None = None
-_lock = threading.RLock()  # a finalizer may let go of a worker in the middle of this
+_lock = threading.RLock()  # a finalizer may remove a worker in a thread that holds it
 
 
 def _spawn(mark: str) -> int:
     quiet = [(os.POSIX_SPAWN_OPEN, number, os.devnull, os.O_RDWR, 0) for number in range(3)]
-    # A session of its own: no Ctrl-C is meant for it.
+    # In a session of its own Ctrl-C does not reach it.
     return os.posix_spawn(
         sys.executable,
         [sys.executable, "-I", "-S", "-c", _PROGRAM, str(Path(process_tree.__file__).parent), str(os.getpid()), mark],

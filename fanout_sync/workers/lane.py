@@ -1,10 +1,12 @@
-"""One worker process as its caller sees it: started, watched, killed, and told of when it is dead."""
+"""One worker process as its caller sees it: its state, how to kill it, and how it ended."""
 
 from __future__ import annotations
 
 import atexit
 import contextlib
+import logging
 import math
+import multiprocessing
 import os
 import select
 import signal
@@ -12,30 +14,37 @@ import sys
 import threading
 import time
 import weakref
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable
 from typing import Any, Literal
 
 from attrs import define, field, frozen
 
-from .guard_process import GuardProcess, let_go, take_charge
-from .link import CallerLink, open_link
-from .output import Output, open_outputs
-from .process_tree import MARK, kill_group, kill_trees, mark_below
+from ..executors.executor import TEARDOWN_GRACE_S
+from .guard_process import GuardProcess, remove_worker
+from .link import CallerLink
+from .output import Output
+from .process_tree import kill_group, kill_trees
 from .worker import LOST_LINK_EXIT_CODE
-from .worker import main as worker_main
 
-LOOK_EVERY_S = 0.1
-"""How often to look for dead workers where the system has no pidfd."""
+logger = logging.getLogger(__name__)
 
-SOONEST_START_S = 0.05
-"""No worker gets to its executor sooner."""
+CHECK_INTERVAL_S = 0.1
+"""How often, in seconds, to check for dead workers where the system has no pidfd."""
+
+MIN_START_S = 0.05
+"""No worker reaches the code of its executor in less time than this, in seconds."""
 
 CLOSED_DESCRIPTORS = "it had lost its connection to the caller, as when a step closes all descriptors"
 
 
 @define(eq=False)
 class Assignment:
-    """One message that a worker is to answer."""
+    """One message that a worker is to answer.
+
+    Attributes:
+        label: Marks the lines that the worker prints meanwhile.
+        deliveries: How many workers the message was sent to.
+    """
 
     index: int
     message: bytes
@@ -46,7 +55,19 @@ class Assignment:
 
 @define(eq=False)
 class Lane:
-    """One worker process, and what is known of it."""
+    """One worker process, and what its caller knows of it.
+
+    Attributes:
+        mark: Identifies the worker's descendants; see `process_tree.MARK`.
+        prepared: The PREPARE message that the worker was last sent.
+        has_reported_start: Whether the worker has said that it is ready, or why it is not.
+        is_tearing_down: Whether it exits after `teardown`, as it was told or as it has said.
+        assignments: How many messages it was given to answer.
+        is_used_up: Whether it was given as many as it may be.
+        overdue_at: When its step is overdue and it is killed, on the clock of `time.monotonic()`.
+        kill_at: When it is killed if it has not exited, on the same clock; 0 if it is not expected to exit.
+        is_unread: Whether it is certain that it has not read its last message to the end.
+    """
 
     process: Any
     link: CallerLink
@@ -56,13 +77,13 @@ class Lane:
     prepared: bytes
     caller_pid: int = field(factory=os.getpid)
     state: Literal["starting", "idle", "busy", "leaving", "gone"] = "starting"
-    start_is_known: bool = False
-    leaves_in_order: bool = False
-    born: float = field(factory=time.monotonic)
+    has_reported_start: bool = False
+    is_tearing_down: bool = False
+    started_at: float = field(factory=time.monotonic)
     pidfd: int | None = None
     assignment: Assignment | None = None
     assignments: int = 0
-    is_spent: bool = False
+    is_used_up: bool = False
     assigned_at: float = 0.0
     overdue_at: float = math.inf
     kill_at: float = 0.0
@@ -71,7 +92,7 @@ class Lane:
     is_timed_out: bool = False
 
     def __attrs_post_init__(self) -> None:
-        _known.add(self)
+        _lanes_of_process.add(self)
 
     @property
     def pid(self) -> int:
@@ -88,32 +109,32 @@ class Lane:
         """Kill the worker and what is in its process group; see `kill_lanes` for all that it started."""
         if os.getpid() != self.caller_pid:
             return
-        # Gone already; or buried by another thread just now, at the exit of the interpreter.
+        # The process may be gone, or another thread may just be closing this lane at the exit of the interpreter.
         with contextlib.suppress(OSError, ValueError):
             if self.pidfd is not None:
                 signal.pidfd_send_signal(self.pidfd, signal.SIGKILL)
             elif sys.platform == "win32":
                 self.process.terminate()
-            elif not self.is_dead():  # and so not reaped: the number is still this worker's own
+            elif not self.is_dead():  # not reaped yet, so the process id is still this worker's own
                 os.kill(self.pid, signal.SIGKILL)
-        self.kill_followers()
+        self.kill_group()
 
-    def may_have_followers(self) -> bool:
-        """Return whether code of the executor's may have run: no interpreter is up so soon."""
-        return time.monotonic() - self.born > SOONEST_START_S
+    def may_have_descendants(self) -> bool:
+        """Return whether code of the executor may have run; no interpreter starts faster than `MIN_START_S`."""
+        return time.monotonic() - self.started_at > MIN_START_S
 
-    def kill_followers(self) -> None:
+    def kill_group(self) -> None:
         """Kill what is left of the worker's process group."""
         if os.getpid() == self.caller_pid:
             kill_group(self.pid)
 
     def label(self) -> str:
-        """Return whose output is coming: the running step's, or the worker's own."""
-        named = "" if self.assignment is None else self.assignment.label
-        return named or f"worker {self.pid}"
+        """Return what marks the worker's output: the label of the running step, or the worker's process id."""
+        step_label = "" if self.assignment is None else self.assignment.label
+        return step_label or f"worker {self.pid}"
 
     def close(self) -> None:
-        """Close everything that leads to the worker."""
+        """Close all descriptors that lead to the worker."""
         self.link.close()
         pidfd, self.pidfd = self.pidfd, None
         if pidfd is not None:
@@ -121,23 +142,23 @@ class Lane:
         for output in self.outputs:
             output.close()
         self.outputs = []
-        let_go(self.guard_process)
+        remove_worker(self.guard_process)
 
     def abandon(self) -> None:
-        """Let go of a worker that belongs to another process: this one is a fork of its caller."""
+        """Close a lane that this process has from its parent by a fork; the worker belongs to the parent."""
         self.close()
-        _known.discard(self)
+        _lanes_of_process.discard(self)
 
     def await_exit(self, patience_s: float) -> bool:
-        """Wait for the worker's end; return whether it came."""
+        """Wait at most `patience_s` seconds for the worker to exit; return whether it has."""
         deadline = time.monotonic() + patience_s
         while not self.is_dead():
             if time.monotonic() >= deadline:
                 return False
             if self.pidfd is not None:
-                _is_readable(self.pidfd, LOOK_EVERY_S)
+                _is_readable(self.pidfd, CHECK_INTERVAL_S)
             else:
-                time.sleep(LOOK_EVERY_S / 100)  # there is nothing to wait on where the system has no pidfd
+                time.sleep(CHECK_INTERVAL_S / 100)  # without a pidfd there is nothing to wait on
         return True
 
     def exit_code(self) -> int | None:
@@ -146,13 +167,13 @@ class Lane:
         for _ in range(20):
             if code is not None:
                 break
-            # Another thread of multiprocessing's may be just between collecting it and writing it down.
+            # Another thread may have collected it and not stored it yet, in multiprocessing.
             time.sleep(0.001)
             code = self.process.exitcode
         return code
 
     def exit_status(self) -> ExitStatus:
-        """Tell how the worker ended."""
+        """Return how the dead worker ended."""
         code = self.exit_code()
         exit_code = code if code is not None and code >= 0 else None
         signal_name = _signal_name(-code) if code is not None and code < 0 else None
@@ -162,12 +183,12 @@ class Lane:
         if self.kill_reason:
             return f"worker process {self.pid} was killed: {self.kill_reason}"
         if exit_code == LOST_LINK_EXIT_CODE:
-            return f"worker process {self.pid} left: {CLOSED_DESCRIPTORS}"
+            return f"worker process {self.pid} exited: {CLOSED_DESCRIPTORS}"
         if exit_code is not None:
             return f"worker process {self.pid} exited with code {exit_code}"
         if signal_name is None:
-            return f"worker process {self.pid} died; somebody else collected its exit code"
-        hint = " (the system does this when memory runs out)" if signal_name == "SIGKILL" else ""
+            return f"worker process {self.pid} died; its exit code was collected by other code of this program"
+        hint = " (the system sends it when memory runs out)" if signal_name == "SIGKILL" else ""
         return f"worker process {self.pid} was killed by {signal_name}{hint}"
 
 
@@ -183,76 +204,31 @@ class ExitStatus:
 def kill_lanes(lanes: Iterable[Lane]) -> None:
     """Kill workers and all that their steps started."""
     ours = [lane for lane in lanes if lane.caller_pid == os.getpid()]
-    alive = [lane for lane in ours if lane.may_have_followers() and not lane.is_dead()]
+    alive = [lane for lane in ours if lane.may_have_descendants() and not lane.is_dead()]
     if alive:
         kill_trees([lane.pid for lane in alive], [lane.mark for lane in alive])
     for lane in ours:
         lane.kill()
 
 
-def start_worker(prepared: bytes, captures_output: bool) -> Lane:
-    """Start a worker process.
-
-    Args:
-        prepared: The message that the worker will be sent first.
-        captures_output: Whether what it prints comes to the caller.
-
-    Raises:
-        OSError: There are no more processes or descriptors to be had; loky may raise others. Nothing is left open.
-    """
-    from .loky_process import WorkerProcess
-
-    if _is_exiting.is_set():
-        raise RuntimeError("the interpreter is exiting")
-    with contextlib.ExitStack() as on_failure, contextlib.ExitStack() as given_away:
-        link, theirs = open_link()
-        on_failure.callback(link.close)
-        _close_ours(given_away, theirs)
-        outputs, their_outputs = open_outputs() if captures_output else ([], [])
-        for output in outputs:
-            on_failure.callback(output.close)
-        _close_ours(given_away, *their_outputs)
-        guard_process = take_charge()
-        on_failure.callback(let_go, guard_process)
-        mark = f"{guard_process.mark}/{os.urandom(8).hex()}"
-        process = WorkerProcess(
-            target=worker_main, args=(theirs, their_outputs, mark), name="fanout-worker", env={MARK: mark_below(mark)}
-        )
-        with _not_for_interrupts():
-            process.start()
-        on_failure.pop_all()
-    return Lane(process, link, outputs, guard_process, mark, prepared)
+def kill_and_reap(lanes: list[Lane]) -> None:
+    """Kill workers that belong to no set, wait until they have exited, and close their lanes. Opens no descriptors."""
+    kill_lanes(lanes)
+    for lane in lanes:
+        lane.state = "gone"
+        reap_killed(lane)
+    multiprocessing.active_children()  # makes multiprocessing forget those that have exited
 
 
-def _close_ours(stack: contextlib.ExitStack, *ends: Any) -> None:
-    """Have our copies of a worker's ends closed, so that its death is the end of what comes."""
-    if sys.platform != "win32":  # where there are no copies
-        for end in ends:
-            stack.callback(end.close)
-
-
-@contextlib.contextmanager
-def _not_for_interrupts() -> Iterator[None]:
-    """Have a process start with SIGINT blocked, until it has a process group of its own and a handler.
-
-    Ctrl-C would reach it in the middle of its start, as it reaches all that the terminal has in the foreground, and
-    it would die with a traceback.
-    """
-    if sys.platform == "win32":
-        yield
-        return
-    from .trackers import ensure_trackers
-
-    ensure_trackers()  # before the signal is blocked: loky and multiprocessing unblock it when they start one
-    before = signal.pthread_sigmask(signal.SIG_BLOCK, (signal.SIGINT,))
-    try:
-        yield
-    finally:
-        signal.pthread_sigmask(signal.SIG_SETMASK, before)
+def reap_killed(lane: Lane) -> None:
+    """Wait until a worker that was killed has exited, and close its lane."""
+    if not lane.await_exit(TEARDOWN_GRACE_S):
+        logger.warning("worker process %s was killed but has not exited after %s s", lane.pid, TEARDOWN_GRACE_S)
+    lane.close()
 
 
 def open_pidfd(pid: int) -> int | None:
-    """Return a descriptor that becomes readable when the process ends; `None` where the system has no such thing."""
+    """Return a descriptor that becomes readable when the process ends; `None` where the system has none."""
     try:
         return os.pidfd_open(pid)
     except (AttributeError, OSError):
@@ -272,12 +248,12 @@ def _signal_name(number: int) -> str:
         return f"signal {number}"
 
 
-_known: weakref.WeakSet[Lane] = weakref.WeakSet()
-_is_exiting = threading.Event()
+_lanes_of_process: weakref.WeakSet[Lane] = weakref.WeakSet()
+is_exiting = threading.Event()
 
 
 @atexit.register
 def _kill_at_exit() -> None:
-    # Registered after multiprocessing's own hook and so called before it: that one waits for children to end.
-    _is_exiting.set()
-    kill_lanes([lane for lane in _known if lane.state != "gone"])
+    # Registered after the hook of multiprocessing, which waits for children to end, and so called before it.
+    is_exiting.set()
+    kill_lanes([lane for lane in _lanes_of_process if lane.state != "gone"])

@@ -1,4 +1,4 @@
-"""A set of lanes: each runs one step at a time in a worker process of its own, and is replaced when that dies."""
+"""Dispatch of messages over a set of lanes: one message at a time in each, and a dead worker is replaced."""
 
 from __future__ import annotations
 
@@ -6,14 +6,11 @@ import contextlib
 import logging
 import math
 import multiprocessing
-import os
 import selectors
-import threading
 import time
 import traceback
 from collections import deque
 from collections.abc import Callable, Iterable
-from functools import partial
 from typing import Any
 
 from ..executors.current_step import Meter
@@ -21,49 +18,45 @@ from ..executors.executor import TEARDOWN_GRACE_S, warn_of_teardown
 from ..interrupts import InterruptScope
 from ..records.status import StepError
 from . import messages
-from .guard_process import stand_guard
-from .lane import CLOSED_DESCRIPTORS, LOOK_EVERY_S, Assignment, Lane, kill_lanes, open_pidfd, start_worker
-from .link import CallerLink, LinkLost
+from .guard_process import ensure_guard
+from .lane import CHECK_INTERVAL_S, Assignment, Lane, kill_and_reap, kill_lanes, reap_killed
+from .link import LinkLost
 from .log_records import emit_here, levels_here
-from .loss import STOP_BY_ITSELF_S, Lost, kill_reason_for, loss_of
+from .loss import Lost, kill_reason_for, loss_of
 from .messages import Message, pack
 from .output import Output
+from .watched_lanes import WatchedLanes
+from .worker_start import MAX_FAILED_STARTS, WorkerStarter
 
 logger = logging.getLogger(__name__)
 
-MAX_FAILED_STARTS = 3
-"""So many workers in a row that fail to start, with no step done between, and no more are started."""
-
 MAX_DELIVERIES = 3
-"""So many workers in a row that die before they have read the same step, and it is given up."""
+"""A step is given up when so many workers in a row have died before they had read its message."""
 
-MOST_LANES = 3
-"""So many times the bound there may be workers, with those that are tearing down and those that get ready."""
+MAX_LANES_FACTOR = 3
+"""So many times the bound there may be workers, including those that start and those that tear down."""
 
-READS_PER_S = 50_000_000
-"""How many bytes of a message a worker reads in a second, at the least; its step's time begins after that."""
-
-_START_AGAIN_S = 0.3
-_EXIT_PATIENCE_S = 1.0  # from a worker's closed socket to its exit; a core dump takes its time
+_EXIT_PATIENCE_S = 1.0  # from a worker's closed socket to its exit; writing a core dump takes time
 
 
 class Lanes:
     """Bounded, crash-isolating dispatch of messages over worker processes.
 
-    A small event loop: `turn` waits on every worker's socket and pidfd at once. Not thread-safe but for `wake`; who
-    turns it owns it. Each `start` puts exactly one `(index, answer)` into `answers`.
+    A small event loop: `turn` waits on every worker's socket and pidfd at once. Not thread-safe, except for `wake`:
+    only its owner, the thread that calls `turn`, may use it. Each `start` adds exactly one `(index, answer)` to
+    `answers`.
 
     Args:
         bound: The largest number of workers.
         payload: The pickled executor, sent once to each worker; empty when there is none.
-        on_event: Takes each event that a worker sends, as JSON; `None` when nobody listens.
+        on_event: Called with each event that a worker sends, as JSON; `None` when nobody listens.
         warm: Workers of an earlier set.
-        meter: Takes what steps report as used; where only calls are made, nobody does.
+        meter: Takes the usage that steps report; `None` where only calls are made.
         max_tasks: How many messages a worker gets before it is replaced; `None` for any number.
         captures_output: Whether what workers print comes to this process's streams.
 
     Raises:
-        OSError: There are no more descriptors to be had. `kill_all` ends the warm workers then.
+        OSError: The system has no more descriptors. All warm workers that were taken over are killed then.
     """
 
     def __init__(
@@ -83,122 +76,98 @@ class Lanes:
         self._on_event = on_event
         self._meter = meter
         self._max_tasks = max_tasks or math.inf
-        self._captures_output = captures_output
-        self._selector = selectors.DefaultSelector()
-        self._lanes: list[Lane] = []
-        self._idle: list[Lane] = []
+        self._starter = WorkerStarter(self._prepare, captures_output)
         self._pending: deque[Assignment] = deque()
-        self._failed_starts = 0
-        self._last_failure: Lost | None = None
-        self._start_at = 0.0
-        self._must_look = False
-        self._look_at = math.inf
-        self._wake_lock = threading.RLock()  # a signal handler may wake the very thread that is just about to
-        self._wake_fds: tuple[int, int] | None = None
+        self._watched = WatchedLanes()
+        # The same lists as there: they are used for every step.
+        self._lanes = self._watched.lanes
+        self._idle = self._watched.idle
+        self.wake = self._watched.wake
         try:
-            self._wake_fds = self._open_wake_pipe()
             for lane in warm:
                 if lane.prepared != self._prepare:
-                    lane.state, lane.start_is_known, lane.prepared = "starting", False, self._prepare
+                    lane.state, lane.has_reported_start, lane.prepared = "starting", False, self._prepare
                 self._adopt(lane)
         except BaseException:
             self.abort()
             raise
 
     def start(self, index: int, message: bytes, timeout_s: float | None = None, label: str = "") -> None:
-        """Give `message` to a worker, as soon as one is free.
+        """Send `message` to a worker as soon as one is free.
 
         Args:
             index: Comes with the answer.
-            message: What it is to answer.
-            timeout_s: How many seconds it may take before it is killed.
-            label: What its output is marked with.
+            message: What the worker is to answer.
+            timeout_s: After how many seconds the worker is killed; `None` for never.
+            label: Marks the lines that the worker prints meanwhile.
         """
         self._pending.append(Assignment(index, message, timeout_s, label))
         try:
             self._assign()
         except Exception as error:
-            self._collapse(error)
+            self._fail_everything(error)
 
     def turn(self, timeout: float | None = None) -> None:
-        """Wait until something happens, at most `timeout` seconds, and see to it."""
-        may_wait_for_more = timeout is None or timeout > LOOK_EVERY_S
-        if may_wait_for_more and (self._must_look or (self._pending and not self._lanes)):
-            timeout = LOOK_EVERY_S
-        has_limits = self._look_at < math.inf
-        if has_limits and may_wait_for_more:
-            timeout = LOOK_EVERY_S
+        """Wait at most `timeout` seconds until something happens, and handle it."""
+        watched = self._watched
+        may_wait_longer = timeout is None or timeout > CHECK_INTERVAL_S
+        has_limits = watched.next_overdue_at < math.inf
+        if may_wait_longer and (has_limits or watched.must_check or (self._pending and not self._lanes)):
+            timeout = CHECK_INTERVAL_S
         try:
-            for key, mask in self._selector.select(timeout):
+            for key, mask in watched.select(timeout):
                 key.data(mask)
-            if self._must_look:
-                self._look_after_lanes()
-            if has_limits and time.monotonic() >= self._look_at:
-                self._kill_overdue()
+            if watched.must_check:
+                for lane in watched.dead_without_event():
+                    self._on_death(lane)
+                watched.kill_those_that_do_not_exit()
+            if has_limits and time.monotonic() >= watched.next_overdue_at:
+                watched.kill_overdue()
             if self._pending and not self._lanes:
                 self._assign()
         except Exception as error:
-            self._collapse(error)
-
-    def wake(self) -> None:
-        """Make `turn` return, now or when it is called next. From any thread, and from a signal handler."""
-        with self._wake_lock:  # or its owner might close the pipe just now, and somebody else get the number
-            if self._wake_fds is not None:
-                with contextlib.suppress(BlockingIOError):  # full of calls that are not answered yet
-                    os.write(self._wake_fds[1], b"!")
-
-    def _open_wake_pipe(self) -> tuple[int, int]:
-        reader, writer = os.pipe()
-        try:
-            os.set_blocking(reader, False)
-            os.set_blocking(writer, False)
-            self._selector.register(reader, selectors.EVENT_READ, lambda mask: os.read(reader, 4096))
-        except BaseException:
-            os.close(reader)
-            os.close(writer)
-            raise
-        return reader, writer
+            self._fail_everything(error)
 
     @classmethod
     def end(cls, warm: list[Lane], is_urgent: bool = False, scope: InterruptScope | None = None) -> None:
-        """End the workers that an earlier set gave up: after `teardown`, or at once if that is urgent.
+        """End the workers that an earlier set has released, after `teardown`.
 
         Args:
             warm: The workers.
-            is_urgent: Whether it is.
-            scope: An interrupt that it notes makes it so.
+            is_urgent: Whether to kill them instead.
+            scope: When it notes an interrupt, the workers that are left are killed.
         """
         try:
             lanes = cls(1, b"")
-        except OSError as error:  # chiefly no more descriptors, and so none to wait with
+        except OSError as error:  # most likely there are no more descriptors, and so none to wait with
             logger.warning("workers are killed without teardown(): %s", error)
-            kill_all(warm)
+            kill_and_reap(warm)
             return
         for lane in warm:
-            with contextlib.suppress(OSError):  # it is killed then
+            with contextlib.suppress(OSError):  # the worker is killed then
                 lanes._adopt(lane)
         scope = scope or InterruptScope()
         with scope.calling(lanes.wake):
             lanes.close(lambda: is_urgent or scope.is_interrupted)
 
     def release(self) -> list[Lane]:
-        """Give up the idle workers, alive, to be the `warm` ones of another set; `close` ends the rest."""
-        kept = [lane for lane in self._idle if not lane.is_dead()]
-        for lane in kept:
-            self._forget(lane)
+        """Return the idle workers, alive, for the `warm` of another set; `close` ends the others."""
+        released = [lane for lane in self._idle if not lane.is_dead()]
+        for lane in released:
+            self._watched.forget(lane)
             lane.state = "idle"
-        return kept
+        return released
 
     def close(self, is_urgent: Callable[[], bool] = lambda: False) -> None:
         """End every worker: idle ones after `teardown`, all others at once. Returns when none is left.
 
         Args:
-            is_urgent: Asked now and after each turn whether to kill those, too.
+            is_urgent: Asked now and after each turn whether to kill the idle ones, too.
         """
         self._pending.clear()
-        kill_lanes([lane for lane in self._lanes if lane.state != "idle" and not lane.leaves_in_order])
+        kill_lanes([lane for lane in self._lanes if lane.state != "idle" and not lane.is_tearing_down])
         for lane in [] if is_urgent() else list(self._idle):
-            self._dismiss(lane)
+            self._stop_worker(lane)
         deadline = time.monotonic() + TEARDOWN_GRACE_S
         while self._lanes and (left := deadline - time.monotonic()) > 0 and not is_urgent():
             self.turn(left)
@@ -211,160 +180,131 @@ class Lanes:
         self._pending.clear()
         kill_lanes(self._lanes)
         for lane in list(self._lanes):
-            self._forget(lane)
-            _see_off(lane)
-        self._selector.close()
-        with self._wake_lock:
-            # Not even a signal handler of this very thread may find them closed.
-            fds, self._wake_fds = self._wake_fds, None
-            for fd in fds or ():
-                os.close(fd)
-        multiprocessing.active_children()  # makes it let go of those that ended
+            self._watched.forget(lane)
+            reap_killed(lane)
+        self._watched.close()
+        multiprocessing.active_children()  # makes multiprocessing forget those that have exited
+
+    # Giving messages to workers -------------------------------------------------------------------------------------
 
     def _assign(self) -> None:
         while self._pending and self._idle:
-            self._give(self._idle.pop(), self._pending.popleft())
+            self._assign_to(self._idle.pop(), self._pending.popleft())
         if self._pending or self._max_tasks < math.inf:
             self._add_lanes()
         if (
             self._pending
-            and self._failed_starts >= MAX_FAILED_STARTS
+            and self._starter.failures >= MAX_FAILED_STARTS
             and all(lane.state == "leaving" for lane in self._lanes)
         ):
-            self._give_up()
+            self._fail_pending()
 
-    def _add_lanes(self) -> None:
-        while self._needs_lane() and self._failed_starts < MAX_FAILED_STARTS and time.monotonic() >= self._start_at:
-            self._add_lane()
-
-    def _needs_lane(self) -> bool:
-        coming = sum(lane.state in ("starting", "idle") for lane in self._lanes)
-        spent = sum(lane.is_spent for lane in self._lanes)
-        has_room = len(self._lanes) - spent < self._bound and len(self._lanes) < MOST_LANES * self._bound
-        return coming < len(self._pending) + spent and has_room
-
-    def _give(self, lane: Lane, assignment: Assignment) -> None:
+    def _assign_to(self, lane: Lane, assignment: Assignment) -> None:
         assignment.deliveries += 1
         lane.assignment = assignment
         lane.assigned_at = time.time()
         lane.state = "busy"
         if assignment.timeout_s is not None:
-            self._start_clock(lane)
+            self._watched.start_clock(lane)
         lane.assignments += 1
         if lane.assignments >= self._max_tasks:
-            lane.is_spent = True
-            self._add_lanes()  # its replacement is to be there when it leaves
+            lane.is_used_up = True
+            self._add_lanes()  # its replacement starts now, to be ready when this one exits
         self._send(lane, assignment.message)
 
-    def _start_clock(self, lane: Lane) -> None:
-        """Have the lane killed if its step is overdue. Called once more when a long message has gone out."""
-        assignment = lane.assignment
-        if assignment is not None and assignment.timeout_s is not None:
-            to_read_s = len(assignment.message) / READS_PER_S
-            lane.overdue_at = time.monotonic() + assignment.timeout_s + STOP_BY_ITSELF_S + to_read_s
-            self._look_at = min(self._look_at, lane.overdue_at)
+    def _add_lanes(self) -> None:
+        while self._needs_lane() and self._starter.may_start():
+            self._add_lane()
 
-    def _give_up(self) -> None:
-        assert self._last_failure is not None, "starts have failed"
-        self.answers.extend((assignment.index, self._last_failure) for assignment in self._pending)
-        self._pending.clear()
-
-    def _collapse(self, error: Exception) -> None:
-        """Answer everything that is open: what went wrong here is no step's fault, but nobody may wait for ever."""
-        logger.error("the workers are given up: %s", error, exc_info=error)
-        self._failed_starts = MAX_FAILED_STARTS
-        self._last_failure = Lost(StepError.of(error), "crashed")
-        kill_lanes(self._lanes)
-        for lane in list(self._lanes):
-            lane.await_exit(_EXIT_PATIENCE_S)
-            self._forget(lane)
-            lane.close()
-            if lane.assignment is not None:
-                self.answers.append((lane.assignment.index, self._last_failure))
-        self._give_up()
+    def _needs_lane(self) -> bool:
+        coming = sum(lane.state in ("starting", "idle") for lane in self._lanes)
+        used_up = sum(lane.is_used_up for lane in self._lanes)
+        has_room = len(self._lanes) - used_up < self._bound and len(self._lanes) < MAX_LANES_FACTOR * self._bound
+        return coming < len(self._pending) + used_up and has_room
 
     def _add_lane(self) -> None:
         try:
-            self._adopt(start_worker(self._prepare, self._captures_output))
+            self._adopt(self._starter.start())
         except Exception as error:
-            # No processes or descriptors to be had, chiefly. The workers there are do it alone; if there are none,
-            # it is worth trying again, but not at once.
-            self._start_at = time.monotonic() + _START_AGAIN_S
+            # Most likely the system has no more processes or descriptors. The workers that there are do the work. If
+            # there are none, it is worth trying again, but not at once.
+            self._starter.put_off()
             if not self._lanes:
-                self._start_failed(Lost(StepError.of(error), "crashed"))
+                self._starter.note_failure(Lost(StepError.of(error), "crashed"))
 
     def _adopt(self, lane: Lane) -> None:
-        """Make a worker one of these; it is killed if it cannot be watched.
+        """Add a worker to this set; it is killed if it cannot be watched.
 
         Raises:
             OSError: The system watches no more descriptors.
         """
         try:
-            self._watch(lane)
+            self._watched.watch(lane, self._on_link, self._on_death, self._on_output)
         except BaseException:
-            self._forget(lane)
-            kill_all([lane])
+            self._watched.forget(lane)
+            kill_and_reap([lane])
             raise
         if lane.state == "idle":
             self._idle.append(lane)
         else:
             self._send(lane, self._prepare)
 
-    def _watch(self, lane: Lane) -> None:
-        self._lanes.append(lane)
-        self._selector.register(lane.link, selectors.EVENT_READ, partial(self._on_link, lane))
-        if lane.pidfd is None:
-            lane.pidfd = open_pidfd(lane.pid)
-        if lane.pidfd is not None:
-            self._selector.register(lane.pidfd, selectors.EVENT_READ, partial(self._on_death, lane))
-        for output in lane.outputs:
-            self._selector.register(output, selectors.EVENT_READ, partial(self._on_output, lane, output))
-        self._update_must_look()
-
     def _send(self, lane: Lane, message: bytes) -> None:
         try:
             if not lane.link.send(message):
-                self._watch_link(lane, selectors.EVENT_READ | selectors.EVENT_WRITE)
+                self._watched.watch_link_for(lane, selectors.EVENT_READ | selectors.EVENT_WRITE)
         except LinkLost as loss:
-            self._lose(lane, loss.unread)
+            self._on_lost_link(lane, loss.unread)
 
-    def _watch_link(self, lane: Lane, events: int) -> None:
-        self._selector.modify(lane.link, events, partial(self._on_link, lane))
+    def _stop_worker(self, lane: Lane) -> None:
+        self._idle.remove(lane)
+        lane.state = "leaving"
+        lane.is_tearing_down = True
+        self._send(lane, pack((messages.STOP,)))
+
+    def _fail_pending(self) -> None:
+        assert self._starter.last_failure is not None, "starts have failed"
+        self.answers.extend((assignment.index, self._starter.last_failure) for assignment in self._pending)
+        self._pending.clear()
+
+    def _fail_everything(self, error: Exception) -> None:
+        """Answer every message with an error of this module: it is no step's fault, but nobody may wait for ever."""
+        logger.error("all workers are killed because of an internal error: %s", error, exc_info=error)
+        failure = Lost(StepError.of(error), "crashed")
+        self._starter.stop(failure)
+        kill_lanes(self._lanes)
+        for lane in list(self._lanes):
+            lane.await_exit(_EXIT_PATIENCE_S)
+            self._watched.forget(lane)
+            lane.close()
+            if lane.assignment is not None:
+                self.answers.append((lane.assignment.index, failure))
+        self._fail_pending()
+
+    # What comes from workers ------------------------------------------------------------------------------------------
 
     def _on_link(self, lane: Lane, mask: int) -> None:
-        if lane.state == "gone":  # buried a moment ago, by an event that came together with this one
+        if lane.state == "gone":  # reaped by another event of the same turn
             return
         try:
             if mask & selectors.EVENT_WRITE and lane.link.flush():
-                self._watch_link(lane, selectors.EVENT_READ)
-                self._start_clock(lane)
+                self._watched.watch_link_for(lane, selectors.EVENT_READ)
+                self._watched.start_clock(lane)
             received = lane.link.receive() if mask & selectors.EVENT_READ else []
         except LinkLost as loss:
-            self._lose(lane, loss.unread)
+            self._on_lost_link(lane, loss.unread)
             return
-        except Exception as error:  # garbage, or more than there is memory for: this worker's fault alone
+        except Exception as error:  # garbage, or a message too large for the memory: this worker's fault alone
             lane.kill_reason = kill_reason_for(error)
             kill_lanes([lane])
-            self._lose(lane, unread=False)
+            self._on_lost_link(lane, unread=False)
             return
         for message in received:
             self._on_message(lane, message)
 
     def _on_output(self, lane: Lane, output: Output, mask: int) -> None:
         if lane.state != "gone" and not output.pump(lane.label()):
-            self._selector.unregister(output)
-
-    def _on_usage(self, index: int, prompt_tokens: int, completion_tokens: int, cost_usd: float) -> None:
-        if self._meter is not None:
-            from ..records.usage import Usage  # most steps report none
-
-            self._meter.add(index, Usage(prompt_tokens, completion_tokens, cost_usd))
-
-    def _on_log(self, fields: dict[str, Any]) -> None:
-        try:
-            emit_here(fields)
-        except (Exception, SystemExit):  # the program's own handlers: it costs no step anything
-            traceback.print_exc()
+            self._watched.unwatch(output)
 
     def _on_message(self, lane: Lane, message: Message) -> None:
         kind = message[0]
@@ -374,91 +314,79 @@ class Lanes:
         elif kind == messages.USAGE:
             self._on_usage(*message[1:])
         elif kind == messages.LEAVING:
-            lane.leaves_in_order = True
-            self._let_leave(lane, TEARDOWN_GRACE_S)
+            lane.is_tearing_down = True
+            self._watched.expect_exit(lane, TEARDOWN_GRACE_S)
         elif kind == messages.LOG:
             self._on_log(message[1])
         elif kind == messages.READY:
-            lane.start_is_known = True
-            # Not earlier: a guard process that starts beside a worker is in its way.
-            stand_guard(lane.guard_process)
-            self._has_time(lane)
+            lane.has_reported_start = True
+            # Not earlier: a guard process that starts together with a worker slows it down.
+            ensure_guard(lane.guard_process)
+            self._on_free(lane)
         elif kind == messages.UNPREPARED:
-            lane.start_is_known = True
-            self._let_leave(lane)
-            self._start_failed(Lost(StepError(*message[1]), "raised"))
+            lane.has_reported_start = True
+            self._watched.expect_exit(lane, _EXIT_PATIENCE_S)
+            self._starter.note_failure(Lost(StepError(*message[1]), "raised"))
             self._assign()
         else:
-            self._failed_starts = 0
+            self._starter.failures = 0
             for output in lane.outputs:
                 output.finish(lane.label())
             lane.assignment = None
             lane.overdue_at = math.inf
             self.answers.append((message[1], message))
-            self._has_time(lane)
+            self._on_free(lane)
 
-    def _has_time(self, lane: Lane) -> None:
+    def _on_usage(self, index: int, prompt_tokens: int, completion_tokens: int, cost_usd: float) -> None:
+        if self._meter is not None:
+            from ..records.usage import Usage  # imported lazily: most steps report none
+
+            self._meter.add(index, Usage(prompt_tokens, completion_tokens, cost_usd))
+
+    def _on_log(self, fields: dict[str, Any]) -> None:
+        try:
+            emit_here(fields)
+        except (Exception, SystemExit):  # the program's own handlers raised; no step fails because of that
+            traceback.print_exc()
+
+    def _on_free(self, lane: Lane) -> None:
         if lane.state == "leaving":
             return
         lane.state = "idle"
         self._idle.append(lane)
-        if lane.is_spent:
-            self._dismiss(lane)
-            lane.kill_at = time.monotonic() + TEARDOWN_GRACE_S
-            self._update_must_look()
+        if lane.is_used_up:
+            self._stop_worker(lane)
+            self._watched.expect_exit(lane, TEARDOWN_GRACE_S)
         if self._pending:
             self._assign()
 
-    def _dismiss(self, lane: Lane) -> None:
-        self._idle.remove(lane)
-        lane.state = "leaving"
-        lane.leaves_in_order = True
-        self._send(lane, pack((messages.STOP,)))
+    # The end of a worker ----------------------------------------------------------------------------------------------
 
-    def _lose(self, lane: Lane, unread: bool) -> None:
+    def _on_lost_link(self, lane: Lane, unread: bool) -> None:
         lane.is_unread = lane.is_unread or unread
-        lane.leaves_in_order = False
-        with contextlib.suppress(KeyError):
-            self._selector.unregister(lane.link)
-        self._let_leave(lane)
-
-    def _let_leave(self, lane: Lane, patience_s: float = _EXIT_PATIENCE_S) -> None:
-        if lane.state == "idle":
-            self._idle.remove(lane)
-        lane.state = "leaving"
-        lane.kill_at = time.monotonic() + patience_s
-        self._update_must_look()
+        lane.is_tearing_down = False
+        self._watched.unwatch(lane.link)
+        self._watched.expect_exit(lane, _EXIT_PATIENCE_S)
 
     def _on_death(self, lane: Lane, mask: int = 0) -> None:
-        """Take what the dead worker had still sent, then see what is missing."""
+        """Handle what the dead worker had still sent, then answer for what it has not."""
         if lane.state == "gone":
             return
-        self._let_leave(lane)
-        for message in self._receive_rest(lane):
+        self._watched.expect_exit(lane, _EXIT_PATIENCE_S)
+        for message in _receive_rest(lane):
             self._on_message(lane, message)
         self._reap(lane)
-
-    def _receive_rest(self, lane: Lane) -> list[Message]:
-        received: list[Message] = []
-        try:
-            while more := lane.link.receive(everything=True):
-                received += more
-        except LinkLost as loss:
-            lane.is_unread = lane.is_unread or loss.unread
-        except Exception as error:  # as above
-            lane.kill_reason = lane.kill_reason or kill_reason_for(error)
-        return received
 
     def _reap(self, lane: Lane) -> None:
         for output in lane.outputs:
             output.finish(lane.label())
-        self._forget(lane)
+        self._watched.forget(lane)
         lane.close()
-        lane.kill_followers()
+        lane.kill_group()
         exit_status = lane.exit_status()
-        if not lane.start_is_known:
+        if not lane.has_reported_start:
             error = StepError("WorkerDied", f"{exit_status.text} while it started")
-            self._start_failed(
+            self._starter.note_failure(
                 Lost(error, "crashed", lane.pid, exit_code=exit_status.exit_code, signal=exit_status.signal)
             )
         elif lane.assignment is not None:
@@ -469,59 +397,14 @@ class Lanes:
                 self.answers.append((lane.assignment.index, loss_of(lane, exit_status)))
         self._assign()
 
-    def _forget(self, lane: Lane) -> None:
-        self._lanes.remove(lane)
-        if lane in self._idle:
-            self._idle.remove(lane)
-        ends: list[CallerLink | Output | int | None] = [lane.link, lane.pidfd, *lane.outputs]
-        for end in ends:
-            # A lost link is unregistered already, and so is an output that has ended; and if a worker could not be
-            # watched, some were never registered.
-            with contextlib.suppress(KeyError):
-                if end is not None:
-                    self._selector.unregister(end)
-        lane.state = "gone"
-        self._update_must_look()
 
-    def _start_failed(self, failure: Lost) -> None:
-        self._failed_starts += 1
-        self._last_failure = failure
-
-    def _update_must_look(self) -> None:
-        self._must_look = any(lane.pidfd is None or lane.kill_at for lane in self._lanes)
-
-    def _look_after_lanes(self) -> None:
-        now = time.monotonic()
-        for lane in list(self._lanes):
-            if lane.pidfd is None and lane.is_dead():
-                self._on_death(lane)
-            elif lane.kill_at and now >= lane.kill_at:
-                if lane.leaves_in_order:
-                    warn_of_teardown(logger, "its worker is killed")
-                lane.kill_reason = lane.kill_reason or CLOSED_DESCRIPTORS
-                kill_lanes([lane])
-
-    def _kill_overdue(self) -> None:
-        now = time.monotonic()
-        overdue = [lane for lane in self._lanes if lane.overdue_at <= now]
-        kill_lanes(overdue)
-        for lane in overdue:
-            lane.is_timed_out = True
-            lane.overdue_at = math.inf
-        self._look_at = min((lane.overdue_at for lane in self._lanes), default=math.inf)
-
-
-def kill_all(lanes: list[Lane]) -> None:
-    """Kill workers that belong to no set, and let go of them. Takes no more descriptors."""
-    kill_lanes(lanes)
-    for lane in lanes:
-        lane.state = "gone"
-        _see_off(lane)
-    multiprocessing.active_children()  # makes it let go of those that ended
-
-
-def _see_off(lane: Lane) -> None:
-    """Wait for the end of a worker that was killed, and close what leads to it."""
-    if not lane.await_exit(TEARDOWN_GRACE_S):
-        logger.warning("worker process %s does not end though it was killed", lane.pid)
-    lane.close()
+def _receive_rest(lane: Lane) -> list[Message]:
+    received: list[Message] = []
+    try:
+        while more := lane.link.receive(everything=True):
+            received += more
+    except LinkLost as loss:
+        lane.is_unread = lane.is_unread or loss.unread
+    except Exception as error:  # as in `_on_link`
+        lane.kill_reason = lane.kill_reason or kill_reason_for(error)
+    return received

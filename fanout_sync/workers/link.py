@@ -1,4 +1,4 @@
-"""The two ends of a worker's private socket pair: whole messages, framed by a mark and a length."""
+"""The two ends of a worker's private socket pair. They carry whole messages, each after a mark and its length."""
 
 from __future__ import annotations
 
@@ -16,9 +16,9 @@ from .messages import Message, unpack
 _HEADER = struct.Struct("!4sQ")
 _MARK = b"fans"
 _CHUNK = 65536
-_FAIR_SHARE = 32  # chunks read from one worker before the others get their turn
+_FAIR_SHARE = 32  # so many chunks are read from one worker before the others get their turn
 
-# A caller that restored the default SIGPIPE, as many scripts do, must not die of a dead worker's socket.
+# Many scripts restore the default action of SIGPIPE; they must not die when they write to a dead worker.
 _NO_SIGNAL = getattr(socket, "MSG_NOSIGNAL", 0)
 
 
@@ -35,11 +35,11 @@ class LinkLost(Exception):
 
 
 class Garbled(Exception):
-    """Bytes came that are no message: something in the worker wrote to a descriptor that is not its own."""
+    """The bytes that came are no message: code in the worker wrote to a descriptor that is not its own."""
 
 
 class CallerLink:
-    """The caller's end. It never blocks: a worker that dies in the middle of a message must hold up nobody."""
+    """The caller's end. It never blocks: a worker that dies in the middle of a message must not delay the others."""
 
     def __init__(self, end: socket.socket) -> None:
         end.setblocking(False)
@@ -59,10 +59,10 @@ class CallerLink:
         self._end.close()
 
     def send(self, message: bytes) -> bool:
-        """Send as much as goes now, keep the rest for `flush`; return whether nothing is left.
+        """Send as much as the socket takes now, keep the rest for `flush`; return whether nothing is left.
 
         Raises:
-            LinkLost: The worker is gone and has not read it.
+            LinkLost: The worker is gone and has not read the message.
         """
         header = _HEADER.pack(_MARK, len(message))
         if len(message) >= _CHUNK:
@@ -86,10 +86,10 @@ class CallerLink:
         return False
 
     def flush(self) -> bool:
-        """Send what is left, as far as it goes now; return whether nothing is left.
+        """Send as much of the rest as the socket takes now; return whether nothing is left.
 
         Raises:
-            LinkLost: The worker is gone and has not read it.
+            LinkLost: The worker is gone and has not read the message.
         """
         try:
             while self._unsent:
@@ -106,14 +106,14 @@ class CallerLink:
         return True
 
     def receive(self, everything: bool = False) -> list[Message]:
-        """Return the whole messages that are here now; of a long one that is still coming, take a fair share.
+        """Return the messages that have arrived whole; of a long one that is still arriving, read a fair share.
 
         Args:
-            everything: Whether to read on until nothing is left, because the worker is dead.
+            everything: Whether to read until nothing is left, because the worker is dead.
 
         Raises:
-            LinkLost: The worker's end is closed and all that came before is returned already.
-            Garbled: What came is no message.
+            LinkLost: The worker's end is closed, and every message before that has been returned.
+            Garbled: The bytes that came are no message.
         """
         messages: list[Message] = []
         for _ in range(sys.maxsize if everything else _FAIR_SHARE):
@@ -124,7 +124,7 @@ class CallerLink:
             except BlockingIOError:
                 break
             except OSError as error:
-                # Linux says "reset" when the worker's end was closed with something unread in it.
+                # Linux says "reset" when the worker's end was closed with unread bytes in it.
                 self._is_lost, self._is_unread = True, isinstance(error, ConnectionResetError)
                 break
             if size == 0:
@@ -159,7 +159,7 @@ class WorkerLink:
 
     def __init__(self, end: socket.socket) -> None:
         self._end = end
-        self._identity = self._look()
+        self._identity = self._file_identity()
         self._scratch = bytearray(_CHUNK)
         self._held = 0
         self._lock = threading.RLock()
@@ -170,7 +170,7 @@ class WorkerLink:
         """Wait for the next message.
 
         Raises:
-            LinkLost: The caller is gone, or a step closed this end.
+            LinkLost: The caller is gone, or a step has closed this end.
         """
         scratch = memoryview(self._scratch)
         while self._held < _HEADER.size:
@@ -195,11 +195,11 @@ class WorkerLink:
         """Send a message.
 
         Raises:
-            LinkLost: The caller is gone, or a step closed or replaced this end.
+            LinkLost: The caller is gone, or a step has closed or replaced this end.
         """
         with self._lock:
             self._outgoing.append(message)
-            if self._is_sending:  # a signal handler, called in the middle of a send of this very thread
+            if self._is_sending:  # this is a signal handler that interrupted a send of the same thread
                 return
             self._is_sending = True
             try:
@@ -229,16 +229,16 @@ class WorkerLink:
             raise LinkLost(unread=False)
         return count
 
-    def _look(self) -> Any:
+    def _file_identity(self) -> Any:
         if sys.platform == "win32":
             return None
         status = os.fstat(self._end.fileno())
         return status.st_dev, status.st_ino
 
     def _check(self) -> None:
-        # A step that closed every descriptor may have opened a file of its own under our number by now.
+        # A step that closed every descriptor may have opened a file that has the number of this socket now.
         try:
-            same = self._look() == self._identity
+            same = self._file_identity() == self._identity
         except OSError as error:
             raise LinkLost(unread=False) from error
         if not same:
@@ -246,7 +246,7 @@ class WorkerLink:
 
 
 def open_link() -> tuple[CallerLink, Any]:
-    """Return the caller's end, and something that a loky process can be given as its end (see `adopt`)."""
+    """Return the caller's end, and an object for the worker's end that loky can pass on (see `adopt`)."""
     ours, theirs = socket.socketpair()
     theirs.setblocking(True)  # whatever socket.setdefaulttimeout says
     if sys.platform == "win32":
@@ -258,7 +258,7 @@ def open_link() -> tuple[CallerLink, Any]:
 
 
 def adopt(theirs: Any) -> WorkerLink:
-    """Return the worker's end from what `open_link` made for it."""
+    """Return the worker's end from the object that `open_link` made for it."""
     if sys.platform == "win32":
         end: socket.socket = theirs.detach()
     else:

@@ -1,4 +1,4 @@
-"""Log records of workers, on their way to the caller's logging tree."""
+"""Log records of workers: forwarded to the loggers of the caller."""
 
 from __future__ import annotations
 
@@ -7,14 +7,14 @@ from collections.abc import Callable
 from typing import Any
 
 Levels = tuple[int, dict[str, int]]
-"""What `logging.disable` was given, and the level of each logger that has one of its own; the root's name is `""`."""
+"""The argument of `logging.disable`, and the level of each logger that has one of its own; the root's name is `""`."""
 
 _Plain = (str, int, float, bool, type(None))
 _formatter = logging.Formatter()
 
 
 def levels_here() -> Levels:
-    """Return the levels of this process, so that workers send what its loggers would take."""
+    """Return the levels of this process: workers send only the records that its loggers would take."""
     manager = logging.root.manager
     levels = {"": logging.root.level}
     for name, logger in list(manager.loggerDict.items()):
@@ -24,32 +24,32 @@ def levels_here() -> Levels:
 
 
 class Forwarding:
-    """Sends what is logged in this process, as plain data, whatever somebody does to the configuration of logging.
+    """Sends the log records of this process as plain data, even after code has changed the configuration of logging.
 
     Args:
-        send: Takes the attributes of a record.
+        send: Called with the attributes of each record.
     """
 
     def __init__(self, send: Callable[[dict[str, Any]], None]) -> None:
         self._handler = _Forwarder(send)
         self._disabled, self._levels = logging.NOTSET, {"": logging.WARNING}
-        self.keep()
+        self.restore()
 
-    def adopt(self, levels: Levels) -> None:
-        """Make the caller's levels those of this process."""
+    def set_levels(self, levels: Levels) -> None:
+        """Use the levels of the caller in this process."""
         for name in self._levels:
             logging.getLogger(name).setLevel(logging.NOTSET)
         self._disabled, self._levels = levels
-        self._put_back()
+        self._apply()
 
-    def keep(self) -> None:
-        """Put back what a step or `setup` did to it, as frameworks do that configure logging themselves."""
+    def restore(self) -> None:
+        """Undo what a step or `setup` did to the configuration: some frameworks configure logging themselves."""
         root = logging.root
         is_as_before = root.level == self._levels[""] and root.manager.disable == self._disabled
         if not is_as_before or self._handler not in root.handlers:
-            self._put_back()
+            self._apply()
 
-    def _put_back(self) -> None:
+    def _apply(self) -> None:
         logging.disable(self._disabled)
         for name, level in self._levels.items():
             logging.getLogger(name).setLevel(level)
@@ -64,15 +64,15 @@ class _Forwarder(logging.Handler):
     def emit(self, record: logging.LogRecord) -> None:
         try:
             self._send(_fields_of(record))
-        except Exception:  # as handlers do: arguments that do not fit the message, for one
+        except Exception:  # as other handlers do, for example when arguments do not fit the message
             self.handleError(record)
 
 
 def emit_here(fields: dict[str, Any]) -> None:
-    """Hand a record from elsewhere to the logger of its name, if that takes records of its level.
+    """Pass a record of another process to the logger of its name, if that logger takes records of its level.
 
     Raises:
-        Exception: Whatever a handler or a filter of the program raises.
+        Exception: Any that a handler or a filter of the program raises.
     """
     logger = logging.getLogger(fields["name"])
     if logger.isEnabledFor(fields["levelno"]):
@@ -82,7 +82,7 @@ def emit_here(fields: dict[str, Any]) -> None:
 def _fields_of(record: logging.LogRecord) -> dict[str, Any]:
     fields = {name: value for name, value in record.__dict__.items() if type(value) in _Plain}
     fields |= {"name": str(record.name), "msg": str(record.getMessage()), "args": None, "exc_info": None}
-    fields |= {"levelno": int(record.levelno), "levelname": str(record.levelname)}  # an enum's member, perhaps
+    fields |= {"levelno": int(record.levelno), "levelname": str(record.levelname)}  # a level may be an enum member
     if record.exc_info and not record.exc_text:
         fields["exc_text"] = _formatter.formatException(record.exc_info)
     return fields

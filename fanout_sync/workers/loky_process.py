@@ -1,4 +1,4 @@
-"""A loky process that is started without changing anything of the caller's, and that leaves nothing if it cannot be."""
+"""A loky process whose start changes nothing in the caller and, if it fails, leaves nothing open."""
 
 from __future__ import annotations
 
@@ -9,19 +9,19 @@ from typing import Any
 
 from loky.backend.process import LokyProcess
 
-_PIPES = 3  # which loky opens to start one
+_PIPES = 3  # loky opens so many to start a process
 
 
 class WorkerProcess(LokyProcess):  # type: ignore[misc]  # loky has no type hints
-    """A loky process, also for a caller whose standard streams are closed, or who has none: loky flushes them."""
+    """A loky process. It also starts if the standard streams of the caller are closed or `None`, which loky flushes."""
 
     @staticmethod
     def _Popen(process: WorkerProcess) -> Any:  # noqa: N802 - multiprocessing's name
-        """Start it.
+        """Start the process.
 
         Raises:
-            OSError: There are no more processes or descriptors to be had.
-            RuntimeError: The interpreter does not know where it is.
+            OSError: The system has no more processes or descriptors.
+            RuntimeError: `sys.executable` is not set.
         """
         if sys.platform == "win32":
             return LokyProcess._Popen(process)
@@ -31,8 +31,8 @@ class WorkerProcess(LokyProcess):  # type: ignore[misc]  # loky has no type hint
             raise RuntimeError("worker processes need sys.executable, which is not set")
         _flush_streams()
         _check_descriptors()
-        # What loky's constructor does after it has flushed the streams. To put something in their place meanwhile would
-        # take away what other threads print, and two of them would put back each other's.
+        # This is what loky's constructor does after it has flushed the streams. To replace the streams meanwhile, so
+        # that it can flush them, would lose what other threads print, and two threads would restore each other's.
         popen = Popen.__new__(Popen)
         popen.returncode = None
         popen._fds = []
@@ -42,12 +42,12 @@ class WorkerProcess(LokyProcess):  # type: ignore[misc]  # loky has no type hint
 
 def _flush_streams() -> None:
     for stream in (sys.stdout, sys.stderr):
-        with contextlib.suppress(Exception):  # closed, or none at all, or what is behind it is gone
+        with contextlib.suppress(Exception):  # it is closed, or `None`, or its file is gone
             stream.flush()
 
 
 def _check_descriptors() -> None:
-    """Raise an error if there are too few descriptors left: loky leaks what it has opened when they run out."""
+    """Raise an error if too few descriptors are left: when they run out, loky leaks those that it has opened."""
     with contextlib.ExitStack() as opened:
         for _ in range(_PIPES):
             for end in os.pipe():

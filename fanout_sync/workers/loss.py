@@ -1,4 +1,4 @@
-"""A step that has no answer: what is told of it, and of the worker that had it."""
+"""What the caller gets for a step whose worker gave no answer."""
 
 from __future__ import annotations
 
@@ -12,12 +12,12 @@ from .lane import ExitStatus, Lane
 from .link import Garbled
 
 STOP_BY_ITSELF_S = 0.25
-"""So long after its deadline a step may still stop by itself, and its worker live."""
+"""So many seconds after its deadline a step may still stop by itself; then its worker is killed."""
 
 
 @frozen
 class Lost:
-    """What a lane gives instead of an answer: no worker could start, or the one that ran the step died."""
+    """Stands for an answer: no worker could start, or the worker that ran the step died."""
 
     error: StepError
     status: Literal["crashed", "raised", "timed_out"]
@@ -29,15 +29,15 @@ class Lost:
 
 
 def kill_reason_for(error: Exception) -> str:
-    """Say why a worker is killed that has sent what cannot be read."""
+    """Return why a worker is killed whose message cannot be read."""
     if isinstance(error, Garbled):
         return "something in it wrote to a descriptor that is not its own"
-    return f"what it sent could not be taken in: {StepError.of(error)}"
+    return f"its message could not be read: {StepError.of(error)}"
 
 
 def loss_of(lane: Lane, exit_status: ExitStatus) -> Lost:
-    """Return what becomes of the step that a dead worker had."""
-    assert lane.assignment is not None, "it was lost with a step"
+    """Return what stands for the answer of a worker that died with a step."""
+    assert lane.assignment is not None, "the worker died with a step"
     duration_s = max(0.0, time.time() - lane.assigned_at)
     if lane.is_timed_out or time.monotonic() >= lane.overdue_at - STOP_BY_ITSELF_S:
         killed = f"worker process {lane.pid} and all that it had started were killed"

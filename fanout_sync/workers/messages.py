@@ -1,4 +1,4 @@
-"""What goes between the caller and a worker: tuples of builtins, pickled, so that loading one runs nobody's code."""
+"""The messages between the caller and a worker: pickled tuples of builtins, so that loading one runs no other code."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ STOP = "stop"  # (STOP,)
 # From the worker.
 READY = "ready"  # (READY,)
 UNPREPARED = "unprepared"  # (UNPREPARED, error fields)
-DONE = "done"  # (DONE, index, and what else a worker knows of a `Report`, in its order) after STEP
+DONE = "done"  # (DONE, index, the other fields of a `Report` that a worker knows, in its order) after STEP
 LEAVING = "leaving"  # (LEAVING,) before its last answer
 RETURNED = "returned"  # (RETURNED, index, pickled result) after CALL
 RAISED = "raised"  # (RAISED, index, pickled exception or None, error fields) after CALL
@@ -45,7 +45,7 @@ def pack_step(index: int, spec: AgentStepSpec, attempt: int, timeout_s: float | 
     """Return the STEP message of an attempt at a spec.
 
     Raises:
-        WireError: The spec's `output_schema` is nothing that JSON can carry.
+        WireError: JSON cannot carry the spec's `output_schema`.
     """
     check_json(spec.output_schema, "output_schema")
     schema = None if spec.output_schema is None else _dump(spec.output_schema)
@@ -63,10 +63,10 @@ def unpack_step(message: Message, stop: StopSignal, meter: Meter) -> RunningStep
 
 
 def pack_report(report: Report, spec: AgentStepSpec) -> bytes:
-    """Return the DONE message of a report; an outcome too large to be sent becomes one that says so."""
+    """Return the DONE message of a report; if the outcome is too large to send, the message says that instead."""
     try:
         return _pack_report(report)
-    except Exception as error:  # MemoryError, chiefly
+    except Exception as error:  # most likely MemoryError
         refusal = StepError("InvalidOutcome", f"the outcome could not be sent to the caller: {StepError.of(error)}")
         return _pack_report(
             failure(report.index, spec, "invalid", refusal, report.started, report.duration_s, report.worker)
@@ -74,19 +74,19 @@ def pack_report(report: Report, spec: AgentStepSpec) -> bytes:
 
 
 def read_report(index: int, spec: AgentStepSpec, message: Message) -> Report:
-    """Return the report of a DONE message; one that cannot be read here is a failed outcome that says why."""
+    """Return the report of a DONE message; if it cannot be read here, a failed outcome that says why."""
     try:
         return _unpack_report(message)
-    except Exception as error:  # such as an int of more digits than this process reads
+    except Exception as error:  # for example an int of more digits than this process reads
         refusal = StepError("InvalidOutcome", f"the outcome cannot be read here: {StepError.of(error)}")
         return failure(index, spec, "invalid", refusal)
 
 
 def unpack(data: bytes | bytearray | memoryview) -> Message:
-    """Return the message of some bytes.
+    """Return the message that some bytes hold.
 
     Raises:
-        pickle.UnpicklingError: They hold more than builtins: nothing but those is ever loaded, on either side.
+        pickle.UnpicklingError: They hold something else than builtins, which neither side ever loads.
     """
     message: Message = _BuiltinsUnpickler(io.BytesIO(data)).load()
     return message
@@ -99,7 +99,7 @@ def error_fields(error: StepError) -> tuple[str, str, str | None]:
 
 class _BuiltinsUnpickler(pickle.Unpickler):
     def find_class(self, module: str, name: str) -> Any:
-        raise pickle.UnpicklingError(f"a message may hold nothing like {module}.{name}")
+        raise pickle.UnpicklingError(f"a message may hold only builtins, got {module}.{name}")
 
 
 _ADDED_BY_CALLER = {"exit_code", "signal", "attempts", "usage", "journalled"}
@@ -139,12 +139,12 @@ def _outcome_fields(outcome: StepOutcome) -> tuple[Any, ...]:
 
 
 def _dump(value: Json) -> str:
-    # JSON rather than pickle: a subclass of dict would be loaded by its own code.
+    # JSON rather than pickle: loading a subclass of dict would run its code.
     return json.dumps(value, ensure_ascii=False)
 
 
 def _exact(text: str) -> str:
-    # A subclass of str would be pickled by reference to its class, and loaded by that class's code.
+    # A subclass of str would be pickled as a reference to its class, and loading it would run code of that class.
     return text if type(text) is str else str.__str__(text)
 
 

@@ -1,4 +1,4 @@
-"""What workers print, brought to the caller's own streams: whole lines, each with the step it is from."""
+"""What workers print: written to the streams of the caller in whole lines, each marked with its step."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ class Output:
 
     Args:
         stream: Which of the two.
-        descriptor: Of a pipe, to read from.
+        descriptor: The reading end of a pipe.
     """
 
     def __init__(self, stream: Literal["stdout", "stderr"], descriptor: int) -> None:
@@ -36,7 +36,7 @@ class Output:
         os.close(self._descriptor)
 
     def pump(self, label: str) -> bool:
-        """Print what is there, at most as much as a pipe holds; return whether more may come."""
+        """Print what has arrived, at most as much as a pipe holds; return whether more may come."""
         try:
             data = os.read(self._descriptor, _CHUNK)
         except BlockingIOError:
@@ -48,7 +48,7 @@ class Output:
         return bool(data)
 
     def finish(self, label: str) -> None:
-        """Print all that a step has written, its last line too if it did not end it."""
+        """Print the rest of what a step has written, including a last line without a line break."""
         self.pump(label)
         if self._unfinished:
             self._print([self._unfinished], label)
@@ -60,8 +60,8 @@ class Output:
         if text and stream is not None:
             try:
                 _write(stream, text)
-            except (Exception, SystemExit):  # the program's own stream, closed perhaps: it costs no step anything
-                logger.exception("what a worker printed was lost")
+            except (Exception, SystemExit):  # the stream of the program, which may be closed; no step fails for that
+                logger.exception("output of a worker could not be written to sys.%s and is lost", self._stream)
 
 
 def _write(stream: Any, text: str) -> None:
@@ -72,10 +72,10 @@ def _write(stream: Any, text: str) -> None:
 
 
 def open_outputs() -> tuple[list[Output], list[Connection]]:
-    """Return the caller's ends, and what a loky process can be given as its ends (see `redirect`).
+    """Return the caller's ends, and the worker's ends, which loky can pass on (see `redirect`).
 
     Raises:
-        OSError: There are no more descriptors to be had.
+        OSError: The system has no more descriptors.
     """
     ours: list[Output] = []
     theirs: list[Connection] = []
@@ -95,12 +95,12 @@ def open_outputs() -> tuple[list[Output], list[Connection]]:
 
 
 def redirect(ends: list[Connection]) -> None:
-    """Let the standard output and the standard error of this process go to `ends`, line by line."""
+    """Redirect the standard output and the standard error of this process to `ends`, line by line."""
     for number, end in enumerate(ends, 1):
         os.dup2(end.fileno(), number)
         end.close()
     if ends:
-        # New ones: those there are remember what kind of file was behind them.
+        # New stream objects: the old ones remember the kind of file that they were opened for.
         sys.stdout = sys.__stdout__ = _writer(1)  # type: ignore[misc]  # they are not final in fact
         sys.stderr = sys.__stderr__ = _writer(2)  # type: ignore[misc]
 

@@ -1,4 +1,4 @@
-"""A worker that outlives its caller leaves, even in the middle of a step."""
+"""A worker exits when its caller is gone, even in the middle of a step."""
 
 from __future__ import annotations
 
@@ -10,19 +10,19 @@ import time
 from .process_tree import kill_trees
 
 ORPHANED_EXIT_CODE = 83
-"""How a worker leaves whose caller is gone; nobody is there to see it."""
+"""The exit code of a worker whose caller is gone."""
 
 _PARENT_CHECK_S = 0.5
 
 
 def watch_parent(mark: str) -> None:
-    """Watch the process that started this one, from a thread, and end this one and all that it started with it.
+    """Start a thread that watches the caller. When the caller ends, it kills this worker and all that it started.
 
-    The closed socket tells only a worker that reads it: not one that is busy, nor one whose socket is held open by
-    another child of the caller.
+    The closed socket is not enough: a worker that is busy does not read it, and another child of the caller may keep it
+    open.
 
     Raises:
-        RuntimeError: There are no more threads to be had.
+        RuntimeError: The system has no more threads.
     """
     threading.Thread(target=_watch, args=(os.getppid(), mark), name="fanout-parent-watch", daemon=True).start()
 
@@ -30,13 +30,13 @@ def watch_parent(mark: str) -> None:
 def _watch(parent: int, mark: str) -> None:
     try:
         pidfd = os.pidfd_open(parent)
-    except (AttributeError, OSError):  # no such thing here, or the parent is gone already
+    except (AttributeError, OSError):  # the system has no pidfd, or the parent is gone already
         pidfd = None
     poll = None
     if pidfd is not None:
         poll = select.poll()
         poll.register(pidfd, select.POLLIN)
-    # The parent's number alone would do; the pidfd is there to be quick. A step may close it, so it is not relied on.
+    # The parent's process id alone would be enough; the pidfd is faster. A step may close it, so it is not relied on.
     while os.getppid() == parent:
         if poll is None:
             time.sleep(_PARENT_CHECK_S)

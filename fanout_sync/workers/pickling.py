@@ -1,4 +1,4 @@
-"""Pickling an executor by value where it must be, and saying which attribute is at fault where it cannot be."""
+"""Pickling an executor, and finding the attribute at fault when that fails."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ _DEEPEST_PATH = 12
 
 
 def pickle_executor(executor: AgentExecutor, retry_rule: RetryRule | None) -> bytes:
-    """Return both as the bytes of a pair; classes and functions of `__main__` and of notebook cells go by value.
+    """Return both, pickled as a pair; classes and functions of `__main__` and of notebook cells are pickled by value.
 
     Raises:
         ExecutorNotPicklable: One of them cannot be pickled; the error names the attribute at fault.
@@ -45,7 +45,7 @@ def _dumps(value: Any) -> bytes:
 def _is_picklable(value: Any) -> bool:
     try:
         _dumps(value)
-    except Exception:  # why is asked later
+    except Exception:  # `_culprit` finds out why
         return False
     return True
 

@@ -1,7 +1,7 @@
-"""Killing workers with all that their steps started, wherever that has got to.
+"""Killing workers and all processes that their steps started, also those that have left the process group.
 
-Imports next to nothing, and nothing of this package: the guard process runs it too (see `guard_process.py`), and that
-has to start at once. So `_signal`, where `signal` would make enums, and no `contextlib`.
+Imports very little, and nothing of this package: the guard process runs this module too (see `guard_process.py`) and
+has to start fast. So it uses `_signal`, because `signal` makes enums, and no `contextlib`.
 """
 
 from __future__ import annotations
@@ -16,11 +16,11 @@ if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator
 
 MARK = "FANOUT_SYNC_WORKERS"
-"""The environment variable by which the descendants of a worker are known: a path of marks, the outermost first.
+"""The environment variable that identifies the descendants of a worker: a path of marks, the outermost first.
 
-It finds what left the worker's process group and outlived its own parent, as daemons do."""
+It finds processes that have left the worker's process group and outlived their own parent, as daemons do."""
 
-_MAX_ROUNDS = 20  # each finds only what was started during the one before
+_MAX_ROUNDS = 20  # each round finds only the processes that were started during the one before
 _CALLER_CHECK_S = 0.5
 
 
@@ -30,27 +30,27 @@ def mark_below(mark: str) -> str:
 
 
 def kill_group(pid: int) -> None:
-    """Kill the process group that `pid` leads, or led a moment ago."""
+    """Kill the process group that `pid` leads; `pid` itself may have ended."""
     if hasattr(os, "killpg"):
         try:
             os.killpg(pid, _signal.SIGKILL)
-        except (ProcessLookupError, PermissionError):  # nobody is left in it, or it is somebody else's by now
+        except (ProcessLookupError, PermissionError):  # it is empty, or another user's group has its number now
             return
 
 
 def kill_trees(pids: Iterable[int], marks: Iterable[str], spare: int | None = None) -> None:
     """Kill processes and everything that they started, children of children included.
 
-    Where there is no /proc, only what is still in the process group of one of them is found.
+    Without /proc only the processes that are still in the process groups of `pids` are found.
 
     Args:
-        pids: Which; each leads a process group of its own.
-        marks: What is in the environment of their descendants.
-        spare: A process that is not to be killed, itself: the one that asks.
+        pids: The processes; each leads a process group of its own.
+        marks: Their marks, which are in the environment of their descendants.
+        spare: One of `pids` that is not killed itself: the process that calls this.
     """
     roots = set(pids)
     for pid in roots - {spare}:
-        _send(pid, _signal.SIGSTOP)  # so that it starts nothing more while its descendants are looked for
+        _send(pid, _signal.SIGSTOP)  # so that it starts no more processes during the search
     doomed = set(roots)
     encoded = [f"/{mark}/".encode() for mark in marks]
     seen: set[tuple[int, int]] = set()
@@ -61,39 +61,39 @@ def kill_trees(pids: Iterable[int], marks: Iterable[str], spare: int | None = No
             doomed.add(process[0])
             if process[0] != spare:
                 _send(process[0], _signal.SIGKILL)
-        if not any(pid not in roots or pid == spare for pid, _ in found):  # the others could not start anything
+        if not any(pid not in roots or pid == spare for pid, _ in found):  # stopped processes could not start any
             break
     for pid in roots - {spare}:
         kill_group(pid)
 
 
 def _descendants(doomed: set[int], marks: list[bytes]) -> Iterator[tuple[int, int]]:
-    """Yield number and time of birth of the doomed, and of all who descend from them."""
+    """Yield process id and start time of the processes in `doomed` and of all their descendants."""
     processes = list(_all_processes())
-    eldest = min((born for pid, _, _, born in processes if pid in doomed), default=0)
+    first_start = min((started for pid, _, _, started in processes if pid in doomed), default=0)
     family = set(doomed)
     is_growing = True
     while is_growing:
-        kin = {pid for pid, parent, group, _ in processes if parent in family or group in family}
-        is_growing = not kin <= family
-        family |= kin
-    for pid, _, _, born in processes:
-        if pid in family or (born >= eldest and _is_marked(pid, marks)):
-            yield pid, born
+        found = {pid for pid, parent, group, _ in processes if parent in family or group in family}
+        is_growing = not found <= family
+        family |= found
+    for pid, _, _, started in processes:
+        if pid in family or (started >= first_start and _is_marked(pid, marks)):
+            yield pid, started
 
 
 def _all_processes() -> Iterator[tuple[int, int, int, int]]:
-    """Yield number, parent, process group and time of birth of all that live."""
+    """Yield process id, parent, process group and start time of all processes that are no zombies."""
     if not sys.platform.startswith("linux"):
         return
     try:
-        names = os.listdir("/proc")  # noqa: PTH208 - see above for why there is no pathlib
-    except OSError:  # no descriptor is left to read it with: what is in the process groups is killed all the same
+        names = os.listdir("/proc")  # noqa: PTH208 - pathlib would be slow to import
+    except OSError:  # no descriptor is left to read it with; the process groups are killed all the same
         return
     for name in names:
         text = _read(f"/proc/{name}/stat") if name.isdecimal() else b""
         if text:
-            # After the name, which is in parentheses and may hold anything: state, parent, group, … and the birth.
+            # The name is in parentheses and may hold anything. After it: state, parent, group, … and the start time.
             state, parent, group, *rest = text[text.rindex(b")") + 2 :].split()
             if state not in (b"Z", b"X"):
                 yield int(name), int(parent), int(group), int(rest[16])
@@ -112,22 +112,22 @@ def _read(path: str) -> bytes:
     try:
         with open(path, "rb") as file:  # noqa: PTH123 - as above
             return file.read()
-    except OSError:  # gone by now, or somebody else's
+    except OSError:  # it is gone, or another user's
         return b""
 
 
 def _send(pid: int, number: int) -> None:
     try:
         os.kill(pid, number)
-    except (ProcessLookupError, PermissionError):  # gone by now, or somebody else's
+    except (ProcessLookupError, PermissionError):  # it is gone, or another user's
         return
 
 
-def stand_guard(caller: int, mark: str) -> None:
-    """Wait for the end of the process `caller`, this one's parent, then kill what bears the mark."""
+def run_guard(caller: int, mark: str) -> None:
+    """Wait until the process `caller`, the parent of this one, has ended; then kill all processes with the mark."""
     try:
         pidfd = os.pidfd_open(caller)
-    except OSError:  # gone already, or a system that has no such thing
+    except OSError:  # the caller is gone already, or the system has no pidfd
         pidfd = -1
     poll = select.poll()
     if pidfd >= 0:

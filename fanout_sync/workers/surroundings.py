@@ -1,4 +1,4 @@
-"""What one step must not change for the next one in its worker."""
+"""The state of a worker process that is put back after each step."""
 
 from __future__ import annotations
 
@@ -10,33 +10,33 @@ from collections.abc import Callable
 from types import FrameType
 from typing import Any
 
-_TOUCHING = frozenset(("os.chdir", "os.putenv", "os.unsetenv"))
-_OPENING = frozenset(("open", "socket.__new__", "subprocess.Popen"))
+_CHANGE_EVENTS = frozenset(("os.chdir", "os.putenv", "os.unsetenv"))
+_OPEN_EVENTS = frozenset(("open", "socket.__new__", "subprocess.Popen"))
 _SIGNALS = [getattr(signal, name) for name in ("SIGINT", "SIGTERM", "SIGALRM", "SIGHUP") if hasattr(signal, name)]
-# The C function: the public one makes an enum of each answer, which is dear for what is asked after every step.
+# The C function: the public one makes an enum of each result, which is slow for a call after every step.
 _handler_of = getattr(sys.modules.get("_signal"), "getsignal", signal.getsignal)
 _Handler = Callable[[int, FrameType | None], Any] | int | signal.Handlers | None
 
 
 class Surroundings:
-    """Directory, environment, standard streams, timers, signal handlers and recursion limit, to be put back.
+    """Working directory, environment, standard streams, timers, signal handlers and recursion limit.
 
-    An audit hook tells when directory or environment are touched, and whether anything has been opened that may have
-    come to stand for an output, so that looking after them costs an ordinary step nothing.
+    An audit hook notes when the directory or the environment is changed, and when anything is opened that may have
+    taken the number of an output descriptor. So a step that does none of that costs no system call for them.
 
     Args:
-        watches_output: Whether to look closely at the outputs after every step, whatever it does.
+        watches_output: Whether to check the files behind the outputs after every step, whatever it does.
     """
 
     def __init__(self, *, watches_output: bool) -> None:
         self._watches_output = watches_output
-        self._is_touched = False
+        self._is_changed = False
         self._has_opened = False
         self.remember()
         sys.addaudithook(self._notice)
 
     def remember(self) -> None:
-        """Take what is now as what every step is to find."""
+        """Remember the state of now: every step is to find it like that."""
         self._directory = _working_directory()
         self._environment = dict(os.environ)
         self._streams = (sys.stdin, sys.stdout, sys.stderr)
@@ -44,10 +44,10 @@ class Surroundings:
         self._has_opened = False
         self._handlers: list[_Handler] = [_handler_of(number) for number in _SIGNALS]
         self._recursion_limit = sys.getrecursionlimit()
-        self._is_touched = False
+        self._is_changed = False
 
     def can_be_restored(self) -> bool:
-        """Say whether all that a step changed can be put back: a closed stream or descriptor cannot."""
+        """Return whether all that a step changed can be put back: a closed stream or descriptor cannot."""
         if any(stream is not None and stream.closed for stream in self._streams):
             return False
         if self._watches_output or self._has_opened:
@@ -63,25 +63,25 @@ class Surroundings:
         for number, handler in zip(_SIGNALS, self._handlers, strict=True):
             if _handler_of(number) is not handler and handler is not None:
                 signal.signal(number, handler)
-        if self._is_touched:
-            self._restore_place()
+        if self._is_changed:
+            self._restore_directory_and_environment()
 
     def _stop_timers(self) -> None:
         if hasattr(signal, "setitimer"):
             signal.setitimer(signal.ITIMER_REAL, 0)
 
-    def _restore_place(self) -> None:
+    def _restore_directory_and_environment(self) -> None:
         if self._directory is not None:
-            with contextlib.suppress(OSError):  # it may be gone; then no step has it
+            with contextlib.suppress(OSError):  # it may have been deleted
                 os.chdir(self._directory)
         os.environ.clear()
         os.environ.update(self._environment)
-        self._is_touched = False
+        self._is_changed = False
 
     def _notice(self, event: str, args: tuple[Any, ...]) -> None:
-        if event in _TOUCHING:
-            self._is_touched = True
-        elif event in _OPENING:
+        if event in _CHANGE_EVENTS:
+            self._is_changed = True
+        elif event in _OPEN_EVENTS:
             self._has_opened = True
 
 
@@ -95,7 +95,7 @@ def _has_output() -> bool:
 
 
 def _files_behind_output() -> list[int]:
-    """Return which files the descriptors of standard output and standard error stand for."""
+    """Return the inodes behind the descriptors of standard output and standard error."""
     try:
         return [os.fstat(1).st_ino, os.fstat(2).st_ino]
     except OSError:

@@ -1,8 +1,8 @@
-"""The resource trackers that workers share with their caller: processes that unlink what killed workers leave over.
+"""The resource trackers that workers share with their caller: processes that remove what killed workers leave behind.
 
-Multiprocessing has one and loky has another; whoever needs one first starts it. At its end it warns of all semaphores
-and shared memory that are left over, which is no news where workers are killed. So the ones that are started here do
-not.
+Multiprocessing has one and loky has another; whoever needs one first starts it. When a tracker ends, it warns of all
+semaphores and shared memory that are left. Where workers are killed that is expected, so the trackers that are started
+here do not warn.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ from loky.backend import resource_tracker as loky_tracker
 from loky.backend import spawn as loky_spawn
 
 _PROGRAM = (
-    # It begins as the trackers' own do: frozen programs know by that what they are started for.
+    # It begins like the programs of the trackers: frozen programs recognize by that what they were started for.
     "from {module} import main; import warnings; "
     "warnings.filterwarnings('ignore', 'resource_tracker', UserWarning); main({reader})"
 )
@@ -32,7 +32,7 @@ def ensure_trackers() -> None:
     """Start the trackers that are not running yet.
 
     Raises:
-        OSError: There are no more processes or descriptors to be had.
+        OSError: The system has no more processes or descriptors.
     """
     loky: Any = loky_tracker._resource_tracker
     multiprocessing: Any = multiprocessing_tracker._resource_tracker
@@ -41,8 +41,8 @@ def ensure_trackers() -> None:
 
 
 def _ensure(tracker: Any, module: str, get_executable: Callable[[], str | bytes | None]) -> None:
-    # To let it start itself, with a filter in the environment or in `sys.warnoptions` meanwhile, would change what is
-    # the caller's: other threads look at it, and two threads would put back each other's.
+    # The tracker could start itself with a filter in the environment or in `sys.warnoptions`. But those belong to the
+    # caller: other threads read them, and two threads that change them would restore each other's values.
     with tracker._lock:
         executable = get_executable()
         if tracker._fd is None and executable:
@@ -51,7 +51,7 @@ def _ensure(tracker: Any, module: str, get_executable: Callable[[], str | bytes 
 
 
 def _start(module: str, executable: bytes) -> tuple[int, int]:
-    """Start a tracker as its module does, but for the filter; return a descriptor to write to, and its number."""
+    """Start a tracker as its module does, with a filter; return the descriptor to write to, and the process id."""
     reader, writer = os.pipe()
     try:
         pid = _spawn(executable, _PROGRAM.format(module=module, reader=reader), reader)
@@ -66,7 +66,7 @@ def _start(module: str, executable: bytes) -> tuple[int, int]:
 def _spawn(executable: bytes, program: str, reader: int) -> int:
     flags = subprocess._args_from_interpreter_flags()  # type: ignore[attr-defined]  # as the trackers do
     command = [executable, *map(os.fsencode, (*flags, "-c", program))]
-    # Blocked until its program has begun: it is to outlive a Ctrl-C.
+    # The signals are blocked until its program has begun: the tracker must survive a Ctrl-C.
     before = signal.pthread_sigmask(signal.SIG_BLOCK, _SIGNALS)
     try:
         return int(util.spawnv_passfds(executable, command, [*_error_output(), reader]))
@@ -77,5 +77,5 @@ def _spawn(executable: bytes, program: str, reader: int) -> int:
 def _error_output() -> list[int]:
     try:
         return [sys.stderr.fileno()]
-    except Exception:  # there is none, or it is closed, or no file
+    except Exception:  # it is `None`, or closed, or has no descriptor
         return []

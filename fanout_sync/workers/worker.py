@@ -1,4 +1,4 @@
-"""What runs in a worker process: one message at a time, in the main thread, until the caller says stop or is gone."""
+"""The main program of a worker process: it answers one message at a time, until the caller says stop or is gone."""
 
 from __future__ import annotations
 
@@ -36,7 +36,7 @@ if TYPE_CHECKING:
 logger = logging.getLogger(__name__)
 
 LOST_LINK_EXIT_CODE = 82
-"""How a worker leaves when it can no longer reach its caller."""
+"""The exit code of a worker that can no longer reach its caller."""
 
 
 def main(end: Any, output_ends: list[Connection], mark: str) -> None:
@@ -45,25 +45,25 @@ def main(end: Any, output_ends: list[Connection], mark: str) -> None:
     Args:
         end: See `link.adopt`.
         output_ends: See `output.redirect`; empty if the worker prints where the caller does.
-        mark: By which this worker's descendants are known.
+        mark: Identifies the descendants of this worker; see `process_tree.MARK`.
     """
-    _keep_terminal_to_the_caller()
+    _leave_terminal_to_the_caller()
     redirect(output_ends)
     worker = Worker(adopt(end), bool(output_ends))
     try:
         if worker.watch_caller(mark):
             worker.serve()
     except LinkLost:
-        # The caller died, or a step closed our descriptors: there is nobody to tell, and nothing to wait for.
-        _leave_now(LOST_LINK_EXIT_CODE)
+        # The caller died, or a step closed the descriptors of this worker: nobody can be told any more.
+        _exit_now(LOST_LINK_EXIT_CODE)
     lingering = [thread for thread in threading.enumerate() if not thread.daemon]
     if lingering != [threading.current_thread()] or multiprocessing.active_children():
-        # A thread or a process that a step started and forgot would be joined at exit, for ever.
-        _leave_now(0)
+        # A normal exit would wait for ever for a thread or a process that a step started and forgot.
+        _exit_now(0)
 
 
 class Worker:
-    """One worker process's state between messages."""
+    """The state of a worker process between messages."""
 
     def __init__(self, link: WorkerLink, is_captured: bool) -> None:
         self._link = link
@@ -78,11 +78,11 @@ class Worker:
         self._surroundings = Surroundings(watches_output=is_captured)
 
     def watch_caller(self, mark: str) -> bool:
-        """Have this process end with its caller; return whether that can be, and if not, say why to the caller."""
+        """Have this process exit when its caller does; if that is impossible, tell the caller why and return false."""
         try:
             watch_parent(mark)
-        except RuntimeError as error:  # no more threads to be had
-            self._link.receive()  # the executor, to which this is the answer
+        except RuntimeError as error:  # the system has no more threads
+            self._link.receive()  # PREPARE, to which this is the answer
             self._link.send(pack((messages.UNPREPARED, error_fields(StepError.of(error)))))
             return False
         return True
@@ -107,17 +107,17 @@ class Worker:
     def _prepare(self, message: Message) -> bool:
         _, payload, wants_events, levels = message
         self._tear_down()
-        self._forwarding.adopt(levels)
+        self._forwarding.set_levels(levels)
         self._event_tx = WorkerEventSender(self._link) if wants_events else None
         try:
             executor, self._rule = pickle.loads(payload) if payload else (None, None)
-            self._forwarding.keep()
-            # After loading: what modules set when they are imported holds for every executor, as on threads.
+            self._forwarding.restore()
+            # After loading: what modules set when they are imported is seen by every step, as on threads.
             self._context = StepContext()
             if executor is not None:
                 self._context.run(executor.setup)
-                self._forwarding.keep()
-        except BaseException as error:  # the executor's own code: SystemExit too is a reason to tell
+                self._forwarding.restore()
+        except BaseException as error:  # code of the executor, which may also raise SystemExit
             self._link.send(pack((messages.UNPREPARED, error_fields(StepError.of(error)))))
             return False
         self._executor = executor
@@ -135,22 +135,22 @@ class Worker:
         self._executor = None
 
     def _answer(self, answer: bytes) -> bool:
-        """Send an answer; return whether this worker is fit for another step."""
+        """Send an answer; return whether this worker can run another step."""
         if self._is_captured:
             _flush_output()
-        is_fit = self._surroundings.can_be_restored()
-        if not is_fit:
+        can_go_on = self._surroundings.can_be_restored()
+        if not can_go_on:
             self._link.send(pack((messages.LEAVING,)))
         self._link.send(answer)
-        # After the answer, so that it is done while the caller makes up the next step.
+        # After the answer, so that it happens while the caller prepares the next step.
         self._surroundings.restore()
-        self._forwarding.keep()
-        if not is_fit:
+        self._forwarding.restore()
+        if not can_go_on:
             self._tear_down()
-        return is_fit
+        return can_go_on
 
     def _forward_log(self, fields: dict[str, Any]) -> None:
-        if os.getpid() == self._pid:  # as for events
+        if os.getpid() == self._pid:  # as in `WorkerEventSender.send`
             self._link.send(pack((messages.LOG, fields)))
 
     def _run_step(self, message: Message) -> bytes:
@@ -161,13 +161,13 @@ class Worker:
         return pack_report(report, step[0])
 
     def add(self, index: int, usage: Usage) -> None:
-        """Tell the caller, at once: a step that is killed has used it up all the same."""
-        if os.getpid() == self._pid:  # as for events
+        """Report the usage to the caller at once: it counts also if the step is killed later."""
+        if os.getpid() == self._pid:  # as in `WorkerEventSender.send`
             message = (messages.USAGE, index, usage.prompt_tokens, usage.completion_tokens, usage.cost_usd)
             self._link.send(pack(message))
 
     def nest(self, index: int, limiter: Limiter) -> None:
-        """Nothing: what holds in the caller's process does not hold in a worker's own runs."""
+        """Do nothing: the limits of the caller's process do not apply to runs inside a worker."""
 
     def _run_call(self, message: Message) -> bytes:
         _, index, payload = message
@@ -175,13 +175,13 @@ class Worker:
             function, args, kwargs = pickle.loads(payload)
             result = own_context().run(lambda: _portable(function(*args, **kwargs)))
             answer: Message = (messages.RETURNED, index, result)
-        except BaseException as error:  # a future hands on whatever its function raised
+        except BaseException as error:  # a future has whatever its function raised
             answer = (messages.RAISED, index, _portable_exception(error), error_fields(StepError.of(error)))
-        self._leave_if_forked()
+        self._exit_if_forked()
         return pack(answer)
 
-    def _leave_if_forked(self) -> None:
-        # A call that forks and lets the child return would answer twice over one socket.
+    def _exit_if_forked(self) -> None:
+        # If a call forks and the child returns, both processes would answer over one socket.
         if os.getpid() != self._pid:
             os._exit(0)
 
@@ -197,11 +197,11 @@ class WorkerEventSender(StepSender):
         """Send `event` to the caller.
 
         Raises:
-            TypeError: It is no `Event`.
-            WireError: It holds what JSON cannot carry; the field is named.
+            TypeError: `event` is no `Event`.
+            WireError: JSON cannot carry one of its fields; the error names it.
         """
         check_event(event)
-        if os.getpid() == self._pid:  # a child that a step forked has no part in the conversation
+        if os.getpid() == self._pid:  # a child that a step forked must not write to the socket
             self._link.send(pack((messages.EVENT, str.__str__(event.to_json()))))
 
 
@@ -209,7 +209,7 @@ def _portable(value: Any) -> bytes:
     import cloudpickle
 
     data: bytes = cloudpickle.dumps(value, protocol=5)
-    # Loaded here first: what breaks in loading breaks this worker, which can be replaced, and not the caller.
+    # Loaded here first: if loading kills the process, it is this worker, which can be replaced, and not the caller.
     pickle.loads(data)
     return data
 
@@ -217,19 +217,19 @@ def _portable(value: Any) -> bytes:
 def _portable_exception(error: BaseException) -> bytes | None:
     try:
         return _portable(error)
-    except BaseException:  # the exception's own __reduce__: then its text has to do
+    except BaseException:  # code of the exception's class raised; the caller gets the text instead
         return None
 
 
-def _keep_terminal_to_the_caller() -> None:
-    # Ctrl-C reaches the whole process group of the terminal; what it means is the caller's to decide. So each worker
-    # has a group of its own, which also is all that a step can hit that signals its group.
+def _leave_terminal_to_the_caller() -> None:
+    # Ctrl-C reaches the whole process group of the terminal, and the caller decides what it means. So each worker has a
+    # group of its own. A step that signals its group then hits only its own worker, too.
     if hasattr(os, "setpgid"):
         os.setpgid(0, 0)
-    # A handler rather than SIG_IGN: what a step starts with exec gets the default back.
+    # A handler rather than SIG_IGN: programs that a step starts have the default action again.
     signal.signal(signal.SIGINT, lambda signum, frame: None)
     if hasattr(signal, "pthread_sigmask"):
-        signal.pthread_sigmask(signal.SIG_UNBLOCK, (signal.SIGINT,))  # see `lane.start_worker`
+        signal.pthread_sigmask(signal.SIG_UNBLOCK, (signal.SIGINT,))  # see `worker_start.start_worker`
     null = os.open(os.devnull, os.O_RDONLY)
     os.dup2(null, 0)
     os.close(null)
@@ -241,6 +241,6 @@ def _flush_output() -> None:
             stream.flush()
 
 
-def _leave_now(code: int) -> NoReturn:
+def _exit_now(code: int) -> NoReturn:
     _flush_output()
     os._exit(code)

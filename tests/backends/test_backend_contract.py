@@ -76,16 +76,16 @@ def test_the_first_calls_may_come_from_many_threads_at_once() -> None:
         def submit() -> None:
             gate.wait(HANG_BOUND_S)
             results.append(backend.submit(abs, -1).result(HANG_BOUND_S))
-            keepers.append(sum(thread.name == "fanout-keeper" for thread in threading.enumerate()))
+            watcher_counts.append(sum(thread.name == "fanout-watcher" for thread in threading.enumerate()))
 
-        keepers: list[int] = []
+        watcher_counts: list[int] = []
         threads = [threading.Thread(target=submit) for _ in range(8)]
         for thread in threads:
             thread.start()
         for thread in threads:
             thread.join(HANG_BOUND_S)
     assert results == [1] * 8
-    assert set(keepers) == {1}
+    assert set(watcher_counts) == {1}
 
 
 def test_map_keeps_the_order(make_backend: MakeBackend) -> None:

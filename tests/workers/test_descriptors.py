@@ -23,7 +23,7 @@ PREAMBLE = """
 import errno, gc, multiprocessing, os, resource, time
 from fanout_sync import FunctionExecutor, ProcessBackend, Runner, TextDelta
 from fanout_sync.testing import make_specs
-from fanout_sync.workers import lane as lane_module
+from fanout_sync.workers.worker_start import start_worker
 
 most = resource.getrlimit(resource.RLIMIT_NOFILE)
 
@@ -88,13 +88,13 @@ def test_a_worker_that_cannot_be_started_leaves_no_descriptor(captures: bool, is
             return {{loky_tracker._resource_tracker._fd, multiprocessing_tracker._resource_tracker._fd}}
 
         if not {is_first}:
-            end(lane_module.start_worker(b"", {captures}))
+            end(start_worker(b"", {captures}))
         descriptors()
         before, failures = set(descriptors()), 0
         for room in range(40):
             leave(room)
             try:
-                end(lane_module.start_worker(b"", {captures}))
+                end(start_worker(b"", {captures}))
             except OSError as error:
                 assert error.errno == errno.EMFILE, error
                 failures += 1

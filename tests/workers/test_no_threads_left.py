@@ -92,7 +92,7 @@ def test_a_call_on_processes_raises_the_error_and_ends_the_workers(call: str, is
             assert multiprocessing.active_children() != []
         with no_threads() as refused, pytest.raises(RuntimeError, match=REASON):
             CALLS[call](runner)
-        assert refused == ["fanout-keeper"]
+        assert refused == ["fanout-watcher"]
         assert multiprocessing.active_children() == []
         assert open_descriptors() == before
         outcomes = CALLS[call](runner)
@@ -104,12 +104,12 @@ def test_what_could_not_be_ordered_is_not_done_later() -> None:
     """An order whose thread cannot be started is refused with that error; the next one starts the thread."""
     done: list[str] = []
     lanes = Lanes(1, b"")
-    keeper = WatcherThread(lanes, lambda: None, lambda error: done.append(str(error)))
+    watcher = WatcherThread(lanes, lambda: None, lambda error: done.append(str(error)))
     with no_threads(), pytest.raises(RuntimeError, match=REASON):
-        keeper.do(lambda: done.append("refused"))
-    keeper.join()
-    assert keeper.do(lambda: done.append("accepted"))
-    keeper.stop()
+        watcher.do(lambda: done.append("refused"))
+    watcher.join()
+    assert watcher.do(lambda: done.append("accepted"))
+    watcher.stop()
     assert done == ["accepted"]
     lanes.abort()
 
