@@ -1,4 +1,4 @@
-"""What the runner needs of a place to run steps."""
+"""What the runner needs of a backend."""
 
 from __future__ import annotations
 
@@ -22,34 +22,33 @@ if TYPE_CHECKING:
 __all__ = ["Backend"]
 
 SIGNALS_S = 0.5
-"""No wait is longer than this: Python looks for signals when a wait ends, and misses one that comes just before it."""
-
+"""The longest wait, in seconds. Python handles signals when a wait ends, and misses one that comes just before it."""
 
 POLL_S = 0.05
-"""How often a wait for something that does not tell looks again, in seconds."""
+"""How often, in seconds, a wait checks for something that gives no notice."""
 
 
 class Session(abc.ABC):
-    """One run's hold on a backend; used from the caller's thread alone, but for `wake`.
+    """One run on a backend. Used only from the caller's thread, except for `wake`.
 
-    Whatever happens to a step, `wait` returns exactly one report for each `start`, unless `cancel` comes first.
+    Whatever happens to a step, `wait` returns exactly one report for each `start`, unless `cancel` is called first.
     """
 
     lookahead: int = 0
-    """How many steps beyond the bound may be handed over early, to wait inside: only where that is no step's delay."""
+    """How many steps beyond the bound may be started early, to wait in a queue here: only where that delays no step."""
 
     may_run_inline: bool = False
-    """Whether `start` may run the step then and there, as the pools of others do that have no workers."""
+    """Whether `start` may run the step before it returns, as some foreign pools do that have no workers."""
 
     @abc.abstractmethod
     def start(self, index: int, spec: AgentStepSpec, attempt: int = 1, timeout_s: float | None = None) -> None:
-        """Hand over an attempt at a step; returns at once. The caller keeps to the bound.
+        """Start an attempt at a step; returns at once. The caller keeps to the bound.
 
         Args:
             index: The step's index.
             spec: What to run.
-            attempt: Which try it is; all but the first go before what still waits inside.
-            timeout_s: How many seconds it may take, once it has begun; `None` for any.
+            attempt: Which attempt it is; all but the first go before the steps that wait in the queue.
+            timeout_s: How many seconds it may take, once it has begun; `None` for any time.
         """
 
     @abc.abstractmethod
@@ -70,18 +69,21 @@ class Session(abc.ABC):
 
     @abc.abstractmethod
     def cancel(self, grace_s: float) -> Iterable[Report]:
-        """Start nothing more, kill or ask to stop what runs, and return the reports of what ends within `grace_s`.
+        """Start no more steps, and kill those that run or ask them to stop.
 
-        Only `abort` may come after it.
+        Only `abort` may be called after it.
+
+        Returns:
+            The reports of the steps that end within `grace_s` seconds.
         """
 
     @abc.abstractmethod
     def close(self) -> None:
-        """End after the last report: tear the executor down, leave no worker behind. Being woken cuts it short."""
+        """End after the last report: tear the executor down and leave no worker behind. `wake` cuts it short."""
 
     @abc.abstractmethod
     def abort(self) -> None:
-        """End now: drop what has not begun, kill or abandon what runs."""
+        """End now: drop the steps that have not begun, kill or abandon those that run."""
 
 
 @frozen(eq=False)
@@ -91,13 +93,13 @@ class RunContext:
     Attributes:
         executor: What runs the steps.
         bound: How many may run at once.
+        meter: Takes the usage that steps report.
         event_tx: Takes the events of steps; `None` when nobody listens.
-        retry_rule: What is asked after each attempt, where it ran; `None` when steps are tried once.
+        retry_rule: Asked after each attempt, where it ran; `None` when each step is tried once.
         stop: Set when the run is given up.
-        meter: Takes what steps report as used.
-        unattended: Whether the caller's thread may be away between calls (`Runner.stream`), so that workers have to be
-            looked after from another thread.
-        on_end: Told of each attempt's end at once, in whichever thread; `None` if nobody wants to know.
+        unattended: Whether the caller's thread may be elsewhere between calls (`Runner.stream`), so that another thread
+            has to watch the workers.
+        on_end: Called with the report of each attempt when it ends, in any thread; `None` if nobody listens.
     """
 
     executor: AgentExecutor
@@ -111,9 +113,9 @@ class RunContext:
 
 
 class Backend(Executor):
-    """Where steps run. Each one is a `concurrent.futures.Executor` as well.
+    """Where steps run. Each backend is also a `concurrent.futures.Executor`.
 
-    A backend that is no stdlib pool implements `open`, and so decides how steps get to its workers.
+    It implements `open`, and so decides how steps get to its workers.
     """
 
     @abc.abstractmethod
@@ -125,12 +127,12 @@ class Backend(Executor):
         """
 
     def keep_warm(self) -> None:
-        """Keep workers after a run for the next one, until `cool_down`. Calls nest."""
+        """Keep the workers of a run for the next one, until `cool_down` is called as often as this."""
 
     def cool_down(self, scope: InterruptScope, *, is_urgent: bool = False) -> None:
         """End the workers that `keep_warm` kept.
 
         Args:
-            scope: An interrupt that it notes makes the end an urgent one.
+            scope: When it notes an interrupt, the workers that are left are killed.
             is_urgent: Whether to kill them rather than to tear the executor down.
         """

@@ -1,4 +1,4 @@
-"""Steps on a foreign pool, as they run: in the process of the caller or in one of the pool's."""
+"""Running the steps of a foreign pool, in the process of the caller or in a process of the pool."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ if TYPE_CHECKING:
     from ..retry.policy import RetryRule
 
 MAX_REMOTE_EXECUTORS = 8
-"""How many executors a process of a foreign pool keeps set up; more, if so many are in use by runs that go on."""
+"""How many executors a process of a foreign pool keeps set up; more if more are in use by runs that go on."""
 
 Step = tuple[AgentStepSpec, int, int, float | None]
 """Spec, index, attempt and timeout in seconds."""
@@ -42,7 +42,7 @@ class ExecutorInUse:
         self._executor = executor
         self._rule = rule
         self._hooks = Hooks(executor)
-        self._hooks.arrive()
+        self._hooks.register()
         self._is_closed = False
 
     def run(
@@ -53,17 +53,17 @@ class ExecutorInUse:
         meter: Meter,
         on_begin: Callable[[], None],
     ) -> Report:
-        """Run a step; one that comes too late is cancelled, and the executor does not see it.
+        """Run a step; after `close` it is reported as cancelled instead.
 
         Args:
             step: What to run.
             event_tx: Takes the events of the step.
             worker: Where it runs: thread name or process id.
-            meter: Takes what the step reports as used.
+            meter: Takes the usage that the step reports.
             on_begin: Called when the executor is set up and the time of the step begins.
         """
         spec, index, attempt, timeout_s = step
-        if self.stop.is_set() or not self._hooks.arrive_again():
+        if self.stop.is_set() or not self._hooks.try_register():
             return too_late(step)
         try:
             setup_error = self._hooks.set_up()
@@ -73,30 +73,30 @@ class ExecutorInUse:
             running = begun((spec, index, attempt, timeout_s, None, self.stop, meter))
             return self._hooks.context.copy().run(run_attempt, self._executor, running, event_tx, worker, self._rule)
         finally:
-            self._hooks.depart()
+            self._hooks.unregister()
 
     def close(self) -> None:
-        """Tear the executor down: now, or when the last step ends that is running on it."""
+        """Tear the executor down: now, or when the last step that is running on it ends."""
         if not self._is_closed:
             self._is_closed = True
-            self._hooks.depart()
+            self._hooks.unregister()
 
 
 def too_late(step: Step) -> Report:
-    """Report a step that its pool has called when nobody wanted it any more."""
+    """Return the report of a step that its pool has called after the run was over or had given the step up."""
     spec, index, _, _ = step
     error = StepError("CancelledError", "the run was over, or had given the step up, before the step began")
     return failure(index, spec, "cancelled", error)
 
 
 class RemoteRun(NamedTuple):
-    """What a process of the pool has to know of the run that a step is part of.
+    """What a process of the pool has to know of the run of a step.
 
     Attributes:
-        token: Names the run; like no other one's, wherever it was started.
+        token: Names the run; unique, also among runs of other machines.
         payload: The executor and the retry rule, pickled.
         wants_events: Whether anybody listens.
-        path: Of the `StateFile`; `None` if there is none.
+        path: The path of the `StateFile`; `None` if there is none.
     """
 
     token: str
@@ -109,7 +109,7 @@ class RemoteCaller(NamedTuple):
     """The process that a step was sent from.
 
     Attributes:
-        name: Like no other one's.
+        name: Unique among callers.
         open_runs: The tokens of all runs that go on there.
     """
 
@@ -123,25 +123,25 @@ class RemoteResult(NamedTuple):
     Attributes:
         packed: The report.
         events: As JSON.
-        usages: What it reported as used.
-        is_heard: Whether the caller could see when the step began.
+        usages: The usage that it reported.
+        is_state_visible: Whether the caller could see in the state file when the step began.
     """
 
     packed: bytes
     events: list[str]
     usages: list[Usage]
-    is_heard: bool
+    is_state_visible: bool
 
 
 class RemoteStep:
     """A step as it is called in a process of the pool.
 
     Args:
-        run: What the step is part of.
-        caller: Where it comes from.
+        run: The run of the step.
+        caller: The process that sent it.
         step: What to run.
         number: Its number in the state file.
-        is_late: Whether it was no longer wanted when it was sent.
+        is_late: Whether the run was over, or had given the step up, when it was sent.
     """
 
     def __init__(self, run: RemoteRun, caller: RemoteCaller, step: Step, number: int, is_late: bool) -> None:
@@ -159,35 +159,35 @@ class RemoteStep:
         events, meter = _EventList(), _UsageList()
         with _executors.using(self._run, self._caller) as executor:
             report = self._report(executor, events, meter)
-            is_heard = executor is None or executor.states is not None
-        return RemoteResult(pack_report(report, self._step[0]), events.items, meter.items, is_heard)
+            is_visible = executor is None or executor.states is not None
+        return RemoteResult(pack_report(report, self._step[0]), events.items, meter.items, is_visible)
 
     def _report(self, executor: _RemoteExecutor | None, events: _EventList, meter: _UsageList) -> Report:
         if executor is None:
             return too_late(self._step)
         states = executor.states
-        if states is not None and not states.arrive(self._number):
+        if states is not None and not states.set_called(self._number):
             return too_late(self._step)
 
         def begin() -> None:
             if states is not None:
-                states.begin(self._number)
+                states.set_begun(self._number)
 
         try:
             loaded = executor.loaded()
-        except BaseException as error:  # the caller's own code; as text, for what does not load breaks some pools
+        except BaseException as error:  # code of the caller; sent as text: an exception that does not load breaks pools
             return failure(self._step[1], self._step[0], "raised", StepError.of(error))
         event_tx = events if self._run.wants_events else None
         return loaded.run(self._step, event_tx, os.getpid(), meter, begin)
 
 
 class _RemoteExecutor:
-    """The executor of one run in this process; loaded when the first step needs it.
+    """The executor of one run in this process; it is loaded when the first step needs it.
 
     Attributes:
         caller: The process that the run was started in.
         users: How many steps are using it.
-        states: Where steps note how far they are; `None` if that cannot be reached from here.
+        states: Where steps set their states; `None` if the file cannot be opened here.
     """
 
     def __init__(self, run: RemoteRun, caller: str) -> None:
@@ -195,7 +195,7 @@ class _RemoteExecutor:
         self.users = 0
         self.states = StateFile.open(run.path)
         self._payload = run.payload
-        # Loading may take long, or for ever: it holds up the steps of this run, and no other.
+        # Loading may take long, or for ever: it delays the steps of this run only.
         self._lock = threading.Lock()
         self._loaded: ExecutorInUse | None = None
 
@@ -207,7 +207,7 @@ class _RemoteExecutor:
             return self._loaded
 
     def close(self) -> None:
-        """Tear it down; no step is using it."""
+        """Tear the executor down. Called when no step is using it."""
         if self._loaded is not None:
             self._loaded.close()
         if self.states is not None:
@@ -215,17 +215,17 @@ class _RemoteExecutor:
 
 
 class _RemoteExecutors:
-    """The executors of all runs that have had steps in this process, the ones used last at the end."""
+    """The executors of runs that have had steps in this process, in the order of their last use."""
 
     def __init__(self) -> None:
         self._lock = threading.Lock()
         self._by_token: OrderedDict[str, _RemoteExecutor] = OrderedDict()
-        self._is_watching_the_end = False
+        self._closes_at_exit = False
         self._is_closed = False
 
     @contextmanager
     def using(self, run: RemoteRun, caller: RemoteCaller) -> Iterator[_RemoteExecutor | None]:
-        """Hold on to the executor of `run`; `None` if this process is ending."""
+        """Keep the executor of `run` in use; yields `None` if this process is ending."""
         with self._lock:
             executor, surplus = self._claim(run, caller)
         # Outside of the lock: teardown() is the caller's code, and may take long.
@@ -240,11 +240,11 @@ class _RemoteExecutors:
     def _claim(self, run: RemoteRun, caller: RemoteCaller) -> tuple[_RemoteExecutor | None, list[_RemoteExecutor]]:
         if self._is_closed:
             return None, []
-        if not self._is_watching_the_end:
+        if not self._closes_at_exit:
             from multiprocessing.util import Finalize  # runs at the end of forked processes too, unlike atexit
 
             Finalize(None, self.close, exitpriority=10)
-            self._is_watching_the_end = True
+            self._closes_at_exit = True
         executor = self._by_token.get(run.token)
         if executor is None:
             executor = self._by_token[run.token] = _RemoteExecutor(run, caller.name)
@@ -253,7 +253,7 @@ class _RemoteExecutors:
         return executor, self._take_surplus(caller)
 
     def _take_surplus(self, caller: RemoteCaller) -> list[_RemoteExecutor]:
-        """Take out what is too much: first what is known to be over, then what was used longest ago."""
+        """Remove the executors beyond the limit: first those of runs that are over, then those used longest ago."""
         too_many = len(self._by_token) - MAX_REMOTE_EXECUTORS
         if too_many <= 0:
             return []
@@ -269,7 +269,7 @@ class _RemoteExecutors:
             executor.close()
 
     def close(self) -> None:
-        """Tear all down; what a step is still using, when that ends."""
+        """Tear all executors down; one that is in use, when the last step on it ends."""
         with self._lock:
             self._is_closed = True
             idle = [executor for executor in self._by_token.values() if not executor.users]
@@ -282,7 +282,7 @@ _executors = _RemoteExecutors()
 
 
 def _forget_in_child() -> None:
-    """Start anew in a forked process: executors, and whoever held the lock, are the parent's."""
+    """Start with no executors in a forked child: they, and the thread that may hold the lock, belong to the parent."""
     global _executors
     _executors = _RemoteExecutors()
 
@@ -308,4 +308,4 @@ class _UsageList:
         self.items.append(usage)
 
     def nest(self, index: int, limiter: Limiter) -> None:
-        """Nothing: what holds in the caller's process does not hold in another one's own runs."""
+        """Do nothing: the limits of the caller's process do not apply to runs in another one."""

@@ -1,4 +1,4 @@
-"""The executor's `setup` before the first step and `teardown` after the last: each once, by any thread."""
+"""The executor's `setup` before the first step and `teardown` after the last: each once, on any thread."""
 
 from __future__ import annotations
 
@@ -13,9 +13,9 @@ logger = logging.getLogger(__name__)
 
 
 class Hooks:
-    """Counts who is inside: the first to `set_up` runs `setup`, the last to `depart` runs `teardown`.
+    """Counts the users of an executor: the first that needs it runs `setup`, the last to unregister runs `teardown`.
 
-    Both run in one context, of which every step gets a copy, so that a context variable set in `setup` is seen.
+    Both run in one context, and every step gets a copy of it, so that it sees the context variables that `setup` sets.
     """
 
     def __init__(self, executor: AgentExecutor) -> None:
@@ -24,36 +24,38 @@ class Hooks:
         self._setup_lock = threading.Lock()
         self._is_set_up = False
         self._setup_error: StepError | None = None
-        self._door_lock = threading.Lock()
-        self._inside = 0
+        self._users_lock = threading.Lock()
+        self._users = 0
 
-    def arrive(self) -> None:
-        with self._door_lock:
-            self._inside += 1
+    def register(self) -> None:
+        """Count one more user; `teardown` does not run before it has unregistered."""
+        with self._users_lock:
+            self._users += 1
 
-    def arrive_again(self) -> bool:
-        """Arrive, unless the last one has departed; return whether that was in time."""
-        with self._door_lock:
-            if self._inside == 0:
+    def try_register(self) -> bool:
+        """Count one more user, unless the last one has unregistered; return whether it is counted."""
+        with self._users_lock:
+            if self._users == 0:
                 return False
-            self._inside += 1
+            self._users += 1
         return True
 
-    def depart(self) -> None:
-        with self._door_lock:
-            self._inside -= 1
-            is_last = self._inside == 0
+    def unregister(self) -> None:
+        """Count one user less; the last one runs `teardown`, if `setup` has succeeded."""
+        with self._users_lock:
+            self._users -= 1
+            is_last = self._users == 0
         if is_last and self._is_set_up:
             self._tear_down()
 
     def set_up(self) -> StepError | None:
-        """Run `setup` unless it was run; return why it failed, if it did."""
+        """Run `setup` unless it was run before; return the error if it failed."""
         with self._setup_lock:
             if not self._is_set_up and self._setup_error is None:
                 try:
                     self.context.run(self._executor.setup)
                     self._is_set_up = True
-                except BaseException as error:  # the executor's own code: SystemExit too is a reason, not an end
+                except BaseException as error:  # code of the executor, which may also raise SystemExit
                     self._setup_error = StepError.of(error)
         return self._setup_error
 

@@ -1,4 +1,4 @@
-"""Which places of a foreign pool are held by steps that were given up."""
+"""Which places of a foreign pool are occupied by steps that were given up."""
 
 from __future__ import annotations
 
@@ -9,11 +9,11 @@ from concurrent.futures import Executor
 from typing import Protocol
 
 PLACE_PATIENCE_S = 10.0
-"""At least so long a step waits for a place while all of them are held by steps that were given up."""
+"""So many seconds, at least, a step waits for a place while steps that were given up occupy all of them."""
 
 
 class PlacedStep(Protocol):
-    """A step that was handed to a pool."""
+    """A step that was submitted to a pool."""
 
     timeout_s: float | None
     is_given_up: bool
@@ -24,9 +24,9 @@ class PlacedStep(Protocol):
 
 
 class Places:
-    """The places of one pool: what is known of them from the steps of all runs in this process.
+    """The places of one pool, as far as the steps of all runs in this process show.
 
-    A step that was given up holds its place until it ends, also when its run is over.
+    A step that was given up occupies its place until it ends, also after its run.
     """
 
     def __init__(self) -> None:
@@ -43,9 +43,14 @@ class Places:
         return [step for step in list(self._steps) if step.is_given_up]
 
     def lost(self, size: int | None, now: float) -> tuple[float, float, str] | None:
-        """Return since when steps that were given up hold all places, how long to bear with that, and a reason to end.
+        """Return since when steps that were given up occupy all places, how long to wait for one, and a message.
 
-        Of a pool that does not say how many places it has, it is presumed when no other step has one.
+        Args:
+            size: How many places the pool has; if `None`, all are presumed occupied when no other step has one.
+            now: The time, on the clock of `time.monotonic()`, as the time that is returned.
+
+        Returns:
+            `None` if there is a place for other steps.
         """
         holders = frozenset(self.given_up())
         is_lost = bool(holders) and (self._none_runs() if size is None else len(holders) >= size)
@@ -75,9 +80,9 @@ _places_lock = threading.Lock()
 
 
 def places_of(pool: Executor) -> Places:
-    """Return what is known of `pool`, the same for all runs in this process."""
+    """Return the places of `pool`; all runs in this process get the same object."""
     with _places_lock:
         try:
             return _places.setdefault(pool, Places())
-        except TypeError:  # a pool of a class without hashes or weak references: what is known is of one run alone
+        except TypeError:  # its class has no hashes or no weak references: then each run has an object of its own
             return Places()

@@ -13,7 +13,7 @@ from ..checks import flag, positive_int
 from ..interrupts import InterruptScope
 from .backend import Backend, RunContext, Session
 
-# The machinery of worker processes is imported by whoever uses it: `import fanout_sync` is to cost next to nothing.
+# The modules of worker processes are imported where they are used, so that `import fanout_sync` stays fast.
 if TYPE_CHECKING:
     from ..workers.calls import Calls
     from ..workers.lane import Lane
@@ -26,25 +26,26 @@ T = TypeVar("T")
 
 
 class ProcessBackend(Backend):
-    """Steps in loky worker processes: a step may crash, leak or be killed, and costs no other step anything.
+    """Steps in loky worker processes: a step may crash, leak or be killed, and no other step is affected.
 
-    The executor is pickled once a run (by cloudpickle, so that one from a script's `__main__` or a notebook cell
-    works) and sent once to each worker; specs and outcomes travel as plain data.
+    The executor is pickled once per run (by cloudpickle, so that one from a script's `__main__` or a notebook cell
+    works) and sent once to each worker; specs and outcomes are sent as plain data.
 
-    As a `concurrent.futures.Executor` it runs any function, each call in a context of its own; when a worker dies, the
-    one future whose call it was running gets a `concurrent.futures.BrokenExecutor`, and the others go on.
+    As a `concurrent.futures.Executor` it runs any function, each call in a context of its own. When a worker dies, only
+    the future of the call that it was running gets a `concurrent.futures.BrokenExecutor`.
 
     Args:
-        max_workers: The number of processes for `submit`, by default the number of CPUs; a `Runner` brings its own
-            bound, which this one caps if it is given.
+        max_workers: The number of processes for `submit`, by default the number of CPUs. A `Runner` has its own bound;
+            if `max_workers` is given, it limits that bound.
         max_tasks_per_child: After how many steps (or calls) a worker is replaced, against leaks; by default never. The
             replacement starts while the last one runs, so that there is no pause; for a while there are more workers.
-        capture_output: Whether what steps print, they and the programs that they start, comes to this process's
-            `sys.stdout` and `sys.stderr`, line by line, each line with its step's `task_id` in front (for calls, the
-            worker's number); so a notebook shows it in the cell. By default workers print where this process does.
+        capture_output: Whether the output of steps, and of the programs that they start, is written to this process's
+            `sys.stdout` and `sys.stderr`, line by line, each line after the `task_id` of its step (for calls, after the
+            process id of the worker); so a notebook shows it in the cell. By default workers print where this process
+            does.
 
     Raises:
-        OptionError: An argument that nobody can mean; it is named.
+        OptionError: An argument is not valid; the error names it.
     """
 
     def __init__(
@@ -57,7 +58,7 @@ class ProcessBackend(Backend):
         self._captures_output = flag("capture_output", capture_output)
         self._warm: list[Lane] = []
         self._warm_holds = 0
-        self._lock = threading.RLock()  # a finalizer may end a session in the middle of this
+        self._lock = threading.RLock()  # a finalizer may end a session in a thread that holds it
         self._calls: Calls | None = None
         self._is_shut_down = False
 
@@ -85,7 +86,7 @@ class ProcessBackend(Backend):
         except BaseException:
             kill_and_reap([lane for lane in warm if lane.state != "gone"])
             raise
-        self._put_back(warm[size:])
+        self._keep_or_end(warm[size:])
         if context.unattended:
             return UnattendedProcessSession(lanes, self._retire, context.on_end)
         return ProcessSession(lanes, self._retire)
@@ -107,15 +108,15 @@ class ProcessBackend(Backend):
     def _retire(self, lanes: Lanes, is_urgent: Callable[[], bool]) -> None:
         """End the workers of a run that is over, or keep them for the next one."""
         if self._warm_holds:
-            self._put_back(lanes.release())
+            self._keep_or_end(lanes.release())
         lanes.close(is_urgent)
 
     def submit(self, fn: Callable[P, T], /, *args: P.args, **kwargs: P.kwargs) -> Future[T]:
         """Schedule `fn(*args, **kwargs)` in a worker process; see `concurrent.futures.Executor`.
 
         Raises:
-            Exception: Whatever pickling the function or its arguments raises; nothing is scheduled then.
-            RuntimeError: The backend is shut down, or there are no more threads to be had; nothing is scheduled then.
+            Exception: Any that pickling the function or its arguments raises; nothing is scheduled then.
+            RuntimeError: The backend is shut down, or the system has no more threads; nothing is scheduled then.
         """
         import cloudpickle
 
@@ -128,11 +129,11 @@ class ProcessBackend(Backend):
             if self._calls is None:
                 self._calls = Calls(self._cap or os.cpu_count() or 1, self._max_tasks, self._captures_output)
                 weakref.finalize(self, self._calls.shutdown, False, False)
-            # Before the lock is given up, or a shutdown might come between.
+            # Still with the lock held, or a shutdown might come between.
             return self._calls.submit(payload)
 
     def shutdown(self, wait: bool = True, *, cancel_futures: bool = False) -> None:
-        """Let go of the workers of `submit`; see `concurrent.futures.Executor.shutdown`."""
+        """End the workers of `submit`; see `concurrent.futures.Executor.shutdown`."""
         with self._lock:
             self._is_shut_down = True
             calls = self._calls
@@ -148,7 +149,7 @@ class ProcessBackend(Backend):
                 lane.abandon()
         return ours
 
-    def _put_back(self, lanes: list[Lane]) -> None:
+    def _keep_or_end(self, lanes: list[Lane]) -> None:
         with self._lock:
             if self._warm_holds:
                 self._warm += lanes

@@ -1,4 +1,4 @@
-"""Runs of steps over a set of lanes."""
+"""Runs of steps over a set of lanes, with or without a thread that watches the workers."""
 
 from __future__ import annotations
 
@@ -17,11 +17,11 @@ from ..workers.watcher_thread import WatcherThread
 from .backend import SIGNALS_S, Session
 
 Retire = Callable[[Lanes, Callable[[], bool]], None]
-"""Ends lanes or keeps them; it is also given what tells whether the end is urgent."""
+"""Ends lanes, or keeps their workers; its second argument returns whether to kill them at once."""
 
 
 class ProcessSession(Session):
-    """A run whose caller waits in `wait`, and looks after the workers while it does."""
+    """A run whose caller handles what workers send while it waits in `wait`."""
 
     def __init__(self, lanes: Lanes, retire: Retire) -> None:
         self._lanes = lanes
@@ -33,7 +33,7 @@ class ProcessSession(Session):
     def start(self, index: int, spec: AgentStepSpec, attempt: int = 1, timeout_s: float | None = None) -> None:
         try:
             message = pack_step(index, spec, attempt, timeout_s)
-        except Exception as error:  # WireError, or MemoryError, or what a class of the caller's own raises
+        except Exception as error:  # WireError, or MemoryError, or an error from a class of the caller
             reason = error if isinstance(error, WireError) else StepError.of(error)
             refusal = StepError("InvalidSpec", f"the spec cannot be sent to a worker: {reason}")
             self._refused.append(failure(index, spec, "invalid", refusal))
@@ -80,13 +80,13 @@ class ProcessSession(Session):
 
 
 class UnattendedProcessSession(Session):
-    """A run whose caller may be away between calls: a thread of ours looks after the workers."""
+    """A run whose caller may be elsewhere between calls: a watcher thread handles what workers send."""
 
     def __init__(self, lanes: Lanes, retire: Retire, on_end: Callable[[Report], None] | None = None) -> None:
         self._on_end = on_end
         self._inner = ProcessSession(lanes, retire)
         self._reports: SimpleQueue[Report | BaseException | None] = SimpleQueue()
-        self._watcher = WatcherThread(lanes, self._pass_on, self._reports.put)
+        self._watcher = WatcherThread(lanes, self._take_all, self._reports.put)
 
     def start(self, index: int, spec: AgentStepSpec, attempt: int = 1, timeout_s: float | None = None) -> None:
         self._watcher.do(lambda: self._inner.start(index, spec, attempt, timeout_s))
@@ -101,12 +101,12 @@ class UnattendedProcessSession(Session):
         return report
 
     def wake(self) -> None:
-        self._inner.wake()  # for its end
+        self._inner.wake()  # this cuts its `close` short
         self._reports.put(None)
 
     def cancel(self, grace_s: float) -> list[Report]:
         self._watcher.stop()
-        return [*self._arrived(), *self._inner.cancel(grace_s)]
+        return [*self._received(), *self._inner.cancel(grace_s)]
 
     def close(self) -> None:
         self._watcher.stop()
@@ -116,13 +116,13 @@ class UnattendedProcessSession(Session):
         self._watcher.stop()
         self._inner.abort()
 
-    def _pass_on(self) -> None:
+    def _take_all(self) -> None:
         while (report := self._inner.take()) is not None:
             if self._on_end is not None:
                 self._on_end(report)
             self._reports.put(report)
 
-    def _arrived(self) -> list[Report]:
+    def _received(self) -> list[Report]:
         reports = []
         while not self._reports.empty():
             if isinstance(report := self._reports.get(), Report):

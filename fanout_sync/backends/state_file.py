@@ -1,4 +1,4 @@
-"""How far steps are that run in other processes, in a file that those share with the caller."""
+"""The states of steps in other processes, in a file that these share with the caller."""
 
 from __future__ import annotations
 
@@ -10,23 +10,24 @@ from functools import partial
 
 
 class StateFile:
-    """How far the steps of one run are that were sent to other processes; each process opens the file by its path.
+    """The states of those steps of one run that were sent to other processes; each process opens the file by its path.
 
-    A pool does not say when a step begins: `Future.running()` of the standard library's is true for steps that wait in
-    the queue to its processes, and of other pools it is never true. So the step itself says so. The first byte of the
-    file says whether the run is over. After it each step has a byte that it sets itself, and one that the caller sets
-    to withdraw the step. Each side writes its byte first and reads the other's then, so that at least one of them
+    A pool does not say when a step begins: in the standard library `Future.running()` is true for steps that wait in
+    the queue to the processes, and in other pools it is never true. So the step itself says so. The first byte of the
+    file says whether the run is over. After it each step has one byte that it sets itself, and one that the caller sets
+    to withdraw the step. Each side first writes its own byte and then reads the other one, so at least one of them
     sees both: a step that the caller has withdrawn never begins.
     """
 
-    ARRIVED = 1
-    """The step has a place in the pool; its executor is being set up."""
+    CALLED = 1
+    """The pool has called the step, which sets up its executor now."""
     BEGUN = 2
+    """The time of the step has begun."""
 
     def __init__(self, path: str, descriptor: int) -> None:
         self.path = path
         self._descriptor = descriptor
-        # At the latest when the interpreter exits, as for a pool that never ends some step.
+        # At the latest it runs when the interpreter exits, for example if a pool never ends some step.
         self._removal = partial(_remove, path, os.getpid())
 
     @classmethod
@@ -44,7 +45,7 @@ class StateFile:
 
     @classmethod
     def open(cls, path: str | None) -> StateFile | None:
-        """Return the file of the caller; `None` if it cannot be reached, as from another machine."""
+        """Open the file of the caller; `None` if it cannot be opened, for example on another machine."""
         if path is None:
             return None
         try:
@@ -57,17 +58,17 @@ class StateFile:
 
     # For the caller
 
-    def of(self, number: int) -> int:
-        """Return how far the step with this number is: 0, or what it has set."""
+    def state_of(self, number: int) -> int:
+        """Return the state of the step with this number: 0, `CALLED` or `BEGUN`."""
         return self._read(2 * number)
 
     def withdraw(self, number: int) -> bool:
-        """Have this step never begin; return whether it had not even arrived."""
+        """Withdraw this step; return whether the pool had not called it yet, so that it never begins."""
         self._write(2 * number + 1, 1)
-        return not self.of(number)
+        return not self.state_of(number)
 
     def end(self) -> None:
-        """Have no step begin any more."""
+        """Let no more steps begin."""
         self._write(0, 1)
 
     def remove(self) -> None:
@@ -76,12 +77,12 @@ class StateFile:
 
     # For the step
 
-    def arrive(self, number: int) -> bool:
-        """Note that this step has a place; return whether it is to begin."""
-        self._write(2 * number, self.ARRIVED)
+    def set_called(self, number: int) -> bool:
+        """Note that the pool has called this step; return whether it may begin."""
+        self._write(2 * number, self.CALLED)
         return not (self._read(0) or self._read(2 * number + 1))
 
-    def begin(self, number: int) -> None:
+    def set_begun(self, number: int) -> None:
         """Note that the time of this step has begun."""
         self._write(2 * number, self.BEGUN)
 
@@ -89,11 +90,11 @@ class StateFile:
         return int.from_bytes(os.pread(self._descriptor, 1, offset), "little")
 
     def _write(self, offset: int, value: int) -> None:
-        with suppress(OSError):  # the disk is full: then nobody hears of it, as from another machine
+        with suppress(OSError):  # the disk is full: then nobody sees the state, as on another machine
             os.pwrite(self._descriptor, bytes([value]), offset)
 
 
 def _remove(path: str, pid: int) -> None:
     if os.getpid() == pid:  # not in a child that was forked
-        with suppress(OSError):  # somebody has cleared the folder of temporary files
+        with suppress(OSError):  # it was deleted with other temporary files
             os.unlink(path)  # noqa: PTH108 - no path object is needed for one call
