@@ -1,4 +1,4 @@
-"""Everything that a step can do to ruin a run, as functions that worker processes can import."""
+"""Everything that a step can do to harm a run, as functions that worker processes can import."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ class Falsy(Exception):
 
 class Unpicklable(Exception):
     def __reduce__(self) -> Any:
-        raise TypeError("no, not me")
+        raise TypeError("cannot be pickled")
 
 
 class Unloadable(Exception):
@@ -37,7 +37,7 @@ class Unprintable(Exception):
         raise SystemExit("not even text")
 
 
-class KillsTheParentWhenLoaded:
+class KillsItsLoader:
     def __reduce__(self) -> Any:
         return os._exit, (13,)
 
@@ -114,12 +114,12 @@ def return_cycle(spec: AgentStepSpec) -> Any:
     return StepOutcome.completed(spec, "fine", cycle)
 
 
-def return_half_made(spec: AgentStepSpec) -> Any:
+def return_uninitialized_outcome(spec: AgentStepSpec) -> Any:
     return StepOutcome.__new__(StepOutcome)
 
 
-def return_trap(spec: AgentStepSpec) -> Any:
-    return StepOutcome.completed(spec, "fine", KillsTheParentWhenLoaded())
+def return_outcome_that_kills_its_loader(spec: AgentStepSpec) -> Any:
+    return StepOutcome.completed(spec, "fine", KillsItsLoader())
 
 
 # Dying ------------------------------------------------------------------------------------------------------------
@@ -151,10 +151,10 @@ def terminate_myself(spec: AgentStepSpec) -> Any:
 
 
 def run_out_of_memory(spec: AgentStepSpec) -> Any:
-    """Die as the system's out-of-memory killer has it: SIGKILL in the middle of an allocation."""
-    hoard = bytearray(50_000_000)
+    """Die as the out-of-memory killer of the system would do it: SIGKILL in the middle of an allocation."""
+    memory = bytearray(50_000_000)
     os.kill(os.getpid(), signal.SIGKILL)
-    return hoard
+    return memory
 
 
 def die_while_sending(spec: AgentStepSpec) -> Any:
@@ -162,7 +162,7 @@ def die_while_sending(spec: AgentStepSpec) -> Any:
 
     def kill_when_sending() -> None:
         while not _main_thread_is_sending():
-            time.sleep(0.0005)  # another thread's stack is what is awaited
+            time.sleep(0.0005)  # waits for another thread's stack
         os.kill(os.getpid(), signal.SIGKILL)
 
     threading.Thread(target=kill_when_sending, daemon=True).start()
@@ -175,7 +175,7 @@ def _main_thread_is_sending() -> bool:
 
 
 def fork_and_die(spec: AgentStepSpec) -> Any:
-    """Leave a child behind that holds every descriptor of the worker open, then die."""
+    """Leave a child behind that keeps every descriptor of the worker open, then die."""
     child = os.fork()
     if child == 0:
         time.sleep(60)
@@ -198,8 +198,8 @@ def replace_descriptors(spec: AgentStepSpec) -> Any:
     return StepOutcome.completed(spec, "never seen")
 
 
-def scribble(spec: AgentStepSpec) -> Any:
-    """Write to every socket there is, which is the worker's own."""
+def write_to_every_socket(spec: AgentStepSpec) -> Any:
+    """Write to every open socket, which is the worker's own."""
     for descriptor in range(3, 64):
         try:
             if stat.S_ISSOCK(os.fstat(descriptor).st_mode):
@@ -219,20 +219,20 @@ def return_large(spec: AgentStepSpec) -> Any:
 RELEASE = threading.Event()
 
 
-def linger_until_released(spec: AgentStepSpec) -> Any:
-    """Start a non-daemon thread that waits until this process's test lets it go; in a worker nobody does."""
+def leave_a_thread(spec: AgentStepSpec) -> Any:
+    """Start a non-daemon thread that waits for `RELEASE`, which is never set in a worker."""
     threading.Thread(target=RELEASE.wait, daemon=False).start()
     return StepOutcome.completed(spec, spec.prompt)
 
 
-def move_house(spec: AgentStepSpec) -> Any:
+def change_directory_and_environment(spec: AgentStepSpec) -> Any:
     os.chdir("/")
     os.environ["FANOUT_TEST_MARK"] = "left behind"
     os.environ.pop("PATH", None)
     return StepOutcome.completed(spec, spec.prompt)
 
 
-def look_around(spec: AgentStepSpec) -> Any:
+def report_directory_and_environment(spec: AgentStepSpec) -> Any:
     found = {"cwd": os.getcwd(), "mark": os.environ.get("FANOUT_TEST_MARK"), "path": os.environ.get("PATH")}
     return StepOutcome.completed(spec, spec.prompt, found)
 

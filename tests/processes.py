@@ -1,4 +1,4 @@
-"""Looking after processes that tests start: are they there, are they gone."""
+"""Checks whether processes that tests start are alive."""
 
 from __future__ import annotations
 
@@ -8,11 +8,11 @@ from pathlib import Path
 
 from bounds import HANG_BOUND_S
 
-_LOOK_EVERY_S = 0.02
+_CHECK_INTERVAL_S = 0.02
 
 
 def is_alive(pid: int) -> bool:
-    """Return whether there is such a process that is no zombie."""
+    """Return whether there is such a process that is not a zombie."""
     try:
         text = Path(f"/proc/{pid}/stat").read_text()
     except (FileNotFoundError, ProcessLookupError):
@@ -21,17 +21,17 @@ def is_alive(pid: int) -> bool:
 
 
 def eventually(condition: Callable[[], bool]) -> bool:
-    """Return whether something came to hold, within the bound of all waits."""
+    """Return whether `condition` becomes true within the bound of all waits."""
     clock = threading.Event()
-    for _ in range(int(HANG_BOUND_S / _LOOK_EVERY_S)):
+    for _ in range(int(HANG_BOUND_S / _CHECK_INTERVAL_S)):
         if condition():
             return True
-        clock.wait(_LOOK_EVERY_S)
+        clock.wait(_CHECK_INTERVAL_S)
     return False
 
 
 def pids_in(folder: Path, count: int) -> list[int]:
-    """Return the numbers that so many processes have left as files of this folder, once they have."""
+    """Wait until so many processes have written their process id to a file of this folder; return the ids."""
 
     def written() -> list[int]:
         texts = [path.read_text() for path in folder.glob("*.pid")]

@@ -1,4 +1,4 @@
-"""Each backend of ours is a `concurrent.futures.Executor` like any other."""
+"""`ThreadBackend` and `ProcessBackend` keep the contract of `concurrent.futures.Executor`."""
 
 from __future__ import annotations
 
@@ -37,7 +37,7 @@ def make_backend(request: pytest.FixtureRequest) -> Iterator[MakeBackend]:
 
 
 def _wait_for(path: str) -> str:
-    """Return once the test has made the file: it works across processes."""
+    """Return when the test has created the file, also in another process."""
     poll = threading.Event()
     for _ in range(HANG_BOUND_S * 100):
         if Path(path).exists():
@@ -68,7 +68,7 @@ def test_closures_and_lambdas(make_backend: MakeBackend) -> None:
 
 
 def test_the_first_calls_may_come_from_many_threads_at_once() -> None:
-    """However many threads submit first, one thread looks after the workers, and every call is done."""
+    """If several threads submit first, there is one watcher thread, and every call is done."""
     gate = threading.Barrier(8)
     results: list[int] = []
     with ProcessBackend(2) as backend:
@@ -93,8 +93,8 @@ def test_map_keeps_the_order(make_backend: MakeBackend) -> None:
     assert list(make_backend().map(operator.mul, range(50), range(50))) == [number**2 for number in range(50)]
 
 
-def test_an_exception_is_handed_on(make_backend: MakeBackend) -> None:
-    """What the function raised is the future's exception, with its type and arguments."""
+def test_the_exception_of_a_call_is_that_of_its_future(make_backend: MakeBackend) -> None:
+    """The future has the exception that its function raised, with type and arguments."""
     future = make_backend().submit(math.sqrt, -1)
     error = future.exception(HANG_BOUND_S)
     assert isinstance(error, ValueError)
@@ -105,8 +105,10 @@ def test_an_exception_is_handed_on(make_backend: MakeBackend) -> None:
 @pytest.mark.parametrize(
     "misdeed", [misdeeds.raise_falsy, misdeeds.raise_system_exit, misdeeds.raise_keyboard_interrupt]
 )
-def test_any_exception_is_handed_on(make_backend: MakeBackend, misdeed: Callable[[AgentStepSpec], Any]) -> None:
-    """Falsy exceptions and those beyond `Exception` end their future and nothing else."""
+def test_unusual_exceptions_end_their_future_only(
+    make_backend: MakeBackend, misdeed: Callable[[AgentStepSpec], Any]
+) -> None:
+    """Falsy exceptions, and those that are no `Exception`, end their future and nothing else."""
     backend = make_backend(1)
     error = backend.submit(misdeed, AgentStepSpec("t", "a", "", "")).exception(HANG_BOUND_S)
     assert error is not None
@@ -115,7 +117,7 @@ def test_any_exception_is_handed_on(make_backend: MakeBackend, misdeed: Callable
 
 
 def test_callbacks_are_called(make_backend: MakeBackend) -> None:
-    """A callback gets its future when that is done."""
+    """A callback is called with its future when the future is done."""
     called: list[Future[int]] = []
     done = threading.Event()
     future = make_backend().submit(abs, -3)
@@ -126,7 +128,7 @@ def test_callbacks_are_called(make_backend: MakeBackend) -> None:
 
 
 def test_a_waiting_call_can_be_cancelled_and_a_running_one_not(make_backend: MakeBackend, tmp_path: Path) -> None:
-    """`cancel` works until the call has begun."""
+    """`cancel` succeeds until the call has begun."""
     backend = make_backend(1)
     gate = str(tmp_path / "gate")
     running = backend.submit(_wait_for, gate)
@@ -155,7 +157,7 @@ def test_no_more_calls_run_at_once_than_there_are_workers(make_backend: MakeBack
 
 
 def test_shutdown_waits_and_then_refuses(make_backend: MakeBackend) -> None:
-    """`shutdown` lets what was submitted end; after it `submit` raises, and another `shutdown` does nothing."""
+    """`shutdown` waits for submitted calls; after it `submit` raises, and another `shutdown` does nothing."""
     backend = make_backend()
     futures = [backend.submit(abs, -number) for number in range(10)]
     backend.shutdown()
@@ -165,8 +167,8 @@ def test_shutdown_waits_and_then_refuses(make_backend: MakeBackend) -> None:
     backend.shutdown()
 
 
-def test_shutdown_can_cancel_what_waits(make_backend: MakeBackend, tmp_path: Path) -> None:
-    """With `cancel_futures` what has not begun is cancelled, and what runs ends well."""
+def test_shutdown_can_cancel_waiting_calls(make_backend: MakeBackend, tmp_path: Path) -> None:
+    """With `cancel_futures` waiting calls are cancelled, and running ones end normally."""
     backend = make_backend(1)
     gate = str(tmp_path / "gate")
     running = backend.submit(_wait_for, gate)
@@ -180,7 +182,7 @@ def test_shutdown_can_cancel_what_waits(make_backend: MakeBackend, tmp_path: Pat
 
 
 def test_a_second_shutdown_can_cancel_too(make_backend: MakeBackend, tmp_path: Path) -> None:
-    """`cancel_futures` holds for what still waits, even if an earlier `shutdown` was without it."""
+    """`cancel_futures` cancels calls that still wait after an earlier `shutdown` without it."""
     backend = make_backend(1)
     gate = str(tmp_path / "gate")
     running = backend.submit(_wait_for, gate)
@@ -196,8 +198,8 @@ def test_a_second_shutdown_can_cancel_too(make_backend: MakeBackend, tmp_path: P
     assert all(future.cancelled() for future in waiting)
 
 
-def test_who_waits_for_a_future_hears_that_shutdown_cancelled_it(make_backend: MakeBackend, tmp_path: Path) -> None:
-    """`wait` and `as_completed` return for what `cancel_futures` cancelled, at once, while another call still runs."""
+def test_wait_returns_when_shutdown_cancels_a_future(make_backend: MakeBackend, tmp_path: Path) -> None:
+    """`wait` and `as_completed` return cancelled futures at once, while another call still runs."""
     backend = make_backend(1)
     gate = str(tmp_path / "gate")
     running = backend.submit(_wait_for, gate)
@@ -211,7 +213,7 @@ def test_who_waits_for_a_future_hears_that_shutdown_cancelled_it(make_backend: M
 
 
 def test_callbacks_of_cancelled_futures_may_use_the_backend(make_backend: MakeBackend, tmp_path: Path) -> None:
-    """A callback that submits while `shutdown` cancels its future is refused, and does not block."""
+    """A callback that submits while `shutdown` cancels its future gets an error and does not block."""
     backend = make_backend(1)
     gate = str(tmp_path / "gate")
     refusals: list[BaseException] = []
@@ -231,8 +233,10 @@ def test_callbacks_of_cancelled_futures_may_use_the_backend(make_backend: MakeBa
 
 
 @pytest.mark.parametrize("left_by", [SystemExit, KeyboardInterrupt])
-def test_no_callback_can_end_more_than_itself(make_backend: MakeBackend, left_by: type, tmp_path: Path) -> None:
-    """A callback may even exit: its future is as it was, and so are the others and the pool."""
+def test_a_callback_that_exits_ends_neither_its_future_nor_the_pool(
+    make_backend: MakeBackend, left_by: type, tmp_path: Path
+) -> None:
+    """If a callback raises `SystemExit`, its future keeps its result, and the other calls are done."""
 
     def leave(_: Future[Any]) -> None:
         called.append(True)
@@ -255,13 +259,13 @@ def test_no_callback_can_end_more_than_itself(make_backend: MakeBackend, left_by
 
 
 def test_a_call_that_is_accepted_is_done_though_shutdown_comes_at_once(monkeypatch: pytest.MonkeyPatch) -> None:
-    """There is no moment in which a `shutdown` by another thread can strand a call that `submit` has accepted."""
+    """A call that `submit` has accepted is done, even if another thread calls `shutdown` at the same time."""
     accept = Calls.submit
     shut_down = threading.Event()
 
     def accept_late(calls: Calls, payload: bytes) -> Future[Any]:
         other.start()
-        shut_down.wait(0.2)  # which it cannot be yet
+        shut_down.wait(0.2)  # it cannot be set yet
         return accept(calls, payload)
 
     monkeypatch.setattr(Calls, "submit", accept_late)
@@ -276,8 +280,8 @@ def test_a_call_that_is_accepted_is_done_though_shutdown_comes_at_once(monkeypat
     assert shut_down.wait(HANG_BOUND_S)
 
 
-def test_a_fault_of_the_pool_itself_strands_no_future(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
-    """If our own thread fails, every future gets a `BrokenExecutor` that says why, and `submit` raises one."""
+def test_an_internal_error_ends_every_future(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    """If the watcher thread fails, every future gets a `BrokenExecutor` that says why, and `submit` raises one."""
     backend = ProcessBackend(1)
     running = backend.submit(_wait_for, str(tmp_path / "never there"))
     _wait_until_running(running)
@@ -286,12 +290,12 @@ def test_a_fault_of_the_pool_itself_strands_no_future(monkeypatch: pytest.Monkey
     assert cancelled.cancel()
 
     def fail(lanes: Lanes) -> None:
-        raise SystemError("a fault of ours")
+        raise SystemError("an internal error")
 
     monkeypatch.setattr(Lanes, "turn", fail)
     last = backend.submit(abs, -1)
     for future in (running, waiting, last):
-        with pytest.raises(BrokenExecutor, match="SystemError: a fault of ours"):
+        with pytest.raises(BrokenExecutor, match="SystemError: an internal error"):
             future.result(HANG_BOUND_S)
     assert wait([cancelled], HANG_BOUND_S).done == {cancelled}
     with pytest.raises(BrokenExecutor, match="are gone"):
@@ -300,7 +304,7 @@ def test_a_fault_of_the_pool_itself_strands_no_future(monkeypatch: pytest.Monkey
 
 
 def test_as_a_context_manager(make_backend: MakeBackend) -> None:
-    """Leaving the `with` block is a shutdown."""
+    """The end of the `with` block is a shutdown."""
     with make_backend() as backend:
         future = backend.submit(abs, -5)
     assert future.result(0) == 5
@@ -309,7 +313,7 @@ def test_as_a_context_manager(make_backend: MakeBackend) -> None:
 
 
 def test_a_dropped_backend_still_ends_its_calls(make_backend: MakeBackend) -> None:
-    """Letting go of the backend does not strand a future, and its workers end."""
+    """When the backend is deleted, its calls are still done, and its workers end."""
     kind: Any = type(make_backend())
     future = kind(1).submit(abs, -8)
     assert future.result(HANG_BOUND_S) == 8
@@ -334,7 +338,7 @@ def test_threads_run_calls_in_a_copy_of_the_callers_context() -> None:
 
 @pytest.mark.parametrize("size", [0, -1, 1.5, "2", True])
 def test_the_number_of_workers_is_checked(size: Any) -> None:
-    """A useless number of workers is refused."""
+    """An invalid number of workers is refused."""
     for kind in (ThreadBackend, ProcessBackend):
         with pytest.raises(OptionError, match="max_workers must be an int of at least 1"):
             kind(size)
@@ -345,15 +349,15 @@ def _identity(value: Any) -> Any:
 
 
 def test_a_call_that_cannot_be_pickled_is_refused_at_once() -> None:
-    """`submit` raises what pickling the arguments raised, and the pool goes on."""
+    """`submit` raises the error of pickling the arguments, and later calls are done."""
     with ProcessBackend(1) as backend:
         with pytest.raises(TypeError, match="pickle"):
             backend.submit(_identity, threading.Lock())
         assert backend.submit(abs, -1).result(HANG_BOUND_S) == 1
 
 
-def test_a_dead_worker_breaks_one_future() -> None:
-    """The future whose call killed the worker gets a `BrokenExecutor` that names the exit code."""
+def test_a_dead_worker_fails_one_future() -> None:
+    """The future whose call ended the worker gets a `BrokenExecutor` that names the exit code."""
     with ProcessBackend(2) as backend:
         futures = [backend.submit(abs, -number) for number in range(20)]
         broken = backend.submit(os._exit, 9)

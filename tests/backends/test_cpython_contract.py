@@ -109,7 +109,7 @@ def _on(backend: type, case: type) -> type:
     given = {
         "__module__": __name__,
         "executor_type": backend,
-        "get_context": lambda self: multiprocessing.get_context("spawn"),  # what their manager of objects runs in
+        "get_context": lambda self: multiprocessing.get_context("spawn"),  # for the processes that their tests start
     }
     return type(f"{case.__name__}On{backend.__name__}", (case, *BASES), {**given, **left_out})
 

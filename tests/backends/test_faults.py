@@ -20,7 +20,7 @@ CULPRIT = 5
 
 
 def run_with(misdeed: Misdeed, backend: str, ledger: Ledger, description: str = "") -> tuple[Run, StepRecord]:
-    """Run twelve steps of which one is a culprit; assert all that holds whatever it does."""
+    """Run twelve steps, one of which does `misdeed`; assert what holds for each misdeed."""
     specs = make_specs(COUNT)
     specs[CULPRIT] = attrs.evolve(specs[CULPRIT], description=description)
     executor = LedgerExecutor(ledger, {f"t{CULPRIT}": misdeed}, concurrency=3)
@@ -63,7 +63,7 @@ RAISING: list[tuple[Misdeed, str, str]] = [
 @pytest.mark.parametrize("backend", ["thread", "process"])
 @pytest.mark.parametrize(("misdeed", "kind", "text"), RAISING, ids=lambda value: getattr(value, "__name__", ""))
 def test_a_step_that_raises(backend: str, misdeed: Misdeed, kind: str, text: str, ledger: Ledger) -> None:
-    """Any exception, `BaseException`s and ones that do not pickle included, costs its own step alone."""
+    """Any exception fails its own step only, also a `BaseException` and one that does not pickle."""
     run, record = run_with(misdeed, backend, ledger)
     assert_failed(run, record, "raised", kind, text)
     assert record.error is not None
@@ -78,15 +78,15 @@ GARBAGE: list[tuple[Misdeed, str]] = [
     (misdeeds.return_object, "structured.deep[0]"),
     (misdeeds.return_nan, "structured[0]"),
     (misdeeds.return_cycle, "structured"),
-    (misdeeds.return_half_made, "StepOutcome"),
-    (misdeeds.return_trap, "KillsTheParentWhenLoaded"),
+    (misdeeds.return_uninitialized_outcome, "StepOutcome"),
+    (misdeeds.return_outcome_that_kills_its_loader, "KillsItsLoader"),
 ]
 
 
 @pytest.mark.parametrize("backend", ["thread", "process"])
 @pytest.mark.parametrize(("misdeed", "text"), GARBAGE, ids=lambda value: getattr(value, "__name__", ""))
 def test_a_step_that_returns_garbage(backend: str, misdeed: Misdeed, text: str, ledger: Ledger) -> None:
-    """What is no outcome, or none that the wire can carry, is a failed outcome that says what came."""
+    """A result that is no outcome, or that JSON cannot carry, becomes a failed outcome that says what came."""
     run, record = run_with(misdeed, backend, ledger)
     assert_failed(run, record, "invalid", "InvalidOutcome", text)
 
@@ -101,31 +101,31 @@ DYING: list[tuple[Misdeed, str]] = [
     (misdeeds.die_while_sending, "SIGKILL"),
     (misdeeds.close_descriptors, "closes all descriptors"),
     (misdeeds.replace_descriptors, "closes all descriptors"),
-    (misdeeds.scribble, "wrote to a descriptor that is not its own"),
+    (misdeeds.write_to_every_socket, "wrote to a descriptor that is not its own"),
 ]
 
 
 @pytest.mark.parametrize(("misdeed", "text"), DYING, ids=lambda value: getattr(value, "__name__", ""))
 def test_a_step_that_kills_its_worker(misdeed: Misdeed, text: str, ledger: Ledger, tmp_path: Path) -> None:
-    """The death of a worker costs the step that it ran, which names the exit code or the signal."""
+    """The death of a worker fails only the step that it ran; the outcome names the exit code or the signal."""
     run, record = run_with(misdeed, "process", ledger, str(tmp_path / "scratch"))
     assert_failed(run, record, "crashed", "WorkerDied", text)
     assert isinstance(record.worker, int)
     assert str(record.worker) in run[CULPRIT].output
     assert (record.signal is None) != (record.exit_code is None)
-    assert record.signal in (None, text) or misdeed in (misdeeds.run_out_of_memory, misdeeds.scribble)
+    assert record.signal in (None, text) or misdeed in (misdeeds.run_out_of_memory, misdeeds.write_to_every_socket)
     assert record.exit_code in (None, 7) or "descriptors" in text
 
 
 def test_replaced_descriptors_are_not_written_to(ledger: Ledger, tmp_path: Path) -> None:
-    """A file that a step opened under the number of the worker's own descriptor stays as the step left it."""
+    """Nothing is written to a file that a step opened with the number of the worker's own descriptor."""
     scratch = tmp_path / "scratch"
     run_with(misdeeds.replace_descriptors, "process", ledger, str(scratch))
     assert scratch.read_bytes() == b""
 
 
-def test_a_forked_child_that_outlives_its_worker(ledger: Ledger, tmp_path: Path) -> None:
-    """A worker's death is seen though a child of it still holds all its descriptors open."""
+def test_the_death_of_a_worker_is_noticed_though_its_child_lives(ledger: Ledger, tmp_path: Path) -> None:
+    """A dead worker is noticed even if a forked child still has all its descriptors open."""
     child = tmp_path / "child"
     try:
         run, record = run_with(misdeeds.fork_and_die, "process", ledger, str(child))
@@ -134,30 +134,34 @@ def test_a_forked_child_that_outlives_its_worker(ledger: Ledger, tmp_path: Path)
         os.kill(int(child.read_text()), signal.SIGKILL)
 
 
-HARMLESS: list[Misdeed] = [misdeeds.move_house, misdeeds.fork_and_return]
+HARMLESS: list[Misdeed] = [misdeeds.change_directory_and_environment, misdeeds.fork_and_return]
 
 
 @pytest.mark.parametrize("misdeed", HARMLESS, ids=lambda value: value.__name__)
-def test_a_step_that_leaves_a_mess(misdeed: Misdeed, ledger: Ledger) -> None:
-    """A changed directory or a fork that returns twice changes no outcome and holds up no end."""
+def test_a_step_that_changes_its_process(misdeed: Misdeed, ledger: Ledger) -> None:
+    """A changed directory or a fork that returns twice changes no outcome and does not delay the end of the run."""
     run, _ = run_with(misdeed, "process", ledger)
     assert run[CULPRIT].success
 
 
 @pytest.mark.parametrize("backend", ["thread", "process"])
 def test_a_step_that_leaves_a_thread(backend: str, ledger: Ledger) -> None:
-    """A step may leave a non-daemon thread running; its own outcome and the others are as ever."""
-    run, _ = run_with(misdeeds.linger_until_released, backend, ledger)
+    """A step that leaves a non-daemon thread running succeeds, and so do the others."""
+    run, _ = run_with(misdeeds.leave_a_thread, backend, ledger)
     misdeeds.RELEASE.set()
     assert run[CULPRIT].success
 
 
-def test_surroundings_are_put_back(tmp_path: Path) -> None:
-    """The directory and the environment that a step changed in its worker are what they were for the next one."""
+def test_directory_and_environment_are_put_back(tmp_path: Path) -> None:
+    """The next step in a worker finds the directory and the environment as they were before a step changed them."""
     specs = make_specs(3)
     executor = LedgerExecutor(
         Ledger(tmp_path / "ledger"),
-        {"t0": misdeeds.look_around, "t1": misdeeds.move_house, "t2": misdeeds.look_around},
+        {
+            "t0": misdeeds.report_directory_and_environment,
+            "t1": misdeeds.change_directory_and_environment,
+            "t2": misdeeds.report_directory_and_environment,
+        },
         concurrency=1,
     )
     run = Runner(executor, backend="process").run(specs)
@@ -169,14 +173,14 @@ def test_surroundings_are_put_back(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("backend", ["thread", "process"])
 def test_a_very_large_output(backend: str, ledger: Ledger) -> None:
-    """An output of 200 MB arrives whole."""
+    """An output of 200 MB arrives complete."""
     run, record = run_with(misdeeds.return_large, backend, ledger)
     assert run[CULPRIT].output == "y" * 200_000_000
     assert record.status == "succeeded"
 
 
 def test_two_hundred_steps_of_which_twenty_die(ledger: Ledger) -> None:
-    """Twenty deaths of different kinds among two hundred steps on four workers cost exactly twenty outcomes."""
+    """Twenty deaths of different kinds among two hundred steps on four workers fail exactly twenty steps."""
     ways: list[Callable[..., Any]] = [
         misdeeds.exit_at_once,
         misdeeds.segfault,

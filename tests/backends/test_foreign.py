@@ -1,4 +1,4 @@
-"""Other people's pools as backends: used as they are."""
+"""Foreign pools as backends."""
 
 from __future__ import annotations
 
@@ -76,15 +76,15 @@ def test_teardown_runs_when_the_pool_ends(ledger: Ledger) -> None:
     assert kinds == ["setup", "teardown"]
 
 
-def test_what_a_step_raises_stays_text(process_pool: Executor, ledger: Ledger) -> None:
-    """An exception that does not load breaks no foreign pool, because it is never sent."""
+def test_exceptions_of_steps_are_sent_as_text(process_pool: Executor, ledger: Ledger) -> None:
+    """An exception that cannot be unpickled breaks no foreign pool, because it is never sent."""
     misdeeds_by_step = {"t1": misdeeds.raise_unloadable, "t3": misdeeds.raise_unpicklable}
     run = Runner(LedgerExecutor(ledger, misdeeds_by_step), backend=process_pool).run(make_specs(6))
     assert [record.status for record in run.records] == ["succeeded", "raised"] * 2 + ["succeeded"] * 2
 
 
-def test_a_broken_pool_fails_what_it_had_and_what_comes(ledger: Ledger) -> None:
-    """A stdlib pool breaks with one worker: its steps are labelled as crashed, none is lost, the run ends."""
+def test_a_broken_pool_fails_its_steps_and_all_later_ones(ledger: Ledger) -> None:
+    """When one worker breaks a stdlib pool, the steps are reported as crashed, none is lost, and the run ends."""
     with ProcessPoolExecutor(1, mp_context=get_context("spawn")) as pool:
         executor = LedgerExecutor(ledger, {"t2": misdeeds.exit_at_once}, concurrency=1)
         run = Runner(executor, backend=pool).run(make_specs(6))
@@ -94,7 +94,7 @@ def test_a_broken_pool_fails_what_it_had_and_what_comes(ledger: Ledger) -> None:
 
 
 def test_an_executor_that_does_not_pickle_is_refused_before_any_step() -> None:
-    """A stdlib pool of processes gets no executor that cannot be sent to it."""
+    """An executor that does not pickle is not sent to a stdlib pool of processes: `run` raises an error."""
     lock = threading.Lock()
     executor = FunctionExecutor({"tester": lambda spec: str(lock)})
     with ProcessPoolExecutor(1) as pool, pytest.raises(ExecutorNotPicklable, match="lock"):
@@ -102,7 +102,7 @@ def test_an_executor_that_does_not_pickle_is_refused_before_any_step() -> None:
 
 
 def test_a_pool_that_is_shut_down() -> None:
-    """A pool that takes no more work fails each step with the reason."""
+    """On a pool that is shut down each step fails with the reason."""
     pool = ThreadPoolExecutor(1)
     pool.shutdown()
     run = Runner(FunctionExecutor({"tester": lambda spec: "ran"}), backend=pool).run(make_specs(3))
@@ -111,19 +111,19 @@ def test_a_pool_that_is_shut_down() -> None:
 
 
 def test_the_bound_holds_on_a_larger_pool() -> None:
-    """Never more steps than the bound are handed to a pool that would run them all."""
-    inside = 0
+    """A pool with more threads than the bound never gets more steps than the bound."""
+    running = 0
     most = 0
     lock = threading.Lock()
 
     def agent(spec: AgentStepSpec) -> str:
-        nonlocal inside, most
+        nonlocal running, most
         with lock:
-            inside += 1
-            most = max(most, inside)
-        threading.Event().wait(0.001)  # long enough for others to be let in, if they were
+            running += 1
+            most = max(most, running)
+        threading.Event().wait(0.001)  # long enough for other steps to begin, if they could
         with lock:
-            inside -= 1
+            running -= 1
         return "ran"
 
     with ThreadPoolExecutor(16) as pool:
@@ -149,12 +149,12 @@ class Cancelling(Executor):
 
 
 def test_a_pool_that_cancels() -> None:
-    """A step that its pool gave up is a failed outcome that says so; one that ran inline is as any other."""
+    """A step that its pool cancels fails and says so; one that runs inside `submit` succeeds."""
     run = Runner(FunctionExecutor({"tester": lambda spec: "ran"}), backend=Cancelling()).run(make_specs(4))
     assert [record.status for record in run.records] == ["cancelled", "succeeded"] * 2
 
 
-def test_leaving_a_stream_early_cancels_what_waits() -> None:
+def test_leaving_a_stream_early_cancels_waiting_steps() -> None:
     """Steps that a foreign pool has not begun are cancelled when the stream is closed."""
     gate = threading.Event()
     ran: list[str] = []

@@ -1,4 +1,4 @@
-"""What other people's pools do not say, and how runs end well on them all the same."""
+"""Foreign pools that do not say when steps begin, that hang, or that call steps too late."""
 
 from __future__ import annotations
 
@@ -32,7 +32,7 @@ pytestmark = pytest.mark.filterwarnings("ignore:the timeout is a soft one:UserWa
 
 
 class Wrapped(Executor):
-    """Hands on to another pool, and does not say how many places that has."""
+    """Passes calls to another pool, and does not say how many places that has."""
 
     def __init__(self, inner: Executor) -> None:
         self.inner = inner
@@ -45,12 +45,12 @@ class Wrapped(Executor):
 
 
 class Silent(Wrapped):
-    """As Dask's: its futures are pending until they are done."""
+    """Like the pool of Dask: its futures are pending until they are done."""
 
     def submit(self, fn: Any, /, *args: Any, **kwargs: Any) -> Future[Any]:
         outer: Future[Any] = Future()
 
-        def hand_on(inner: Future[Any]) -> None:
+        def pass_on(inner: Future[Any]) -> None:
             if outer.cancelled() or inner.cancelled():
                 outer.cancel()
             elif (error := inner.exception()) is not None:
@@ -58,12 +58,12 @@ class Silent(Wrapped):
             else:
                 outer.set_result(inner.result())
 
-        self.inner.submit(fn, *args, **kwargs).add_done_callback(hand_on)
+        self.inner.submit(fn, *args, **kwargs).add_done_callback(pass_on)
         return outer
 
 
 class Elsewhere(Executor):
-    """Runs calls in this process as one of a pool's does: pickled, and at several threads at once."""
+    """Runs calls in this process as if it were a process of a pool: pickled, and on several threads at once."""
 
     def __init__(self, size: int = 4) -> None:
         self.threads = ThreadPoolExecutor(size)
@@ -76,7 +76,7 @@ class Elsewhere(Executor):
 
 
 class Holding(Executor):
-    """Runs its first call at once, claims all others, and leaves them to the test to call."""
+    """Runs its first call at once; marks all others as running and leaves it to the test to call them."""
 
     def __init__(self, *, pickles: bool) -> None:
         self.calls: list[Callable[[], Any]] = []
@@ -120,7 +120,7 @@ MakePool = Callable[[int], Executor]
 
 
 class Endless(AgentExecutor):
-    """Notes each step that begins; those whose description is `"hang"` go on until there is a file named `release`."""
+    """Notes each step that begins; steps with the description `"hang"` wait for a file named `release`."""
 
     def __init__(self, ledger: Ledger, setup_s: float = 0.0) -> None:
         self.ledger = ledger
@@ -145,7 +145,7 @@ def endless_specs(hanging: int, others: int = 0, nap: str = "") -> list[AgentSte
 
 @pytest.fixture
 def make_pool(request: pytest.FixtureRequest, ledger: Ledger) -> Iterator[MakePool]:
-    """Makes pools of the kind in the parameter; at the end lets hanging steps go and shuts the pools down."""
+    """Make pools of the kind in the parameter; at the end release the hanging steps and shut the pools down."""
     made: list[Executor] = []
 
     def make(size: int) -> Executor:
@@ -159,15 +159,15 @@ def make_pool(request: pytest.FixtureRequest, ledger: Ledger) -> Iterator[MakePo
 
 
 every_pool = pytest.mark.parametrize("make_pool", POOLS, indirect=True)
-unlike_pools = pytest.mark.parametrize("make_pool", ["stdlib", "loky", "wrapped", "silent", "threads"], indirect=True)
+some_pools = pytest.mark.parametrize("make_pool", ["stdlib", "loky", "wrapped", "silent", "threads"], indirect=True)
 
 
 # When a step has begun ------------------------------------------------------------------------------------------------
 
 
 @every_pool
-def test_as_many_endless_steps_as_places_all_time_out(make_pool: MakePool, ledger: Ledger) -> None:
-    """Steps that run side by side are given up side by side, whether the pool says how many places it has or not."""
+def test_endless_steps_in_every_place_time_out_together(make_pool: MakePool, ledger: Ledger) -> None:
+    """Endless steps that run at once time out at once, whether the pool says how many places it has or not."""
     run = Runner(Endless(ledger), backend=make_pool(3), timeout=0.5).run(endless_specs(3))
     assert [record.status for record in run.records] == ["timed_out"] * 3
     durations_s = [record.duration_s for record in run.records]
@@ -176,30 +176,30 @@ def test_as_many_endless_steps_as_places_all_time_out(make_pool: MakePool, ledge
     assert run.elapsed < HANG_BOUND_S / 2
 
 
-@unlike_pools
-def test_waiting_in_the_pool_is_no_running(make_pool: MakePool, ledger: Ledger) -> None:
-    """Steps wait for their places longer than their timeout, some of them said to be running: none is overdue."""
+@some_pools
+def test_waiting_in_the_pool_does_not_count_as_running(make_pool: MakePool, ledger: Ledger) -> None:
+    """No step is overdue because it waited for a place, even if the pool says that it was running."""
     specs = endless_specs(0, 10, "0.1")
     run = Runner(Endless(ledger), backend=make_pool(1), timeout=0.5, max_concurrency=8).run(specs)
     assert [record.status for record in run.records] == ["succeeded"] * 10
 
 
-@unlike_pools
-def test_setup_takes_none_of_the_time_of_a_step(make_pool: MakePool, ledger: Ledger) -> None:
-    """The clock starts after `setup`, in other processes as well."""
+@some_pools
+def test_setup_does_not_count_as_time_of_a_step(make_pool: MakePool, ledger: Ledger) -> None:
+    """The time of a step begins after `setup`, in other processes as well."""
     run = Runner(Endless(ledger, setup_s=0.8), backend=make_pool(2), timeout=0.4).run(endless_specs(0, 4))
     assert [record.status for record in run.records] == ["succeeded"] * 4
 
 
-def test_the_start_of_a_process_takes_none_of_the_time_of_a_step(ledger: Ledger) -> None:
-    """A pool that starts its processes when they are needed makes no step overdue."""
+def test_the_start_of_a_process_does_not_count_as_time_of_a_step(ledger: Ledger) -> None:
+    """No step is overdue because the pool had to start a process for it."""
     with ProcessPoolExecutor(1, get_context("spawn"), initializer=partial(time.sleep, 0.8)) as pool:
         run = Runner(Endless(ledger), backend=pool, timeout=0.4).run(endless_specs(0, 3))
     assert [record.status for record in run.records] == ["succeeded"] * 3
 
 
 class PicklesLater(Elsewhere):
-    """Pickles in its own threads, as a queue between processes does."""
+    """Pickles in its own threads, like a queue between processes."""
 
     def submit(self, fn: Any, /, *args: Any, **kwargs: Any) -> Future[Any]:
         return self.threads.submit(lambda: pickle.loads(pickle.dumps(fn))())
@@ -212,15 +212,15 @@ class SlowToPickle(Endless):
 
 
 @pytest.mark.parametrize("wrap", [lambda pool: pool, Silent])
-def test_pickling_the_executor_takes_none_of_the_time_of_a_step(wrap: Any, ledger: Ledger) -> None:
-    """An executor that takes long to pickle makes no step overdue."""
+def test_pickling_the_executor_does_not_count_as_time_of_a_step(wrap: Any, ledger: Ledger) -> None:
+    """No step is overdue because pickling the executor took long."""
     with wrap(PicklesLater(1)) as pool:
         run = Runner(SlowToPickle(ledger), backend=pool, timeout=0.4).run(endless_specs(0, 3))
     assert [record.status for record in run.records] == ["succeeded"] * 3
 
 
 def test_a_pool_that_runs_steps_inline(ledger: Ledger) -> None:
-    """A step that ran in `submit` ends as it did; one that took too long is `timed_out`."""
+    """A step that runs inside `submit` succeeds, or is `timed_out` if it takes too long."""
     run = Runner(Endless(ledger), backend=Inline(), timeout=SHORT_S).run(
         [*endless_specs(0, 1), AgentStepSpec("slow", "a", "0.4", "")]
     )
@@ -228,8 +228,8 @@ def test_a_pool_that_runs_steps_inline(ledger: Ledger) -> None:
 
 
 @pytest.mark.parametrize("make_pool", ["stdlib", "silent"], indirect=True)
-def test_an_attempt_after_one_that_was_given_up_has_a_clock_of_its_own(make_pool: MakePool, ledger: Ledger) -> None:
-    """Another attempt at a step begins when it begins, whatever was noted of the first."""
+def test_each_attempt_has_a_timeout_of_its_own(make_pool: MakePool, ledger: Ledger) -> None:
+    """The timeout of a second attempt counts from its own begin, not from that of the first."""
     runner = Runner(Endless(ledger), backend=make_pool(2), timeout=SHORT_S, retry=Retry(2, wait=0, on_timeout=True))
     run = runner.run(endless_specs(1))
     assert [attempt.status for attempt in run.records[0].attempts] == ["timed_out"] * 2
@@ -249,19 +249,19 @@ def _out_of_reach() -> StateFile:
 
 @pytest.mark.parametrize("create", [lambda: None, _out_of_reach])
 @pytest.mark.parametrize("make_pool", ["stdlib", "wrapped", "silent"], indirect=True)
-def test_steps_that_nobody_hears_of_time_out_by_presumption(
+def test_steps_without_a_state_file_time_out_by_presumption(
     make_pool: MakePool, create: Any, ledger: Ledger, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Where no file is shared, endless steps end all the same, and their messages claim no more than is known."""
+    """Without a shared file endless steps still time out; the message says that their begin is not known."""
     monkeypatch.setattr(StateFile, "create", create)
-    monkeypatch.setattr(foreign, "UNHEARD_S", 0.5)
+    monkeypatch.setattr(foreign, "UNSEEN_S", 0.5)
     run = Runner(Endless(ledger), backend=make_pool(2), timeout=SHORT_S).run(endless_specs(2))
     assert [record.status for record in run.records] == ["timed_out"] * 2
     assert all("does not tell when a step begins" in outcome.output for outcome in run)
 
 
-def test_a_step_out_of_reach_is_not_presumed_too_early(ledger: Ledger, monkeypatch: pytest.MonkeyPatch) -> None:
-    """With a known number of places, what waits in the queue to the processes is not taken for begun."""
+def test_a_waiting_step_is_not_presumed_to_have_begun(ledger: Ledger, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Without a shared file, no more steps than the pool has places are presumed to have begun."""
     monkeypatch.setattr(StateFile, "create", lambda: None)
     with ProcessPoolExecutor(1) as pool:
         runner = Runner(Endless(ledger), backend=pool, timeout=0.6, max_concurrency=8)
@@ -269,8 +269,10 @@ def test_a_step_out_of_reach_is_not_presumed_too_early(ledger: Ledger, monkeypat
 
 
 @pytest.mark.parametrize("make_pool", ["stdlib", "loky", "wrapped", "threads elsewhere"], indirect=True)
-def test_no_file_is_left(make_pool: MakePool, ledger: Ledger, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
-    """The file in which steps note how far they are is gone after a run, however that ended."""
+def test_no_state_file_is_left(
+    make_pool: MakePool, ledger: Ledger, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    """The state file is removed after a run, also if its stream was left early."""
     folder = tmp_path / "temporary"
     folder.mkdir()
     monkeypatch.setattr("tempfile.tempdir", str(folder))
@@ -283,14 +285,14 @@ def test_no_file_is_left(make_pool: MakePool, ledger: Ledger, monkeypatch: pytes
     assert eventually(lambda: not any(path.suffix == ".steps" for path in folder.iterdir()))
 
 
-# When every place is held for good ------------------------------------------------------------------------------------
+# When every place is occupied for ever --------------------------------------------------------------------------------
 
 
 @every_pool
-def test_a_run_ends_though_every_place_of_the_pool_hangs(
+def test_a_run_ends_though_every_place_of_the_pool_is_occupied(
     make_pool: MakePool, ledger: Ledger, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Steps for which there is no place any more end as cancelled, say why, and never run; later runs likewise."""
+    """Steps that cannot get a place are cancelled, say why, and never run; so are those of later runs."""
     monkeypatch.setattr(places, "PLACE_PATIENCE_S", 0.5)
     pool = make_pool(2)
     run = Runner(Endless(ledger), backend=pool, timeout=SHORT_S, max_concurrency=6).run(endless_specs(2, 20))
@@ -305,9 +307,9 @@ def test_a_run_ends_though_every_place_of_the_pool_hangs(
     assert ledger.counts() == {"t0": 1, "t1": 1}
 
 
-@unlike_pools
-def test_a_place_that_comes_free_is_used(make_pool: MakePool, ledger: Ledger) -> None:
-    """Steps wait for the places of those that were given up, which may end yet."""
+@some_pools
+def test_a_place_that_becomes_free_is_used(make_pool: MakePool, ledger: Ledger) -> None:
+    """Waiting steps run when steps that were given up end."""
     runner = Runner(Endless(ledger), backend=make_pool(2), timeout=SHORT_S, max_concurrency=6)
     statuses = []
     for outcome in runner.stream(endless_specs(2, 10), order="completion"):
@@ -317,16 +319,16 @@ def test_a_place_that_comes_free_is_used(make_pool: MakePool, ledger: Ledger) ->
     assert statuses == [False] * 2 + [True] * 10
 
 
-@unlike_pools
-def test_a_place_that_is_left_is_enough(make_pool: MakePool, ledger: Ledger, monkeypatch: pytest.MonkeyPatch) -> None:
-    """With one place left every other step runs, also those that wait longer than patience lasts."""
+@some_pools
+def test_one_free_place_is_enough(make_pool: MakePool, ledger: Ledger, monkeypatch: pytest.MonkeyPatch) -> None:
+    """With one free place every other step runs, also one that waits longer than `PLACE_PATIENCE_S`."""
     monkeypatch.setattr(places, "PLACE_PATIENCE_S", 0.2)
     runner = Runner(Endless(ledger), backend=make_pool(2), timeout=0.5, max_concurrency=6)
     run = runner.run(endless_specs(1, 4, "0.25"))
     assert [record.status for record in run.records] == ["timed_out"] + ["succeeded"] * 4
 
 
-# Steps that come when their run is over -------------------------------------------------------------------------------
+# Steps that are called when their run is over -------------------------------------------------------------------------
 
 
 class Noting(AgentExecutor):
@@ -346,7 +348,7 @@ class Noting(AgentExecutor):
 
 @pytest.mark.parametrize("pickles", [False, True])
 def test_a_step_that_its_pool_calls_too_late_does_not_touch_the_executor(pickles: bool, ledger: Ledger) -> None:
-    """A step that the pool had claimed when the stream was left ends as cancelled: no setup, no step, no teardown."""
+    """A step that the pool calls after its stream was left is cancelled: no setup, no step, no teardown."""
     pool = Holding(pickles=pickles)
     specs = make_specs(4)
     stream: Any = Runner(Noting(ledger), backend=pool, max_concurrency=4).stream(specs)
@@ -363,8 +365,8 @@ def test_a_step_that_its_pool_calls_too_late_does_not_touch_the_executor(pickles
 
 
 def test_teardown_waits_for_the_step_that_is_still_running() -> None:
-    """A stream that is left does not take the executor from under a step."""
-    gate, inside = threading.Event(), threading.Event()
+    """When a stream is left while a step runs, `teardown` runs after that step."""
+    gate, is_running = threading.Event(), threading.Event()
     calls: list[str] = []
 
     class Slow(AgentExecutor):
@@ -373,7 +375,7 @@ def test_teardown_waits_for_the_step_that_is_still_running() -> None:
 
         def execute_step(self, spec: AgentStepSpec, event_tx: EventSender | None = None) -> StepOutcome:
             if spec.task_id == "t1":
-                inside.set()
+                is_running.set()
                 assert gate.wait(HANG_BOUND_S)
             calls.append(spec.task_id)
             return StepOutcome.completed(spec, "")
@@ -381,7 +383,7 @@ def test_teardown_waits_for_the_step_that_is_still_running() -> None:
     with ThreadPoolExecutor(1) as pool:
         stream: Any = Runner(Slow(), backend=pool, max_concurrency=3).stream(make_specs(3))
         next(stream)
-        assert inside.wait(HANG_BOUND_S)
+        assert is_running.wait(HANG_BOUND_S)
         stream.close()
         assert calls == ["t0"]
         gate.set()
@@ -401,7 +403,7 @@ class Remote(Executor):
     def submit(self, step):
         sys.stdout.buffer.write(pickle.dumps(step))
         future = Future()
-        future.set_exception(OSError("sent away"))
+        future.set_exception(OSError("sent to the test"))
         return future
 
 name = sys.argv[1]
@@ -410,7 +412,7 @@ Runner(FunctionExecutor({"tester": lambda spec: name}), backend=Remote()).run(ma
 
 
 def test_callers_with_the_same_process_id_do_not_run_each_others_executors() -> None:
-    """Two containers, in which the caller has process id 1, share the processes of a remote pool and nothing else."""
+    """Two callers with process id 1, in different containers, do not share an executor in a remote pool."""
     outputs = []
     for name in ("one", "other"):
         sent = subprocess.run(
@@ -422,10 +424,10 @@ def test_callers_with_the_same_process_id_do_not_run_each_others_executors() -> 
 
 
 @pytest.mark.parametrize("create", [StateFile.create, lambda: None])
-def test_short_runs_do_not_push_out_the_executor_of_a_long_one(
+def test_short_runs_do_not_evict_the_executor_of_a_long_one(
     create: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Between two steps of a long run there are more short ones than executors are kept: it sets up once."""
+    """A long run sets up once, even if more short runs than executors are kept come between its steps."""
     monkeypatch.setattr(StateFile, "create", create)
     ledger, other = Ledger(tmp_path / "long"), Ledger(tmp_path / "short")
     with ProcessPoolExecutor(1) as pool:
@@ -441,7 +443,7 @@ def test_short_runs_do_not_push_out_the_executor_of_a_long_one(
 
 
 def test_many_runs_at_once_each_keep_their_executor(tmp_path: Path) -> None:
-    """More runs take turns on one process than executors are kept: each sets up once."""
+    """If more runs than executors are kept take turns on one process, each sets up once."""
     ledgers = [Ledger(tmp_path / str(number)) for number in range(MAX_REMOTE_EXECUTORS + 2)]
     with ProcessPoolExecutor(1) as pool:
         streams = [Runner(Noting(ledger), backend=pool, max_concurrency=1).stream(make_specs(3)) for ledger in ledgers]
@@ -455,8 +457,8 @@ def _remote_run(token: str, ledger: Ledger) -> RemoteRun:
     return RemoteRun(token, pickle.dumps((Noting(ledger), None)), False, None)
 
 
-def test_of_other_callers_the_executors_used_last_are_kept(ledger: Ledger) -> None:
-    """What was used longest ago goes first, and not what came first."""
+def test_the_executors_that_were_used_last_are_kept(ledger: Ledger) -> None:
+    """The executor that was used longest ago is evicted, not the one that was created first."""
     executors = _RemoteExecutors()
     runs = [_remote_run(str(number), ledger) for number in range(MAX_REMOTE_EXECUTORS + 1)]
     seen = []
@@ -469,8 +471,8 @@ def test_of_other_callers_the_executors_used_last_are_kept(ledger: Ledger) -> No
     assert again[1] is not second
 
 
-def test_an_executor_in_use_is_never_pushed_out(ledger: Ledger) -> None:
-    """While a step is running on it, it is kept; at the end of the process it is torn down after that step."""
+def test_an_executor_in_use_is_never_evicted(ledger: Ledger) -> None:
+    """An executor is kept while a step runs on it; at the end of the process it is torn down after that step."""
     executors = _RemoteExecutors()
     long = _remote_run("long", ledger)
     one, other = RemoteCaller("one", ()), RemoteCaller("other", ())
@@ -490,7 +492,7 @@ def test_an_executor_in_use_is_never_pushed_out(ledger: Ledger) -> None:
 
 
 class SlowToLoad(Noting):
-    """Notes that it is being loaded, and is loaded when there is a file named `release`."""
+    """Notes that it is being unpickled, and waits for a file named `release` then."""
 
     def __setstate__(self, state: dict[str, Any]) -> None:
         self.__dict__.update(state)
@@ -498,8 +500,8 @@ class SlowToLoad(Noting):
         assert eventually((self.ledger.path.parent / "release").exists)
 
 
-def test_steps_that_begin_at_once_load_one_executor(tmp_path: Path) -> None:
-    """Where steps run on several threads of one process, the first loads the executor and holds up its run alone."""
+def test_steps_that_begin_together_load_one_executor(tmp_path: Path) -> None:
+    """Of several steps in one process only the first loads the executor; meanwhile other runs go on."""
     ledger, other = Ledger(tmp_path / "ledger"), Ledger(tmp_path / "other")
     with Elsewhere(8) as pool, Runner(SlowToLoad(ledger), backend=pool, max_concurrency=4) as runner:
         handed_over = threading.Thread(target=lambda: outcomes.extend(runner.run(make_specs(4))))
@@ -520,8 +522,8 @@ class Unloadable(Noting):
 
 
 @pytest.mark.parametrize("make_pool", ["stdlib", "loky", "threads elsewhere"], indirect=True)
-def test_an_executor_that_does_not_load_costs_its_own_steps(make_pool: MakePool, ledger: Ledger) -> None:
-    """What loading raised is the failure of each step; the pool serves others as before."""
+def test_an_executor_that_does_not_load_fails_its_own_steps(make_pool: MakePool, ledger: Ledger) -> None:
+    """Each step fails with the error of loading; other runs on the pool succeed."""
     pool = make_pool(1)
     run = Runner(Unloadable(ledger), backend=pool).run(make_specs(3))
     assert [record.status for record in run.records] == ["raised"] * 3
@@ -536,7 +538,7 @@ def fan_out_inside(spec: AgentStepSpec) -> str:
 
 
 def test_a_process_forked_in_a_step_tears_down_its_own_executors(ledger: Ledger) -> None:
-    """A step that fans out on a pool of forked processes finds the executor torn down in those, too."""
+    """When a step runs a fan-out on a pool of forked processes, these tear down their executor, too."""
     specs = [AgentStepSpec("outer", "a", str(ledger.path), "")]
     with ProcessPoolExecutor(1) as pool:
         run = Runner(FunctionExecutor({"a": fan_out_inside}), backend=pool).run(specs)

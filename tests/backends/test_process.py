@@ -1,4 +1,4 @@
-"""Worker processes: what is sent to them, when they start, how they fail to, and what they send back."""
+"""Worker processes: what is sent to them, how they start or fail to, and what they send back."""
 
 from __future__ import annotations
 
@@ -44,7 +44,7 @@ def run_script(tmp_path: Path, source: str, **options: Any) -> subprocess.Comple
 
 
 def test_an_executor_of_a_script_without_a_main_guard(tmp_path: Path) -> None:
-    """Classes and functions of `__main__` reach the workers, and the script is not run again in them."""
+    """Classes and functions of `__main__` are sent to the workers, and these do not run the script again."""
     done = run_script(
         tmp_path,
         """
@@ -86,7 +86,7 @@ def test_closures_and_lambdas_as_agents() -> None:
 
 
 def test_in_a_notebook(tmp_path: Path) -> None:
-    """Agents of a notebook's cell, async ones too, run on both backends inside the kernel's running loop."""
+    """Agents of a notebook cell, async ones too, run on both backends while the kernel's event loop runs."""
     from jupyter_client.manager import start_new_kernel
 
     cells = [
@@ -169,7 +169,7 @@ def _holding_in_a_closure() -> FunctionExecutor:
     ids=["attribute", "nested", "slots", "generator", "closure"],
 )
 def test_an_executor_that_does_not_pickle_is_refused(executor: AgentExecutor, path: str) -> None:
-    """The refusal names the way to the attribute at fault and hints at `setup`, before the input is touched."""
+    """The error names the path to the attribute at fault and mentions `setup`; no input has been read by then."""
     untouched = iter(make_specs(3))
     with pytest.raises(ExecutorNotPicklable, match=path) as caught:
         Runner(executor, backend="process").run(untouched)
@@ -182,7 +182,7 @@ def test_an_executor_that_does_not_pickle_is_refused(executor: AgentExecutor, pa
 
 
 class BadStart(LedgerExecutor):
-    """Fails to start in the way it is told, and notes each try."""
+    """Fails to start in a given way, and notes each start."""
 
     def __init__(self, ledger: Ledger, way: str) -> None:
         super().__init__(ledger, concurrency=4)
@@ -219,7 +219,7 @@ class BadStart(LedgerExecutor):
 def test_workers_that_cannot_start_fail_every_step_with_the_cause(
     way: str, status: str, text: str, ledger: Ledger
 ) -> None:
-    """If no worker can start, each step fails with the worker's own reason, and only a few are ever started."""
+    """If no worker can start, each step fails with the worker's own error, and only a few workers are started."""
     run = Runner(BadStart(ledger, way), backend="process").run(make_specs(50))
     assert len(run) == 50
     assert all(text in outcome.output and not outcome.success for outcome in run)
@@ -242,17 +242,17 @@ class FlakyStart(LedgerExecutor):
             os._exit(6)
 
 
-def test_some_workers_that_cannot_start_do_not_stop_those_that_could(ledger: Ledger) -> None:
-    """As long as one worker lives, the steps run on it."""
+def test_steps_run_on_the_workers_that_could_start(ledger: Ledger) -> None:
+    """If only one worker can start, all steps run on it."""
     run = Runner(FlakyStart(ledger, concurrency=4), backend="process").run(make_specs(20))
     assert len(run.succeeded) == 20
 
 
-# setup, teardown, warmth --------------------------------------------------------------------------------------------
+# setup, teardown, warm workers ---------------------------------------------------------------------------------------
 
 
 class Hooked(LedgerExecutor):
-    """Makes in `setup` what does not pickle, and notes each hook with its process."""
+    """Creates in `setup` an object that does not pickle, and notes the process of each hook."""
 
     lock: Any = None
 
@@ -269,7 +269,7 @@ class Hooked(LedgerExecutor):
 
 
 def test_hooks_are_called_once_in_each_worker(ledger: Ledger) -> None:
-    """Every worker that ran a step called `setup` once before and `teardown` once after, and all differ from us."""
+    """Each worker calls `setup` once before its steps and `teardown` once after; none is the calling process."""
     run = Runner(Hooked(ledger, concurrency=2), backend="process").run(make_specs(30))
     workers = {outcome.output for outcome in run}
     assert str(os.getpid()) not in workers
@@ -286,7 +286,7 @@ class BadEnd(LedgerExecutor):
 
 
 def test_a_teardown_that_raises_in_a_worker_is_logged(ledger: Ledger, caplog: pytest.LogCaptureFixture) -> None:
-    """What `teardown` raises in a worker process reaches the caller's log, and costs no outcome."""
+    """An error of `teardown` in a worker process is logged in the caller, and no step fails."""
     run = Runner(BadEnd(ledger), backend="process").run(make_specs(2))
     assert len(run.succeeded) == 2
     assert "teardown() of BadEnd raised" in caplog.text
@@ -294,7 +294,7 @@ def test_a_teardown_that_raises_in_a_worker_is_logged(ledger: Ledger, caplog: py
 
 
 def test_a_runner_as_context_manager_keeps_its_workers(ledger: Ledger) -> None:
-    """Inside `with`, later calls find the workers of earlier ones, set up already; leaving it ends them."""
+    """In a `with` block later calls use the workers of earlier ones, set up already; its end tears them down."""
     with Runner(Hooked(ledger, concurrency=1), backend="process") as runner:
         first = runner.run(make_specs(3))
         second = runner.run(make_specs(3))
@@ -305,7 +305,7 @@ def test_a_runner_as_context_manager_keeps_its_workers(ledger: Ledger) -> None:
 
 
 def test_a_warm_worker_that_died_is_replaced(ledger: Ledger) -> None:
-    """A worker that was killed between two calls costs the second one nothing."""
+    """If a worker is killed between two calls, all steps of the second one still succeed."""
     with Runner(Hooked(ledger, concurrency=1), backend="process") as runner:
         first = runner.run(make_specs(1))
         os.kill(int(first[0].output), signal.SIGKILL)
@@ -315,7 +315,7 @@ def test_a_warm_worker_that_died_is_replaced(ledger: Ledger) -> None:
 
 
 def test_an_executor_that_changed_is_sent_again(ledger: Ledger) -> None:
-    """Between two calls of a warm runner its executor may change; the workers get the new one."""
+    """If the executor changes between two calls of a warm runner, the workers get the new one."""
     executor = FunctionExecutor({"tester": lambda spec: "old"}, concurrency=1)
     with Runner(executor, backend="process") as runner:
         old = runner.run(make_specs(1))
@@ -325,25 +325,25 @@ def test_an_executor_that_changed_is_sent_again(ledger: Ledger) -> None:
     assert old.records[0].worker == new.records[0].worker
 
 
-def test_a_backend_may_cap_the_workers() -> None:
-    """With `max_workers` a backend has fewer workers than the bound would allow, and all steps run."""
+def test_max_workers_limits_the_workers_of_a_run() -> None:
+    """With a `max_workers` below the bound there are only so many workers, and all steps run."""
     executor = FunctionExecutor({"tester": lambda spec: str(os.getpid())}, concurrency=8)
     run = Runner(executor, backend=ProcessBackend(max_workers=1)).run(make_specs(10))
     assert len({outcome.output for outcome in run}) == 1
 
 
-# Steps and outcomes on the way --------------------------------------------------------------------------------------
+# How steps and outcomes are sent --------------------------------------------------------------------------------------
 
 
 class Text(str):
-    """A `str` whose class no worker should have to load."""
+    """A `str` whose class must not be pickled."""
 
     def __reduce__(self) -> Any:
         raise AssertionError("a spec or outcome is sent as plain data")
 
 
-def test_specs_and_outcomes_travel_as_plain_data() -> None:
-    """Fields that are instances of subclasses arrive as plain `str`, all optional fields included."""
+def test_specs_and_outcomes_are_sent_as_plain_data() -> None:
+    """All fields arrive, and instances of subclasses of `str` arrive as plain `str`."""
     spec = AgentStepSpec(
         Text("t"), "tester", Text("é"), Text("p"), 2**64 - 1, Text("parent"), {"type": ["é", 1.5, None]}
     )
@@ -359,7 +359,7 @@ def test_specs_and_outcomes_travel_as_plain_data() -> None:
 
 @pytest.mark.parametrize("schema", [{"x": object()}, {"x": float("nan")}, {1: 2}])
 def test_a_spec_that_cannot_be_sent_fails_alone(schema: Any) -> None:
-    """A spec whose schema is no JSON fails as invalid, naming the field, and the others run."""
+    """A spec whose schema is not JSON is `invalid` and names the field; the others run."""
     specs = make_specs(3)
     specs[1] = specs[1].with_output_schema(schema)
     run = Runner(FunctionExecutor({"tester": lambda spec: spec.prompt}), backend="process").run(specs)
@@ -369,14 +369,14 @@ def test_a_spec_that_cannot_be_sent_fails_alone(schema: Any) -> None:
 
 
 def test_a_prompt_of_many_megabytes() -> None:
-    """A prompt larger than any pipe's buffer arrives whole, on several workers at once."""
+    """A prompt that is larger than the buffer of a socket arrives complete, in several workers at once."""
     specs = [attrs.evolve(spec, prompt=spec.prompt * 30_000_000) for spec in make_specs(3)]
     executor = FunctionExecutor({"tester": lambda spec: str(len(spec.prompt))}, concurrency=3)
     assert [outcome.output for outcome in Runner(executor, backend="process").run(specs)] == ["30000000"] * 3
 
 
 class SmallWorkers(FunctionExecutor):
-    """Its workers have memory for themselves and little more."""
+    """Its workers have only little free memory."""
 
     def setup(self) -> None:
         import resource
@@ -387,22 +387,22 @@ class SmallWorkers(FunctionExecutor):
 
 @pytest.mark.skipif(sys.platform != "linux", reason="reads /proc")
 def test_a_spec_that_is_too_large_for_its_worker_fails_alone() -> None:
-    """A step whose prompt no worker has memory for is given up after a few workers; the others run."""
+    """A step whose prompt needs more memory than a worker has fails after a few workers; the others run."""
     specs = make_specs(4)
     specs[1] = attrs.evolve(specs[1], prompt="x" * 100_000_000)
     run = Runner(SmallWorkers({"tester": lambda spec: spec.prompt}, concurrency=2), backend="process").run(specs)
     assert [record.status for record in run.records] == ["succeeded", "crashed", "succeeded", "succeeded"]
 
 
-def _leave_a_bomb(spec: AgentStepSpec) -> str:
-    """Return, and die a moment later, between two steps or in the middle of the next one's arrival."""
+def _exit_later(spec: AgentStepSpec) -> str:
+    """Return, and exit soon after that, between two steps or while the next one arrives."""
     threading.Timer(0.0005 * (int(spec.prompt) % 7), os._exit, (3,)).start()
     return spec.prompt
 
 
 def test_a_worker_that_dies_between_steps(ledger: Ledger) -> None:
-    """A worker's death costs at most the one step it was running: one that it had not begun is run elsewhere."""
-    executor = LedgerExecutor(ledger, {f"t{number}": _note_and_leave_a_bomb for number in range(0, 60, 2)}, 2)
+    """The death of a worker fails at most the step that it was running; one that it had not begun runs elsewhere."""
+    executor = LedgerExecutor(ledger, {f"t{number}": _note_and_exit_later for number in range(0, 60, 2)}, 2)
     run = Runner(executor, backend="process").run(make_specs(60))
     counts = ledger.counts()
     assert len(run) == 60
@@ -414,12 +414,12 @@ def test_a_worker_that_dies_between_steps(ledger: Ledger) -> None:
             assert counts[outcome.task_id] <= 1
 
 
-def _note_and_leave_a_bomb(spec: AgentStepSpec) -> StepOutcome:
-    return StepOutcome.completed(spec, _leave_a_bomb(spec))
+def _note_and_exit_later(spec: AgentStepSpec) -> StepOutcome:
+    return StepOutcome.completed(spec, _exit_later(spec))
 
 
 def test_workers_read_nothing_of_the_callers_input(tmp_path: Path) -> None:
-    """A step that reads its standard input finds it empty, and the caller's is left alone."""
+    """A step that reads its standard input finds it empty; the input of the caller is not read."""
     done = run_script(
         tmp_path,
         """
@@ -436,7 +436,7 @@ def test_workers_read_nothing_of_the_callers_input(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize(
-    "habit",
+    "setting",
     [
         "signal.signal(signal.SIGCHLD, signal.SIG_IGN)",
         "signal.signal(signal.SIGCHLD, lambda *_: os.waitpid(-1, os.WNOHANG))",
@@ -446,15 +446,15 @@ def test_workers_read_nothing_of_the_callers_input(tmp_path: Path) -> None:
     ],
     ids=["ignored children", "reaped children", "default SIGPIPE", "few descriptors", "many descriptors"],
 )
-def test_habits_of_the_calling_program(habit: str, tmp_path: Path) -> None:
-    """A caller may collect all children itself, restore SIGPIPE, or be short of descriptors: each outcome is there."""
+def test_callers_with_unusual_signal_handlers_or_descriptor_limits(setting: str, tmp_path: Path) -> None:
+    """Each step has its outcome if the caller reaps all children, restores SIGPIPE or has few descriptors."""
     done = run_script(
         tmp_path,
         f"""
         import os, resource, signal
         from fanout_sync import FunctionExecutor, Runner
         from fanout_sync.testing import make_specs
-        {habit}
+        {setting}
         executor = FunctionExecutor({{"tester": lambda spec: os._exit(3) if spec.prompt == "5" else spec.prompt}})
         with Runner(executor, backend="process", max_concurrency=4) as runner:
             run = runner.run(make_specs(12))
@@ -469,7 +469,7 @@ def test_habits_of_the_calling_program(habit: str, tmp_path: Path) -> None:
 # Events -------------------------------------------------------------------------------------------------------------
 
 
-def _tell_and_wait(spec: AgentStepSpec, event_tx: Any) -> str:
+def _send_event_and_wait(spec: AgentStepSpec, event_tx: Any) -> str:
     if event_tx is None:
         return "nobody listens"
     event_tx.send(TextDelta(spec.task_id, "working"))
@@ -483,12 +483,12 @@ def _tell_and_wait(spec: AgentStepSpec, event_tx: Any) -> str:
 
 @pytest.mark.parametrize("streaming", [False, True])
 def test_events_of_workers_arrive_while_the_step_runs(streaming: bool, tmp_path: Path) -> None:
-    """The caller gets an event of a step that is still running, also while it does not wait in the runner."""
+    """The caller gets an event of a step that is still running, from `run` and from `stream`."""
     gate = tmp_path / "gate"
     specs = [attrs.evolve(make_specs(1)[0], description=str(gate))]
     channel = EventChannel()
     receiver = channel.subscribe()
-    runner = Runner(FunctionExecutor({"tester": _tell_and_wait}), backend="process", event_tx=channel)
+    runner = Runner(FunctionExecutor({"tester": _send_event_and_wait}), backend="process", event_tx=channel)
     outcomes: list[StepOutcome] = []
     work = threading.Thread(target=lambda: outcomes.extend(runner.stream(specs) if streaming else runner.run(specs)))
     work.start()
@@ -501,27 +501,27 @@ def test_events_of_workers_arrive_while_the_step_runs(streaming: bool, tmp_path:
     assert outcomes[0].output == "released"
 
 
-def test_events_arrive_while_the_consumer_of_a_stream_is_away(tmp_path: Path) -> None:
-    """Between two outcomes of a stream, events of running steps arrive though nobody is in the runner."""
+def test_events_arrive_between_two_outcomes_of_a_stream(tmp_path: Path) -> None:
+    """Events of running steps arrive while the consumer of a stream does not ask for the next outcome."""
     gate = tmp_path / "gate"
     ready, waiting = make_specs(2)
     ready, waiting = attrs.evolve(ready, description=str(tmp_path)), attrs.evolve(waiting, description=str(gate))
     channel = EventChannel()
     receiver = channel.subscribe()
-    runner = Runner(FunctionExecutor({"tester": _tell_and_wait}), backend="process", event_tx=channel)
+    runner = Runner(FunctionExecutor({"tester": _send_event_and_wait}), backend="process", event_tx=channel)
     stream = runner.stream([ready, waiting])
     assert next(stream).output == "released"
-    told: set[str] = set()
-    while told != {"t0", "t1"}:
+    seen: set[str] = set()
+    while seen != {"t0", "t1"}:
         event = receiver.recv(HANG_BOUND_S)
         if isinstance(event, TextDelta):
-            told.add(event.task_id)
+            seen.add(event.task_id)
     gate.touch()
     assert next(stream).output == "released"
 
 
 def test_every_start_has_one_end_though_workers_die() -> None:
-    """A step whose worker dies has a start and an end all the same, in this order."""
+    """A step whose worker dies has a start event and an end event, in this order."""
     channel = EventChannel()
     receiver = channel.subscribe()
     executor = FunctionExecutor({"tester": lambda spec: os._exit(1) if spec.prompt in "13" else "fine"})
@@ -534,8 +534,8 @@ def test_every_start_has_one_end_though_workers_die() -> None:
         assert own[1].success is (str(number) not in "13")  # type: ignore[union-attr]  # see the line before
 
 
-def test_an_event_that_is_none_fails_its_step_alone() -> None:
-    """Sending what is no event raises inside the step, as on threads."""
+def test_sending_something_else_than_an_event_fails_its_step_alone() -> None:
+    """`send` of something else than an event raises in the step, on both backends."""
 
     def agent(spec: AgentStepSpec, event_tx: Any) -> str:
         event_tx.send("not an event")

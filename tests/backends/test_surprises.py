@@ -1,4 +1,4 @@
-"""Odd things that callers and steps do, found by trying: none hangs a run, and none reaches beyond its own step."""
+"""Unusual things that callers and steps do: none hangs a run, and none affects another step."""
 
 from __future__ import annotations
 
@@ -49,7 +49,7 @@ def await_condition(condition: Any) -> None:
     deadline = time.monotonic() + HANG_BOUND_S
     while not condition():
         assert time.monotonic() < deadline
-        time.sleep(0.01)  # something of another process is what is awaited
+        time.sleep(0.01)  # waits for another process
 
 
 # Callers --------------------------------------------------------------------------------------------------------------
@@ -57,7 +57,7 @@ def await_condition(condition: Any) -> None:
 
 @pytest.mark.parametrize("bound", [1, 4])
 def test_no_descriptors_for_any_worker(bound: int, tmp_path: Path) -> None:
-    """Where no worker can be started at all, each step fails with the reason, and the run returns."""
+    """If no worker can be started, each step fails with the reason, and the run returns."""
     done = run_script(
         tmp_path,
         f"""
@@ -84,7 +84,7 @@ def test_no_descriptors_for_any_worker(bound: int, tmp_path: Path) -> None:
     ids=["stream", "warm runner", "daemon thread"],
 )
 def test_a_script_can_always_end(leaving: str, backend: str, tmp_path: Path) -> None:
-    """What is still open when a script ends, be it in the middle of a step, does not keep it from ending."""
+    """A script can exit while a stream, a warm runner or a step on a daemon thread is still open."""
     done = run_script(
         tmp_path,
         f"""
@@ -105,7 +105,7 @@ def test_a_script_can_always_end(leaving: str, backend: str, tmp_path: Path) -> 
 
 
 def test_workers_end_with_a_caller_that_is_killed(tmp_path: Path) -> None:
-    """When the caller is killed, its workers leave in the middle of their steps."""
+    """When the caller is killed, its workers exit in the middle of their steps."""
     script = tmp_path / "script.py"
     script.write_text(
         PREAMBLE
@@ -136,7 +136,7 @@ def is_running(pid: int) -> bool:
 
 
 def test_a_default_timeout_for_sockets(tmp_path: Path) -> None:
-    """`socket.setdefaulttimeout` in the caller is nothing to its workers."""
+    """`socket.setdefaulttimeout` in the caller has no effect on its workers."""
     done = run_script(
         tmp_path,
         """
@@ -153,7 +153,7 @@ def test_a_default_timeout_for_sockets(tmp_path: Path) -> None:
 
 
 def test_a_warm_runner_in_a_forked_child(tmp_path: Path) -> None:
-    """A fork of the caller gets workers of its own, and the caller keeps those that it has."""
+    """A forked child of the caller gets workers of its own, and the caller keeps its workers."""
     done = run_script(
         tmp_path,
         """
@@ -173,7 +173,7 @@ def test_a_warm_runner_in_a_forked_child(tmp_path: Path) -> None:
 
 
 class Flushing:
-    """A sender with a `flush` of its own kind, such as a file has."""
+    """A sender that has a `flush` method, as a file has."""
 
     def __init__(self) -> None:
         self.events: list[Event] = []
@@ -182,11 +182,11 @@ class Flushing:
         self.events.append(event)
 
     def flush(self) -> None:
-        raise AssertionError("nobody is to call this")
+        raise AssertionError("flush() must not be called")
 
 
 def test_a_sender_may_have_other_methods() -> None:
-    """Nothing but `send` is asked of a sender."""
+    """Only `send` of a sender is called."""
     sender = Flushing()
     run = Runner(FunctionExecutor({"tester": lambda spec: "ran"}), event_tx=sender).run(make_specs(2))
     assert len(run.succeeded) == 2
@@ -204,7 +204,7 @@ def _send_one(spec: AgentStepSpec, event_tx: Any) -> str:
 
 
 def test_a_sender_that_exits() -> None:
-    """Not even `SystemExit` out of the caller's own sender ends a stream of worker processes."""
+    """A `SystemExit` from the caller's sender does not end a stream of worker processes."""
     runner = Runner(FunctionExecutor({"tester": _send_one}), backend="process", event_tx=Exiting())
     assert [outcome.output for outcome in runner.stream(make_specs(3))] == ["ran"] * 3
 
@@ -212,14 +212,14 @@ def test_a_sender_that_exits() -> None:
 # Inputs ---------------------------------------------------------------------------------------------------------------
 
 
-class Unspeakable(Exception):
+class Unprintable(Exception):
     def __str__(self) -> str:
-        raise RuntimeError("no words")
+        raise RuntimeError("cannot be printed")
 
 
-@pytest.mark.parametrize("error", [Unspeakable(), SystemExit(3)])
-def test_an_input_that_raises_something_odd(error: BaseException) -> None:
-    """Whatever the input raises, what was started is finished and in the error's run."""
+@pytest.mark.parametrize("error", [Unprintable(), SystemExit(3)])
+def test_an_input_that_raises_an_unusual_exception(error: BaseException) -> None:
+    """Whatever the input raises, the steps that were started are finished, and in the run of the error."""
 
     def specs() -> Iterator[AgentStepSpec]:
         yield from make_specs(2)
@@ -236,8 +236,8 @@ class Unready:
         raise OSError("not connected")
 
 
-def test_an_input_that_cannot_even_begin() -> None:
-    """An iterable whose `__iter__` raises is told as that."""
+def test_an_input_whose_iter_raises() -> None:
+    """If the `__iter__` of the input raises, the error says that the specs must be an iterable."""
     with pytest.raises(InputError, match="specs must be an iterable") as caught:
         Runner(FunctionExecutor()).run(Unready())
     assert isinstance(caught.value.__cause__, OSError)
@@ -245,7 +245,7 @@ def test_an_input_that_cannot_even_begin() -> None:
 
 @pytest.mark.parametrize("backend", ["thread", "process"])
 def test_an_input_that_waits_for_the_first_step(backend: Any, tmp_path: Path) -> None:
-    """While the input makes its next spec, the steps before it run."""
+    """While the input creates its next spec, the steps before it run."""
     mark = tmp_path / "mark"
 
     def agent(spec: AgentStepSpec) -> str:
@@ -262,15 +262,15 @@ def test_an_input_that_waits_for_the_first_step(backend: Any, tmp_path: Path) ->
 
 
 @pytest.mark.parametrize("backend", ["thread", "process"])
-def test_a_stream_gives_what_it_has_before_the_window_is_full(backend: Any) -> None:
-    """An outcome that is there does not wait until a slow input has filled the window."""
+def test_a_stream_yields_an_outcome_before_the_window_is_full(backend: Any) -> None:
+    """A stream yields a finished outcome before a slow input has filled the window."""
     read = 0
 
     def specs() -> Iterator[AgentStepSpec]:
         nonlocal read
         for spec in make_specs(100):
             if read:
-                done.wait(0.05)  # an input that takes its time, as one from a network does
+                done.wait(0.05)  # a slow input, as from a network
             read += 1
             yield spec
 
@@ -284,8 +284,8 @@ def test_a_stream_gives_what_it_has_before_the_window_is_full(backend: Any) -> N
 
 
 @pytest.mark.parametrize("order", ["input", "completion"])
-def test_a_stream_of_a_list_stops_with_its_consumer(order: Any, ledger: Ledger) -> None:
-    """While the consumer is away, no more steps of a list run than of a generator: those under way, and no further."""
+def test_a_stream_of_a_list_waits_for_its_consumer(order: Any, ledger: Ledger) -> None:
+    """While the consumer does not ask for the next outcome, only the steps that were started run."""
     executor = LedgerExecutor(ledger, concurrency=2)
     stream: Any = Runner(executor).stream(make_specs(500), order)
     next(stream)
@@ -298,7 +298,7 @@ def test_a_stream_of_a_list_stops_with_its_consumer(order: Any, ledger: Ledger) 
 
 
 class Trap(str):
-    """Text that ends whoever loads it."""
+    """Text that ends the process that unpickles it."""
 
     def __reduce__(self) -> Any:
         return os._exit, (13,)
@@ -333,8 +333,8 @@ def _return_many_digits(spec: AgentStepSpec) -> Any:
 
 @pytest.mark.parametrize("agent", [_raise_trap, _send_trap, _return_many_digits])
 @pytest.mark.parametrize("streaming", [False, True])
-def test_what_a_worker_sends_runs_no_code_here(agent: Any, streaming: bool) -> None:
-    """Texts of odd classes arrive as plain text; what cannot be read here fails its step alone."""
+def test_messages_of_a_worker_run_no_code_in_the_caller(agent: Any, streaming: bool) -> None:
+    """Instances of subclasses of `str` arrive as plain text; a result that cannot be read fails its step only."""
     executor = FunctionExecutor({"tester": agent, "good": lambda spec: "ran"})
     runner = Runner(executor, backend="process", event_tx=EventChannel(), max_concurrency=1)
     specs = [*make_specs(1), *make_specs(1, agent="good")]
@@ -346,7 +346,7 @@ def test_what_a_worker_sends_runs_no_code_here(agent: Any, streaming: bool) -> N
 
 
 def test_a_step_on_threads_that_forks_and_returns_twice(tmp_path: Path) -> None:
-    """A child that a step forks and lets return runs none of the other steps."""
+    """A forked child that returns from the step runs none of the other steps."""
     done = run_script(
         tmp_path,
         """
@@ -365,7 +365,7 @@ def test_a_step_on_threads_that_forks_and_returns_twice(tmp_path: Path) -> None:
 
 
 def test_an_exception_raised_in_a_thread_from_outside() -> None:
-    """An asynchronous exception that comes when its step is over costs no thread, and no run."""
+    """An asynchronous exception that arrives after its step ends neither the thread nor the run."""
 
     def agent(spec: AgentStepSpec) -> str:
         if spec.prompt == "0":
@@ -379,10 +379,10 @@ def test_an_exception_raised_in_a_thread_from_outside() -> None:
 
 
 def _set_an_alarm(spec: AgentStepSpec) -> str:
-    def ring(*_: Any) -> None:
+    def raise_error(*_: Any) -> None:
         raise TimeoutError("of another step")
 
-    signal.signal(signal.SIGALRM, ring)
+    signal.signal(signal.SIGALRM, raise_error)
     signal.setitimer(signal.ITIMER_REAL, 0.2)
     return "set"
 
@@ -400,17 +400,17 @@ def _replace_stdout(spec: AgentStepSpec) -> str:
 
 def _work(spec: AgentStepSpec) -> str:
     sys.stdout.write("to the screen")
-    time.sleep(0.5)  # longer than the alarm that must not ring
+    time.sleep(0.5)  # longer than the timer of the other step
     return f"{signal.getsignal(signal.SIGALRM)!r} {sys.getrecursionlimit()}"
 
 
-@pytest.mark.parametrize("mess", [_set_an_alarm, _close_stdout, _replace_stdout])
-def test_what_a_step_leaves_behind_in_its_worker(mess: Any) -> None:
-    """Alarms, handlers, streams and limits that a step changed are as before for the next one."""
-    executor = FunctionExecutor({"mess": mess, "work": _work}, concurrency=1)
-    specs = [AgentStepSpec(agent, agent, "", "") for agent in ("work", "mess", "work")]
-    before, messy, after = Runner(executor, backend="process").run(specs)
-    assert messy.success
+@pytest.mark.parametrize("change", [_set_an_alarm, _close_stdout, _replace_stdout])
+def test_what_a_step_changed_in_its_worker_is_put_back(change: Any) -> None:
+    """The next step finds timers, handlers, streams and limits as they were before a step changed them."""
+    executor = FunctionExecutor({"change": change, "work": _work}, concurrency=1)
+    specs = [AgentStepSpec(agent, agent, "", "") for agent in ("work", "change", "work")]
+    before, changing, after = Runner(executor, backend="process").run(specs)
+    assert changing.success
     assert before.success
     assert after.output == before.output
 
@@ -421,7 +421,7 @@ def _signal_the_group(spec: AgentStepSpec) -> str:
 
 
 def test_a_step_that_kills_its_process_group() -> None:
-    """A step that signals its whole group hits its worker alone."""
+    """A step that kills its process group kills only its own worker."""
     executor = FunctionExecutor({"tester": _signal_the_group, "good": lambda spec: "ran"})
     run = Runner(executor, backend="process").run([*make_specs(1), *make_specs(2, agent="good")])
     assert [outcome.output for outcome in run[1:]] == ["ran", "ran"]
@@ -437,7 +437,7 @@ def _leave_a_process(spec: AgentStepSpec) -> str:
 
 
 def test_a_step_that_leaves_a_process_behind(caplog: pytest.LogCaptureFixture) -> None:
-    """A process that a step started and forgot does not hold up the end of the run."""
+    """A process that a step has left running does not delay the end of the run."""
     run = Runner(FunctionExecutor({"tester": _leave_a_process}), backend="process").run(make_specs(1))
     os.kill(int(run[0].output), signal.SIGKILL)
     assert "still running" not in caplog.text
@@ -456,7 +456,7 @@ def _send_from_a_child(spec: AgentStepSpec, event_tx: Any) -> str:
 
 
 def test_events_from_a_forked_child_of_a_step() -> None:
-    """What a child of a step sends is dropped; it garbles nothing of the worker's own."""
+    """Events that a forked child of a step sends are dropped, and do not damage those of the worker."""
     channel = EventChannel()
     run = Runner(FunctionExecutor({"tester": _send_from_a_child}), backend="process", event_tx=channel).run(
         make_specs(2)

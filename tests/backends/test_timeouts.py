@@ -1,4 +1,4 @@
-"""Steps that take too long: stopped, replaced, and told of."""
+"""Steps that take too long: they are stopped and reported, and their worker is replaced."""
 
 from __future__ import annotations
 
@@ -40,25 +40,25 @@ FOREVER_S = 3600.0
 
 MakeRunner = Callable[..., Runner]
 
-# That a pool of one's own cannot be killed is warned of; here it is known.
+# A foreign pool with a timeout causes a warning that it cannot be killed.
 soft = pytest.mark.filterwarnings("ignore:the timeout is a soft one:UserWarning")
 
 
 def hang(spec: AgentStepSpec) -> Any:
-    """Hang until the process ends, or the test lets it go."""
+    """Hang until the process ends or the test sets `RELEASE`."""
     misdeeds.RELEASE.wait(FOREVER_S)
 
 
 def hang_in_c(spec: AgentStepSpec) -> Any:
-    """Hang in a call that holds the interpreter, deaf to everything but SIGKILL."""
+    """Hang in a call that holds the interpreter; only SIGKILL ends it."""
     signal.signal(signal.SIGTERM, signal.SIG_IGN)
     import ctypes
 
     ctypes.PyDLL(None).sleep(int(FOREVER_S))
 
 
-def hang_with_a_family(spec: AgentStepSpec) -> Any:
-    """Start children, grandchildren, some of them in sessions of their own or orphaned, and hang."""
+def hang_with_descendants(spec: AgentStepSpec) -> Any:
+    """Start children and grandchildren, some of them orphaned or in sessions of their own, and hang."""
     leave_pid = f"echo $$ > {spec.description}/$$.pid; exec sleep {FOREVER_S:g}"
     subprocess.Popen(["sh", "-c", leave_pid], start_new_session=True)
     subprocess.Popen(["sh", "-c", f"trap '' TERM; sh -c '{leave_pid}' & wait"])
@@ -80,8 +80,8 @@ def _release() -> Any:
 
 @pytest.mark.usefixtures("_release")
 @pytest.mark.parametrize("backend", ["thread", "process"])
-def test_a_step_that_hangs_is_stopped_and_the_others_are_not(backend: Any, ledger: Ledger) -> None:
-    """An overdue step is `timed_out`; with as many of them as places, every other step still runs, once."""
+def test_only_overdue_steps_are_stopped(backend: Any, ledger: Ledger) -> None:
+    """An overdue step is `timed_out`; even if as many hang as there are places, every other step runs once."""
     specs = make_specs(12)
     slow = {"t0", "t1", "t2", "t6"}
     executor = LedgerExecutor(ledger, dict.fromkeys(slow, hang), concurrency=3)
@@ -103,7 +103,7 @@ def test_a_step_that_hangs_is_stopped_and_the_others_are_not(backend: Any, ledge
 
 
 def test_a_call_into_c_is_stopped(ledger: Ledger) -> None:
-    """A step that holds the interpreter in C and ignores SIGTERM is killed all the same."""
+    """A step that holds the interpreter in C and ignores SIGTERM is killed."""
     executor = LedgerExecutor(ledger, {"t1": hang_in_c}, concurrency=2)
     run = Runner(executor, backend="process", timeout=SHORT_S).run(make_specs(4))
     assert [record.status for record in run.records] == ["succeeded", "timed_out", "succeeded", "succeeded"]
@@ -111,30 +111,30 @@ def test_a_call_into_c_is_stopped(ledger: Ledger) -> None:
 
 @pytest.mark.parametrize("unattended", [False, True])
 def test_the_whole_tree_of_an_overdue_step_is_killed(unattended: bool, tmp_path: Path) -> None:
-    """Children, grandchildren, daemons in sessions of their own: none outlives the step that started it."""
-    specs = [AgentStepSpec("t0", "family", str(tmp_path), ""), AgentStepSpec("t1", "quick", "", "")]
-    executor = FunctionExecutor({"family": hang_with_a_family, "quick": lambda spec: "done"}, concurrency=2)
+    """Children, grandchildren and daemons in sessions of their own are killed with the step that started them."""
+    specs = [AgentStepSpec("t0", "descendants", str(tmp_path), ""), AgentStepSpec("t1", "quick", "", "")]
+    executor = FunctionExecutor({"descendants": hang_with_descendants, "quick": lambda spec: "done"}, concurrency=2)
     runner = Runner(executor, backend="process", timeout=1.5)
     outcomes = list(runner.stream(specs) if unattended else runner.run(specs))
-    family = pids_in(tmp_path, 4)
+    pids = pids_in(tmp_path, 4)
     assert [outcome.success for outcome in outcomes] == [False, True]
-    assert eventually(lambda: not any(map(is_alive, family))), "one of them outlives it"
+    assert eventually(lambda: not any(map(is_alive, pids))), "one of them outlives it"
 
 
-def test_a_crash_takes_the_followers_of_the_worker_along(tmp_path: Path) -> None:
-    """What a step left running in its worker's process group dies when the worker does."""
+def test_a_crash_kills_the_process_group_of_the_worker(tmp_path: Path) -> None:
+    """A process that a step left in the process group of its worker is killed when the worker dies."""
 
     def leave_and_die(spec: AgentStepSpec) -> Any:
         subprocess.Popen(["sh", "-c", f"echo $$ > {spec.description}/$$.pid; exec sleep {FOREVER_S:g}"])
         while not list(Path(spec.description).glob("*.pid")):
-            time.sleep(0.005)  # another process is what is awaited
+            time.sleep(0.005)  # waits for another process
         os._exit(3)
 
     executor = FunctionExecutor({"a": leave_and_die})
     run = Runner(executor, backend="process").run([AgentStepSpec("t", "a", str(tmp_path), "")])
     assert (run.records[0].status, run.records[0].exit_code, run.records[0].signal) == ("crashed", 3, None)
-    (follower,) = pids_in(tmp_path, 1)
-    assert eventually(lambda: not is_alive(follower))
+    (child,) = pids_in(tmp_path, 1)
+    assert eventually(lambda: not is_alive(child))
 
 
 def nap_a_little(spec: AgentStepSpec) -> str:
@@ -144,14 +144,14 @@ def nap_a_little(spec: AgentStepSpec) -> str:
 
 @soft
 def test_the_clock_starts_when_the_step_does(make_runner: MakeRunner) -> None:
-    """Waiting for a place is not running: steps that wait longer than their timeout are not overdue."""
+    """The time that a step waits for a place does not count for its timeout."""
     napping = FunctionExecutor({"tester": nap_a_little})
     run = make_runner(napping, max_concurrency=1, timeout=0.5).run(make_specs(10))
     assert not run.failed
 
 
 class Limits(AgentExecutor):
-    """Takes the limit of a step from its prompt, as a Python expression."""
+    """Evaluates the prompt of a step as a Python expression for its time limit."""
 
     def execute_step(self, spec: AgentStepSpec, event_tx: EventSender | None = None) -> StepOutcome:
         step = current_step()
@@ -168,7 +168,7 @@ class Limits(AgentExecutor):
 @soft
 @pytest.mark.usefixtures("_release")
 def test_the_executor_may_set_limits(make_runner: MakeRunner) -> None:
-    """`timeout_for` goes before the runner's `timeout`; `None` leaves it to that, infinity is no limit."""
+    """`timeout_for` overrides the runner's `timeout`; `None` keeps that, and infinity means no limit."""
     specs = [
         AgentStepSpec("own", "a", "hang", "0.2"),
         AgentStepSpec("other", "a", "", "50"),
@@ -184,7 +184,7 @@ def test_the_executor_may_set_limits(make_runner: MakeRunner) -> None:
 
 
 def test_limits_that_differ_are_all_kept() -> None:
-    """A short limit is kept beside long ones, whatever has been waited for before."""
+    """A step with a short limit is stopped in time, whatever the limits of the other steps are."""
     gate = threading.Event()
 
     def work(spec: AgentStepSpec) -> str:
@@ -209,8 +209,8 @@ def test_limits_that_differ_are_all_kept() -> None:
 
 
 @pytest.mark.parametrize(("limit", "said"), [("1/0", "ZeroDivisionError"), ("-1", "timeout_for"), ("'1'", "str '1'")])
-def test_a_limit_that_cannot_be_meant_costs_its_own_step(limit: str, said: str) -> None:
-    """What `timeout_for` raises or gets wrong is the failure of that step, which does not run."""
+def test_an_invalid_limit_fails_its_own_step(limit: str, said: str) -> None:
+    """If `timeout_for` raises or returns an invalid limit, that step fails and does not run."""
     specs = [AgentStepSpec("bad", "a", "", limit), AgentStepSpec("good", "a", "", "5")]
     run = Runner(Limits()).run(specs)
     assert [outcome.success for outcome in run] == [False, True]
@@ -220,7 +220,7 @@ def test_a_limit_that_cannot_be_meant_costs_its_own_step(limit: str, said: str) 
 
 
 def stop_by_itself(spec: AgentStepSpec) -> str:
-    """Wait to be cancelled, then leave a note."""
+    """Wait to be cancelled, then write a file."""
     step = current_step()
     assert step.cancelled.wait(FOREVER_S)
     assert step.cancelled.is_set()
@@ -230,7 +230,7 @@ def stop_by_itself(spec: AgentStepSpec) -> str:
 
 @pytest.mark.parametrize("backend", ["thread", "process"])
 def test_a_step_can_stop_by_itself(backend: Any, tmp_path: Path) -> None:
-    """`cancelled` is set at the deadline; a step that leaves then is timed out, but keeps its worker alive."""
+    """`cancelled` is set at the deadline; a step that returns then is `timed_out`, but its worker is not killed."""
     note = tmp_path / "note"
     executor = FunctionExecutor({"stop": stop_by_itself, "pid": lambda spec: str(os.getpid())})
     specs = [AgentStepSpec("t0", "stop", str(note), ""), AgentStepSpec("t1", "pid", "", "")]
@@ -243,28 +243,28 @@ def test_a_step_can_stop_by_itself(backend: Any, tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("backend", ["thread", "process"])
 def test_current_step(backend: Any) -> None:
-    """A step can ask who it is, in coroutines too; its `wait` returns false when nothing happens."""
+    """A step can get its own data, in coroutines too; `cancelled.wait` returns false after its timeout."""
 
-    async def who(spec: AgentStepSpec) -> Any:
+    async def describe(spec: AgentStepSpec) -> Any:
         import asyncio
 
         step = await asyncio.to_thread(current_step)
         return [step.spec == spec, step.index, step.attempt, step.deadline, step.cancelled.wait(0.001)]
 
-    run = Runner(FunctionExecutor({"tester": who}), backend=backend).run(make_specs(3))
+    run = Runner(FunctionExecutor({"tester": describe}), backend=backend).run(make_specs(3))
     assert [outcome.structured for outcome in run] == [[True, index, 1, None, False] for index in range(3)]
 
 
 def test_current_step_outside_of_a_step() -> None:
-    """Nobody is running a step here, before or after a run."""
+    """`current_step()` raises an error outside of a step, before and after a run."""
     for _ in range(2):
         with pytest.raises(RuntimeError, match="no step is running here"):
             current_step()
         Runner(FunctionExecutor({"tester": lambda spec: ""})).run(make_specs(1))
 
 
-def test_timeouts_are_kept_while_the_consumer_is_away(ledger: Ledger) -> None:
-    """A hung worker is killed at its deadline also while nobody asks for the next outcome."""
+def test_an_overdue_worker_is_killed_while_the_consumer_is_busy(ledger: Ledger) -> None:
+    """A worker is killed at its deadline, even if the consumer does not ask for the next outcome."""
     executor = LedgerExecutor(ledger, {"t1": hang}, concurrency=2)
     stream = Runner(executor, backend="process", timeout=0.5).stream(make_specs(3), order="completion")
     assert next(stream).success
@@ -280,8 +280,8 @@ def _workers() -> set[int]:
     return {child.pid for child in multiprocessing.active_children() if child.pid is not None}
 
 
-def test_an_abandoned_thread_changes_nothing_when_it_ends(ledger: Ledger) -> None:
-    """What an abandoned step returns at last goes nowhere, though the step is being tried again meanwhile."""
+def test_the_late_result_of_an_abandoned_thread_is_dropped(ledger: Ledger) -> None:
+    """The late result of an abandoned attempt is dropped, even if the next attempt is still running."""
     gates = [threading.Event(), threading.Event()]
     ended = threading.Event()
 
@@ -304,7 +304,7 @@ def test_an_abandoned_thread_changes_nothing_when_it_ends(ledger: Ledger) -> Non
 
 
 def test_teardown_comes_after_abandoned_threads() -> None:
-    """`setup` and `teardown` run once each, also when every thread of the run was abandoned."""
+    """`setup` and `teardown` run once each, even if every thread of the run was abandoned."""
     calls = []
 
     class Hooked(AgentExecutor):
@@ -324,7 +324,7 @@ def test_teardown_comes_after_abandoned_threads() -> None:
 
 
 def test_a_script_with_abandoned_threads_ends(tmp_path: Path) -> None:
-    """Threads that sleep for ever do not keep the interpreter from exiting."""
+    """Abandoned threads do not keep the interpreter from exiting."""
     script = tmp_path / "script.py"
     script.write_text(
         "import time\n"
@@ -339,8 +339,8 @@ def test_a_script_with_abandoned_threads_ends(tmp_path: Path) -> None:
     assert (done.returncode, done.stdout, done.stderr) == (0, "8 timed_out\n", "")
 
 
-def test_events_of_an_abandoned_step_come_no_more() -> None:
-    """What a step sends after it was given up has no place behind its end."""
+def test_late_events_of_an_abandoned_step_are_dropped() -> None:
+    """Events that a step sends after it was given up are dropped: its end event is the last."""
     sent = threading.Event()
 
     def late(spec: AgentStepSpec, event_tx: Any) -> str:
@@ -362,20 +362,20 @@ def test_events_of_an_abandoned_step_come_no_more() -> None:
 
 
 def test_a_long_spec_is_read_before_the_clock_starts() -> None:
-    """Sending a hundred megabytes takes its time, and is not the step's."""
+    """The time to send a hundred megabytes does not count for the timeout of the step."""
     specs = [AgentStepSpec("t", "tester", "", "x" * 100_000_000)]
     executor = FunctionExecutor({"tester": lambda spec: str(len(spec.prompt))})
     run = Runner(executor, backend="process", timeout=0.3).run(specs)
     assert run[0].output == "100000000"
 
 
-# Pools of somebody else -----------------------------------------------------------------------------------------------
+# Foreign pools --------------------------------------------------------------------------------------------------------
 
 
 @pytest.mark.usefixtures("_release")
 @pytest.mark.parametrize("pool_type", [ThreadPoolExecutor, ProcessPoolExecutor])
 def test_a_foreign_pool_has_a_soft_timeout(pool_type: Any) -> None:
-    """An overdue step of a pool that cannot be killed is reported at its deadline, and warned of beforehand."""
+    """On a foreign pool an overdue step is reported at its deadline; the runner warns that it cannot be stopped."""
     executor = FunctionExecutor({"tester": lambda spec: misdeeds.RELEASE.wait(1.5) or "late"}, concurrency=1)
     with pool_type(2) as pool:
         with pytest.warns(UserWarning, match=rf"soft one.*{pool_type.__name__} cannot stop a step") as warned:
@@ -388,7 +388,7 @@ def test_a_foreign_pool_has_a_soft_timeout(pool_type: Any) -> None:
 
 
 @soft
-def test_what_a_foreign_pool_did_in_time_counts_however_late_it_is_asked_for() -> None:
+def test_steps_of_a_foreign_pool_that_end_in_time_succeed() -> None:
     """Neither a slow consumer, nor `setup`, nor waiting for a place in the pool makes a step overdue."""
 
     class SlowToStart(FunctionExecutor):
@@ -399,31 +399,31 @@ def test_what_a_foreign_pool_did_in_time_counts_however_late_it_is_asked_for() -
         runner = Runner(SlowToStart({"tester": lambda spec: "fine"}), backend=pool, timeout=0.2)
         for outcome in runner.stream(make_specs(4)):
             assert outcome.success
-            time.sleep(0.3)  # a consumer that takes its time
+            time.sleep(0.3)  # a slow consumer
     with ProcessPoolExecutor(1) as processes:
         napping = FunctionExecutor({"tester": nap_a_little})
         assert not Runner(napping, backend=processes, timeout=0.6, max_concurrency=8).run(make_specs(12)).failed
 
 
 def test_no_warning_without_a_timeout() -> None:
-    """A pool of one's own is warned of only where it matters."""
+    """Without a timeout a foreign pool causes no warning."""
     with ThreadPoolExecutor(1) as pool:
         Runner(FunctionExecutor({}), backend=pool)
 
 
-# Bad input ------------------------------------------------------------------------------------------------------------
+# Invalid arguments ----------------------------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize("timeout", [0, -1, math.nan, "5", True, [1], 0.0, -(10**400)])
-def test_a_timeout_that_cannot_be_meant_is_refused(timeout: Any) -> None:
-    """A timeout is a number of seconds greater than 0; what came is named, before anything runs."""
+def test_an_invalid_timeout_is_refused(timeout: Any) -> None:
+    """A timeout must be a number of seconds greater than 0; the error names the value before any step runs."""
     with pytest.raises(OptionError, match=r"timeout must be a number of seconds greater than 0, got "):
         Runner(FunctionExecutor({}), timeout=timeout)
 
 
 @pytest.mark.parametrize("timeout", [1, 0.5, 1e300, 10**400, math.inf, None])
-def test_a_timeout_that_can_be_meant(timeout: Any) -> None:
-    """Whole and fractional seconds, and any time, however it is said."""
+def test_a_valid_timeout_is_accepted(timeout: Any) -> None:
+    """Ints and floats are accepted, also very large ones, infinity and `None`."""
     for backend in ("thread", ProcessBackend()):
         assert Runner(FunctionExecutor({"tester": lambda spec: ""}), backend=backend, timeout=timeout).run(
             make_specs(2)

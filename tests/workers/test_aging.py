@@ -1,4 +1,4 @@
-"""Workers that are replaced after some steps, and workers that never come to life."""
+"""Workers that are replaced after a number of steps, and workers that die while they start."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ TELL_PID = FunctionExecutor({"tester": lambda spec: str(os.getpid())})
 
 @pytest.mark.parametrize("limit", [1, 3])
 @pytest.mark.parametrize("streams", [False, True])
-def test_a_worker_is_replaced_after_so_many_steps(limit: int, streams: bool, ledger: Ledger) -> None:
+def test_a_worker_is_replaced_after_max_tasks_per_child_steps(limit: int, streams: bool, ledger: Ledger) -> None:
     """No worker runs more than `max_tasks_per_child` steps; every step runs once."""
 
     def work(spec: AgentStepSpec) -> str:
@@ -35,8 +35,8 @@ def test_a_worker_is_replaced_after_so_many_steps(limit: int, streams: bool, led
     assert ledger.counts() == {spec.task_id: 1 for spec in specs}
 
 
-def test_the_replacement_starts_ahead(ledger: Ledger) -> None:
-    """While a worker is at its last step, the one that is to follow it gets ready."""
+def test_a_replacement_starts_before_the_last_step_ends(ledger: Ledger) -> None:
+    """While a worker runs its last step, the worker that replaces it starts."""
 
     class Watching(AgentExecutor):
         def setup(self) -> None:
@@ -44,7 +44,7 @@ def test_the_replacement_starts_ahead(ledger: Ledger) -> None:
 
         def execute_step(self, spec: AgentStepSpec, event_tx: EventSender | None = None) -> StepOutcome:
             while ledger.counts()["setup"] <= (spec.max_steps or 0):
-                time.sleep(0.005)  # another process is what is awaited
+                time.sleep(0.005)  # waits for another process
             return StepOutcome.completed(spec, "")
 
     specs = [spec.with_max_steps(number + 1) for number, spec in enumerate(make_specs(4))]
@@ -67,8 +67,8 @@ def test_no_more_steps_run_at_once_while_workers_are_replaced(ledger: Ledger, tm
     assert {int(outcome.output) for outcome in run} <= {1, 2}
 
 
-def test_every_worker_tears_down(ledger: Ledger) -> None:
-    """Those that have had their last step, too, though their `teardown` takes until after the end of the run."""
+def test_every_replaced_worker_tears_down(ledger: Ledger) -> None:
+    """`teardown` runs to its end also in replaced workers, even if it ends after the last step of the run."""
 
     class Closing(AgentExecutor):
         def setup(self) -> None:
@@ -78,7 +78,7 @@ def test_every_worker_tears_down(ledger: Ledger) -> None:
             return StepOutcome.completed(spec, str(os.getpid()))
 
         def teardown(self) -> None:
-            time.sleep(0.2)  # what is awaited is that nobody cuts it short
+            time.sleep(0.2)  # long enough to be cut short, if that happened
             ledger.note(f"teardown-{os.getpid()}")
 
     run = Runner(Closing(), backend=ProcessBackend(max_tasks_per_child=2), max_concurrency=2).run(make_specs(6))
@@ -86,29 +86,29 @@ def test_every_worker_tears_down(ledger: Ledger) -> None:
         assert ledger.counts()[f"teardown-{outcome.output}"] == 1
 
 
-def test_calls_age_as_well() -> None:
-    """`submit` keeps to the limit like steps do."""
+def test_calls_count_for_the_limit() -> None:
+    """A worker runs at most `max_tasks_per_child` calls of `submit`."""
     with ProcessBackend(1, max_tasks_per_child=2) as backend:
         pids = [backend.submit(os.getpid).result(60) for _ in range(6)]
     assert max(Counter(pids).values()) <= 2
 
 
-def test_warm_workers_grow_older_from_run_to_run() -> None:
-    """A worker that is kept between runs is not rejuvenated by that."""
+def test_the_count_of_a_warm_worker_goes_on_in_the_next_run() -> None:
+    """The steps of all runs of a worker that is kept between them count for the limit."""
     with Runner(TELL_PID, backend=ProcessBackend(max_tasks_per_child=4), max_concurrency=1) as runner:
         pids = [outcome.output for _ in range(3) for outcome in runner.run(make_specs(3))]
     assert max(Counter(pids).values()) <= 4
 
 
 @pytest.mark.parametrize("limit", [0, -1, True, 2.0, "3"])
-def test_a_limit_that_cannot_be_meant_is_refused(limit: Any) -> None:
-    """It is a number of steps."""
+def test_an_invalid_max_tasks_per_child_is_refused(limit: Any) -> None:
+    """`max_tasks_per_child` must be an int of at least 1."""
     with pytest.raises(OptionError, match="max_tasks_per_child must be an int of at least 1"):
         ProcessBackend(max_tasks_per_child=limit)
 
 
-def test_a_capture_that_cannot_be_meant_is_refused() -> None:
-    """It is yes or no."""
+def test_an_invalid_capture_output_is_refused() -> None:
+    """`capture_output` must be a bool."""
     with pytest.raises(OptionError, match="capture_output must be a bool, got str 'yes'"):
         ProcessBackend(capture_output="yes")  # type: ignore[arg-type]
 
@@ -129,8 +129,8 @@ class DiesAtStart(AgentExecutor):
         return StepOutcome.completed(spec, "done")
 
 
-def test_workers_that_die_at_start_up_are_given_up(ledger: Ledger) -> None:
-    """After three deaths in a row no more are started; what was done stays, the rest has the worker's own error."""
+def test_no_more_workers_start_after_three_deaths_at_start(ledger: Ledger) -> None:
+    """After three deaths in a row no more workers start; the steps that are left fail with the cause."""
     run = Runner(DiesAtStart(ledger, good_starts=1), backend="process", max_concurrency=1).run(make_specs(8))
     assert [record.status for record in run.records] == ["succeeded"] * 2 + ["crashed"] * 6
     assert ledger.counts()["start"] == 1 + 3

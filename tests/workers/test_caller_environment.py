@@ -1,4 +1,4 @@
-"""Starting workers changes nothing that belongs to the calling program, not even for a moment."""
+"""Starting workers changes nothing that belongs to the calling program, not even for a short time."""
 
 from __future__ import annotations
 
@@ -51,7 +51,7 @@ def run_at_once(callers, make_runner):
 def make_runner():
     return Runner(FunctionExecutor({"tester": lambda spec: spec.prompt}), backend="process", max_concurrency=1)
 
-# Where standard output is not to be had, too.
+# Works without a standard output, too.
 def report(text):
     with open("report", "w") as file:
         file.write(text)
@@ -102,8 +102,8 @@ def test_threads_that_start_workers_together_leave_the_environment_alone(warning
     ],
     ids=["none", "closed", "descriptors closed"],
 )
-def test_streams_that_are_not_to_be_had_are_not_replaced(loss: str, tmp_path: Path) -> None:
-    """A caller whose standard streams do not work keeps them as they are while its workers start, and they do start."""
+def test_unusable_standard_streams_are_not_replaced(loss: str, tmp_path: Path) -> None:
+    """Workers start though the standard streams of the caller are closed or `None`, and these stay as they are."""
     reported, _ = run_script(
         tmp_path,
         f"""
@@ -111,15 +111,15 @@ def test_streams_that_are_not_to_be_had_are_not_replaced(loss: str, tmp_path: Pa
         watch_the_program()
         statuses = run_at_once(2, make_runner)
         report(f"{{statuses}} {{changes}}")
-        # What could not be written is not to be tried again at exit.
+        # A normal exit would try again to write what could not be written.
         os._exit(0)
         """,
     )
     assert reported == f"{['succeeded'] * 4} []"
 
 
-def test_a_step_with_workers_of_its_own_leaves_its_environment_alone(tmp_path: Path) -> None:
-    """The same holds in a worker whose step runs a fan-out of its own."""
+def test_a_nested_run_leaves_the_environment_of_its_worker_alone(tmp_path: Path) -> None:
+    """No variable is set in a worker whose step starts workers of its own."""
     reported, printed = run_script(
         tmp_path,
         """
@@ -161,16 +161,16 @@ report(str([record.status for record in runner.run(make_specs(2)).records]))
     ],
     ids=["plain", "always", "error", "environment", "dev"],
 )
-def test_semaphores_of_killed_workers_are_no_warning(
+def test_semaphores_of_killed_workers_cause_no_warning(
     options: tuple[str, ...], environment: dict[str, str], tmp_path: Path
 ) -> None:
-    """Whatever filters the program was started with, it ends without a word of what a dead worker has left."""
+    """With any warning filters, the program prints nothing about semaphores that dead workers have left."""
     reported, printed = run_script(tmp_path, LEAKING, *options, **environment)
     assert (reported, printed) == (str(["crashed"] * 2), "")
 
 
-def test_trackers_that_run_already_are_used(tmp_path: Path) -> None:
-    """A program that has started its resource trackers before keeps them, and each is started once."""
+def test_running_resource_trackers_are_used(tmp_path: Path) -> None:
+    """A resource tracker that the program has started before is kept, and each tracker is started once."""
     reported, printed = run_script(
         tmp_path,
         """
@@ -193,8 +193,8 @@ def test_trackers_that_run_already_are_used(tmp_path: Path) -> None:
     assert (reported, printed) == ("True True 2", "")
 
 
-def test_the_signal_mask_is_as_before(tmp_path: Path) -> None:
-    """A thread that has SIGTERM blocked has it blocked still after it has started workers."""
+def test_the_signal_mask_of_the_caller_stays_the_same(tmp_path: Path) -> None:
+    """A thread that has blocked SIGTERM has it still blocked after it has started workers."""
     reported, _ = run_script(
         tmp_path,
         """

@@ -1,6 +1,7 @@
-"""The crash cases of loky's own tests, on processes that are not to break: four ways to go wrong in four places each.
+"""The crash cases of loky's own tests, on the process backend: four kinds of failure in four places each.
 
-One that is not here cannot be contained: a result that loads in its worker, and then kills the process that asked.
+One case is missing because it cannot be contained: a result that loads in its worker and kills the caller when it loads
+it.
 """
 
 from __future__ import annotations
@@ -22,7 +23,7 @@ from fanout_sync import AgentStepSpec, ProcessBackend
 
 
 class AtLoad:
-    """Does something when it is unpickled, and is nothing more than what that returns."""
+    """Calls a function when it is unpickled, and is unpickled to what that returns."""
 
     def __init__(self, do: Callable[..., Any], *args: Any) -> None:
         self.do = do
@@ -33,7 +34,7 @@ class AtLoad:
 
 
 class AtDump(AtLoad):
-    """Does something when it is pickled."""
+    """Calls a function when it is pickled."""
 
     def __reduce__(self) -> Any:
         return self.do(*self.args)
@@ -65,7 +66,7 @@ PLACES: dict[str, Callable[[Callable[[], None]], tuple[Any, ...]]] = {
     "result pickle": lambda do: (AtDump, do),
     "result unpickle": lambda do: (AtLoad, do),
 }
-"""Where it goes wrong, as what to submit."""
+"""The arguments of `submit` for each place."""
 
 WAYS: dict[str, tuple[Callable[[], None], type[BaseException], str]] = {
     "error": (_raise, RuntimeError, "^of its own$"),
@@ -73,7 +74,7 @@ WAYS: dict[str, tuple[Callable[[], None], type[BaseException], str]] = {
     "C exit": (_exit_in_c, BrokenExecutor, "exited with code 1$"),
     "segfault": (_segfault, BrokenExecutor, "killed by SIGSEGV$"),
 }
-"""How it goes wrong, and what the future is to have for it."""
+"""The kinds of failure: what to call, and the exception that the future must have."""
 
 
 def _wait_for(path: str) -> str:
@@ -91,8 +92,8 @@ def _submit_numbers(backend: Executor) -> list[Future[int]]:
 
 @pytest.mark.parametrize("way", WAYS)
 @pytest.mark.parametrize("place", PLACES)
-def test_one_future_fails_and_no_other_notices(place: str, way: str, tmp_path: Path) -> None:
-    """The culprit's future says what happened; calls before, beside and after it succeed, and more can be submitted."""
+def test_a_failing_call_fails_its_own_future_only(place: str, way: str, tmp_path: Path) -> None:
+    """The future of the failing call says what happened; calls before, beside and after it succeed."""
     do, kind, text = WAYS[way]
     beside_it = str(tmp_path / "go on")
     with ProcessBackend(2) as backend:
@@ -120,8 +121,8 @@ def _make_trap(do: Callable[[], None]) -> AtLoad:
 
 
 @pytest.mark.parametrize("way", ["error", "exit"])
-def test_a_result_that_goes_wrong_in_the_caller_alone(way: str) -> None:
-    """A result that its worker can load and its caller cannot costs its future: no thread of ours dies of it."""
+def test_a_result_that_fails_to_load_in_the_caller_fails_its_own_future_only(way: str) -> None:
+    """A result that its worker can load and the caller cannot is the exception of its future; other calls go on."""
     do, kind, text = WAYS[way]
     with ProcessBackend(1) as backend:
         before = _submit_numbers(backend)

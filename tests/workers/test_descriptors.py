@@ -1,4 +1,4 @@
-"""When descriptors run out, whatever was being started is given back, and the program can go on."""
+"""When descriptors run out, those of failed starts are closed, and the program can go on."""
 
 from __future__ import annotations
 
@@ -34,7 +34,7 @@ def descriptors():
     for name in os.listdir("/proc/self/fd"):
         try:
             found[int(name)] = os.readlink(f"/proc/self/fd/{name}")
-        except FileNotFoundError:  # the one that listed them
+        except FileNotFoundError:  # the descriptor that listed the folder
             pass
     return found
 
@@ -75,16 +75,16 @@ def run_script(tmp_path: Path, source: str) -> str:
 
 @pytest.mark.parametrize("captures", [False, True])
 @pytest.mark.parametrize("is_first", [False, True], ids=["later worker", "first worker"])
-def test_a_worker_that_cannot_be_started_leaves_no_descriptor(captures: bool, is_first: bool, tmp_path: Path) -> None:
-    """However many descriptors are left, a start that fails says so and leaves as many open as before."""
-    told = run_script(
+def test_a_failed_start_of_a_worker_leaves_no_descriptor(captures: bool, is_first: bool, tmp_path: Path) -> None:
+    """With any number of descriptors left, a start that fails raises an error and leaves as many open as before."""
+    printed = run_script(
         tmp_path,
         f"""
         from loky.backend import resource_tracker as loky_tracker
         from multiprocessing import resource_tracker as multiprocessing_tracker
 
         def kept():
-            \"\"\"Return what stays open rightly, being used by all workers to come.\"\"\"
+            \"\"\"Return the descriptors that may stay open, because all later workers use them.\"\"\"
             return {{loky_tracker._resource_tracker._fd, multiprocessing_tracker._resource_tracker._fd}}
 
         if not {is_first}:
@@ -108,13 +108,13 @@ def test_a_worker_that_cannot_be_started_leaves_no_descriptor(captures: bool, is
         print(room == failures > 5)
         """,
     )
-    assert told == "True\n"
+    assert printed == "True\n"
 
 
 @pytest.mark.parametrize("room", [3, 6, 9, 12])
-def test_a_run_without_descriptors_is_over_and_the_next_one_is_as_ever(room: int, tmp_path: Path) -> None:
+def test_a_run_without_descriptors_fails_and_the_next_one_works(room: int, tmp_path: Path) -> None:
     """Steps fail with the reason, no descriptor and no process is left, and the runner can be used again."""
-    told = run_script(
+    printed = run_script(
         tmp_path,
         f"""
         runner = Runner(
@@ -131,14 +131,14 @@ def test_a_run_without_descriptors_is_over_and_the_next_one_is_as_ever(room: int
         """,
     )
     reason = "OSError[Errno 24] Too many open files"
-    assert told == f"{ {reason} }\nTrue []\n['0', '1', '2']\n"
+    assert printed == f"{ {reason} }\nTrue []\n['0', '1', '2']\n"
 
 
 @pytest.mark.parametrize("room", [0, 1, 2])
 @pytest.mark.parametrize("call", ["runner.run(make_specs(3))", "list(runner.stream(make_specs(3)))"])
-def test_warm_workers_are_ended_where_no_run_can_begin(call: str, room: int, tmp_path: Path) -> None:
-    """A run on warm workers that cannot even begin raises the error, ends them, and the runner can be used again."""
-    told = run_script(
+def test_warm_workers_are_ended_when_a_run_cannot_begin(call: str, room: int, tmp_path: Path) -> None:
+    """A run that cannot take over its warm workers raises the error and ends them; the runner can be used again."""
+    printed = run_script(
         tmp_path,
         f"""
         outside = descriptors()
@@ -152,16 +152,16 @@ def test_warm_workers_are_ended_where_no_run_can_begin(call: str, room: int, tmp
             leave_any()
             print(multiprocessing.active_children())
             print([outcome.output for outcome in runner.run(make_specs(2))])
-        # The two trackers are for all workers to come.
+        # All later workers use the two resource trackers.
         print(multiprocessing.active_children(), len(descriptors()) - len(outside) <= 2)
         """,
     )
-    assert told == "True\n[]\n['0', '1']\n[] True\n"
+    assert printed == "True\n[]\n['0', '1']\n[] True\n"
 
 
-def test_warm_workers_are_ended_though_there_is_nothing_to_wait_with(tmp_path: Path) -> None:
-    """The end of a runner's `with` block leaves no worker behind where no descriptor is left."""
-    told = run_script(
+def test_warm_workers_are_ended_without_any_descriptor(tmp_path: Path) -> None:
+    """The end of a runner's `with` block leaves no worker behind, even if no descriptor is left to wait with."""
+    printed = run_script(
         tmp_path,
         """
         with Runner(FunctionExecutor({"tester": agent}), backend="process", max_concurrency=2) as runner:
@@ -171,12 +171,12 @@ def test_warm_workers_are_ended_though_there_is_nothing_to_wait_with(tmp_path: P
         print(multiprocessing.active_children())
         """,
     )
-    assert told == "[]\n"
+    assert printed == "[]\n"
 
 
-def test_an_overdue_step_is_killed_where_no_descriptor_is_left(tmp_path: Path) -> None:
-    """A step whose time is up is killed and reported though /proc cannot be read to look for what it has started."""
-    told = run_script(
+def test_an_overdue_step_is_killed_without_any_descriptor(tmp_path: Path) -> None:
+    """An overdue step is killed and reported, even if /proc cannot be read to find what it has started."""
+    printed = run_script(
         tmp_path,
         """
         class Listener:
@@ -194,11 +194,11 @@ def test_an_overdue_step_is_killed_where_no_descriptor_is_left(tmp_path: Path) -
         print([record.status for record in run.records], multiprocessing.active_children())
         """,
     )
-    assert told == "['timed_out'] []\n"
+    assert printed == "['timed_out'] []\n"
 
 
-class Reluctant(selectors.DefaultSelector):
-    """A selector that refuses one registration, as a kernel does that watches no more descriptors."""
+class RefusingOnce(selectors.DefaultSelector):
+    """A selector that refuses one registration, like a kernel that watches no more descriptors."""
 
     refused = 0
     count = 0
@@ -211,10 +211,10 @@ class Reluctant(selectors.DefaultSelector):
 
 
 @pytest.fixture
-def reluctant(monkeypatch: pytest.MonkeyPatch) -> type[Reluctant]:
-    monkeypatch.setattr(Reluctant, "count", 0)
-    monkeypatch.setattr(selectors, "DefaultSelector", Reluctant)
-    return Reluctant
+def refusing(monkeypatch: pytest.MonkeyPatch) -> type[RefusingOnce]:
+    monkeypatch.setattr(RefusingOnce, "count", 0)
+    monkeypatch.setattr(selectors, "DefaultSelector", RefusingOnce)
+    return RefusingOnce
 
 
 def open_descriptors() -> list[str]:
@@ -223,9 +223,9 @@ def open_descriptors() -> list[str]:
 
 @pytest.mark.parametrize("refused", [2, 3, 4, 5], ids=["link", "pidfd", "stdout", "stderr"])
 def test_a_worker_that_cannot_be_watched_is_ended(
-    refused: int, reluctant: type[Reluctant], monkeypatch: pytest.MonkeyPatch
+    refused: int, refusing: type[RefusingOnce], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """A new worker whose descriptors the system does not watch is ended and another one started."""
+    """A new worker whose descriptors the system does not watch is ended, and another one is started."""
     runner = Runner(
         FunctionExecutor({"tester": lambda spec: spec.prompt}),
         backend=ProcessBackend(capture_output=True),
@@ -233,8 +233,8 @@ def test_a_worker_that_cannot_be_watched_is_ended(
     )
     runner.run(make_specs(1))
     before = open_descriptors()
-    monkeypatch.setattr(reluctant, "count", 0)
-    monkeypatch.setattr(reluctant, "refused", refused)
+    monkeypatch.setattr(refusing, "count", 0)
+    monkeypatch.setattr(refusing, "refused", refused)
     assert [outcome.output for outcome in runner.run(make_specs(2))] == ["0", "1"]
     assert open_descriptors() == before
     assert multiprocessing.active_children() == []
@@ -242,9 +242,9 @@ def test_a_worker_that_cannot_be_watched_is_ended(
 
 @pytest.mark.parametrize("refused", [1, 2, 3, 4, 5], ids=["wake pipe", "link", "pidfd", "link 2", "pidfd 2"])
 def test_warm_workers_that_cannot_be_watched_are_ended(
-    refused: int, reluctant: type[Reluctant], monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+    refused: int, refusing: type[RefusingOnce], monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
-    """If a run cannot take up its warm workers, it raises the error, ends all of them and leaves nothing open."""
+    """If a run cannot watch its warm workers, it raises the error, ends all of them and leaves nothing open."""
     os.mkfifo(tmp_path / "meeting")
 
     def meet(spec: AgentStepSpec) -> str:
@@ -257,8 +257,8 @@ def test_warm_workers_that_cannot_be_watched_are_ended(
     before = open_descriptors()
     with Runner(executor, backend="process", max_concurrency=2) as runner:
         runner.run(make_specs(2))
-        monkeypatch.setattr(reluctant, "count", 0)
-        monkeypatch.setattr(reluctant, "refused", refused)
+        monkeypatch.setattr(refusing, "count", 0)
+        monkeypatch.setattr(refusing, "refused", refused)
         with pytest.raises(OSError, match="No space left"):
             runner.run(make_specs(2))
         assert multiprocessing.active_children() == []
@@ -267,8 +267,8 @@ def test_warm_workers_that_cannot_be_watched_are_ended(
     assert open_descriptors() == before
 
 
-def test_pipes_for_output_are_given_back(monkeypatch: pytest.MonkeyPatch) -> None:
-    """If there is a pipe for one stream and none for the other, the first one is closed."""
+def test_a_pipe_for_one_stream_alone_is_closed(monkeypatch: pytest.MonkeyPatch) -> None:
+    """If the pipe for the second stream cannot be opened, the first one is closed."""
     open_pipe = os.pipe
     opened: list[tuple[int, int]] = []
 

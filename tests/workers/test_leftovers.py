@@ -1,4 +1,4 @@
-"""Nothing is left behind: when the caller is killed, when workers are killed at random, when a run is over."""
+"""Nothing is left behind when the caller is killed, when workers are killed at random, and after a run."""
 
 from __future__ import annotations
 
@@ -50,8 +50,8 @@ HANGS = {
 
 @pytest.mark.parametrize("hang", HANGS)
 @pytest.mark.parametrize("hold_s", [0, 3600], ids=["caller waits", "caller reads its input"])
-def test_when_the_caller_is_killed_everything_goes_with_it(hang: str, hold_s: int, tmp_path: Path) -> None:
-    """After SIGKILL to the caller no worker and nothing that a step had started is left, in the middle of steps."""
+def test_all_descendants_of_a_killed_caller_are_killed(hang: str, hold_s: int, tmp_path: Path) -> None:
+    """After SIGKILL to the caller in the middle of steps, no worker and no process that a step has started is left."""
     script = tmp_path / "script.py"
     script.write_text(SCRIPT.replace("HANG", HANGS[hang]).replace("HOLD_S", str(hold_s)))
     with subprocess.Popen([sys.executable, "-W", "error", script, tmp_path], stderr=subprocess.PIPE) as caller:
@@ -63,8 +63,8 @@ def test_when_the_caller_is_killed_everything_goes_with_it(hang: str, hold_s: in
 
 
 @pytest.mark.parametrize("backend", ["thread", "process"])
-def test_a_process_that_goes_on_holds_nothing_more(backend: Any) -> None:
-    """Many runs with faults leave no thread, descriptor or child behind."""
+def test_many_runs_leave_no_thread_descriptor_or_child(backend: Any) -> None:
+    """After many runs with failing steps the process has no more threads, descriptors or children than before."""
     executor = FunctionExecutor({"tester": lambda spec: 1 / (int(spec.prompt) % 3)}, concurrency=3)
 
     def held_after(count: int) -> tuple[int, ...]:
@@ -78,8 +78,8 @@ def test_a_process_that_goes_on_holds_nothing_more(backend: Any) -> None:
     assert all(now <= then for now, then in zip(held_after(20), before, strict=True))
 
 
-def test_what_setup_has_started_goes_as_well(tmp_path: Path) -> None:
-    """A worker that is killed in the middle of `setup` takes along what that has started."""
+def test_processes_that_setup_has_started_are_killed(tmp_path: Path) -> None:
+    """When a worker is killed in the middle of `setup`, the processes that `setup` has started are killed as well."""
 
     class Starting(FunctionExecutor):
         def setup(self) -> None:
@@ -116,8 +116,8 @@ print([record.status for record in run.records])
 """
 
 
-def test_no_warning_of_leaked_semaphores(tmp_path: Path) -> None:
-    """A step that is killed with semaphores of its own costs the caller no warning when it exits."""
+def test_semaphores_of_killed_steps_cause_no_warning_at_exit(tmp_path: Path) -> None:
+    """The caller prints no warning at exit about semaphores of steps that were killed."""
     script = tmp_path / "script.py"
     script.write_text(LEAKY)
     done = subprocess.run([sys.executable, script], capture_output=True, text=True, timeout=HANG_BOUND_S, check=False)
@@ -125,8 +125,8 @@ def test_no_warning_of_leaked_semaphores(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("backend", ["thread", "process"])
-def test_the_end_of_with_ends_open_streams(backend: Any, ledger: Ledger) -> None:
-    """A stream that is still referenced when its runner's `with` is left gives no more, and runs no more."""
+def test_the_end_of_the_with_block_ends_open_streams(backend: Any, ledger: Ledger) -> None:
+    """A stream that is open when the `with` block of its runner ends yields no more outcomes and runs no more steps."""
     with Runner(LedgerExecutor(ledger, concurrency=1), backend=backend) as runner:
         stream = runner.stream(make_specs(50))
         assert next(stream).success
@@ -141,13 +141,13 @@ STEPS, WORKERS, KILLS = 2000, 4, 20
 
 
 def answer_at_length(spec: AgentStepSpec) -> Any:
-    """Answer; now and then with so much that a death may come in the middle of it."""
+    """Answer; every tenth answer is so long that the worker may be killed while it sends it."""
     return StepOutcome.completed(spec, spec.prompt * (200_000 if int(spec.prompt) % 10 == 0 else 1))
 
 
 @pytest.mark.parametrize("streams", [False, True])
-def test_chaos(streams: bool, ledger: Ledger) -> None:
-    """2 000 steps while workers are killed at random: one outcome each, and what did not crash ran exactly once."""
+def test_random_deaths_cost_only_the_steps_that_were_running(streams: bool, ledger: Ledger) -> None:
+    """Each of 2 000 steps has one outcome though workers are killed; steps that did not crash ran exactly once."""
     chance = random.Random(20)
     is_over = threading.Event()
     killed: list[int] = []

@@ -1,4 +1,4 @@
-"""Where the system gives no more threads, the caller hears of it, nothing is left behind, and all can be used again."""
+"""When the system has no more threads, the caller gets the error, nothing is left behind, and a later call works."""
 
 from __future__ import annotations
 
@@ -82,7 +82,7 @@ CALLS: dict[str, Callable[[Runner], Any]] = {
 @pytest.mark.parametrize("call", [call for call in CALLS if call != "run"])  # which needs no thread
 @pytest.mark.parametrize("is_warm", [True, False], ids=["warm", "cold"])
 def test_a_call_on_processes_raises_the_error_and_ends_the_workers(call: str, is_warm: bool) -> None:
-    """No thread to look after the workers: that error is raised, no worker is left, and the runner works again."""
+    """If the watcher thread cannot start, its error is raised, no worker is left, and the runner works again."""
     executor = FunctionExecutor({"tester": answer})
     Runner(executor, backend="process", max_concurrency=2).run(make_specs(1))
     before = open_descriptors()
@@ -100,8 +100,8 @@ def test_a_call_on_processes_raises_the_error_and_ends_the_workers(call: str, is
     assert open_descriptors() == before
 
 
-def test_what_could_not_be_ordered_is_not_done_later() -> None:
-    """An order whose thread cannot be started is refused with that error; the next one starts the thread."""
+def test_an_action_that_was_refused_is_not_called_later() -> None:
+    """If the watcher thread cannot start, `do` raises the error; the next `do` starts the thread."""
     done: list[str] = []
     lanes = Lanes(1, b"")
     watcher = WatcherThread(lanes, lambda: None, lambda error: done.append(str(error)))
@@ -114,7 +114,7 @@ def test_what_could_not_be_ordered_is_not_done_later() -> None:
     lanes.abort()
 
 
-def test_a_call_that_cannot_be_submitted_to_processes() -> None:
+def test_a_call_that_cannot_be_submitted_to_processes_is_not_run_later() -> None:
     """`submit` raises the error and schedules nothing; the next call is run, and nothing stays open in the end."""
     Runner(FunctionExecutor({"tester": answer}), backend="process").run(make_specs(1))
     before = open_descriptors()
@@ -169,7 +169,7 @@ print([outcome.output for outcome in runner.run(make_specs(3))])
 
 
 def test_a_worker_that_cannot_watch_its_caller_says_so(tmp_path: Path) -> None:
-    """A worker that gets no thread for that does not start, and each step tells why; later workers start."""
+    """A worker exits if it cannot watch its caller, and each step fails with the reason; later workers start."""
     early = tmp_path / "early"
     early.mkdir()
     (early / "sitecustomize.py").write_text(WITHOUT_WATCH)
@@ -192,7 +192,7 @@ def test_a_worker_that_cannot_watch_its_caller_says_so(tmp_path: Path) -> None:
 
 
 class Logging(AgentExecutor):
-    """Keeps a list of what is called; the step `t0` hangs until it is let go, if it is to."""
+    """Keeps a list of what is called; with `hangs` the step `t0` waits for `may_go`."""
 
     def __init__(self, *, hangs: bool = False) -> None:
         self.log: list[str] = []
@@ -213,8 +213,8 @@ class Logging(AgentExecutor):
 
 
 @pytest.mark.parametrize("call", CALLS)
-def test_a_call_on_threads_without_any_raises_the_error(call: str) -> None:
-    """With no thread at all the error is raised, nothing of the executor's is called, and the runner works again."""
+def test_a_call_on_threads_raises_the_error_if_there_is_none(call: str) -> None:
+    """Without any thread the error is raised, no method of the executor is called, and the runner works again."""
     executor = Logging()
     make_call = CALLS[call]
     runner = Runner(executor, max_concurrency=2)
@@ -226,8 +226,8 @@ def test_a_call_on_threads_without_any_raises_the_error(call: str) -> None:
 
 
 @pytest.mark.parametrize("call", CALLS)
-def test_a_call_makes_do_with_the_threads_there_are(call: str) -> None:
-    """With one thread and no more, all steps are run on it, between one `setup` and one `teardown`."""
+def test_all_steps_run_on_the_threads_that_could_start(call: str) -> None:
+    """If only one thread can start, all steps run on it, between one `setup` and one `teardown`."""
     executor = Logging()
     make_call = CALLS[call]
     with no_threads(spared=1):
@@ -237,7 +237,7 @@ def test_a_call_makes_do_with_the_threads_there_are(call: str) -> None:
 
 
 def test_an_executor_stays_set_up_though_an_overdue_step_cannot_be_replaced() -> None:
-    """If the last thread is abandoned and no other one starts for a while, the steps to come find all as it was."""
+    """If the last thread is abandoned and no other one can start for a while, later steps use the same setup."""
     executor = Logging(hangs=True)
     try:
         with no_threads(spared=1, refused=2) as refused:
@@ -259,8 +259,8 @@ def test_a_call_that_cannot_be_submitted_to_threads_is_not_run_later() -> None:
     assert made == ["accepted"]
 
 
-def test_a_call_waits_for_a_thread_that_there_is() -> None:
-    """`submit` that gets no thread more leaves the call to those that are busy now."""
+def test_a_call_waits_for_a_running_thread() -> None:
+    """If no more threads can start, a submitted call is run by one that is busy now."""
     may_go = threading.Event()
     with ThreadBackend(max_workers=2) as backend:
         first = backend.submit(may_go.wait, HANG_BOUND_S)
@@ -271,8 +271,8 @@ def test_a_call_waits_for_a_thread_that_there_is() -> None:
         assert (first.result(HANG_BOUND_S), second.result(HANG_BOUND_S)) == (True, 3)
 
 
-def test_a_listener_without_a_thread_is_none() -> None:
-    """`listen` raises the error, the channel waits for nobody, and the next listener hears everything."""
+def test_a_listener_whose_thread_cannot_start_is_not_added() -> None:
+    """`listen` raises the error, the channel does not wait for it, and the next listener gets every event."""
     heard: list[Any] = []
     with EventChannel() as channel:
         with no_threads(), pytest.raises(RuntimeError, match=REASON):

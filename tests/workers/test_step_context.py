@@ -1,4 +1,4 @@
-"""Context variables and the decimal context: what `setup` sets is seen by every step, what a step sets by that one."""
+"""Context variables and the decimal context: every step sees what `setup` sets, and only itself what it sets."""
 
 from __future__ import annotations
 
@@ -25,19 +25,19 @@ from fanout_sync import (
 from fanout_sync.testing import Ledger, make_specs
 
 LABEL: contextvars.ContextVar[str] = contextvars.ContextVar("LABEL", default="unset")
-"""In workers this module is imported, so that the variable is the same one in every step."""
+"""Workers import this module, so every step has the same variable."""
 
 STEPS = 3
 DEFAULT_PRECISION = 28
 
 
 def seen() -> str:
-    """Return what a step sees of the two, having changed neither."""
+    """Return the values that a step sees."""
     return f"{LABEL.get()} {decimal.getcontext().prec} {decimal.getcontext().rounding}"
 
 
 def change(label: str) -> None:
-    """Change all that a later step might see."""
+    """Change everything that a later step might see."""
     LABEL.set(label)
     decimal.getcontext().prec = 5
     decimal.getcontext().rounding = decimal.ROUND_UP
@@ -66,7 +66,7 @@ async def look_and_change_async(spec: AgentStepSpec) -> str:
 
 @pytest.fixture(autouse=True)
 def _own_context() -> Any:
-    """Give each test a decimal context of its own, which stands as it was in the end."""
+    """Give each test a decimal context of its own, and check that the test leaves it unchanged."""
     with decimal.localcontext(decimal.Context(prec=DEFAULT_PRECISION, rounding=decimal.ROUND_HALF_EVEN)) as context:
         yield
         assert (context.prec, context.rounding) == (DEFAULT_PRECISION, decimal.ROUND_HALF_EVEN)
@@ -75,14 +75,14 @@ def _own_context() -> Any:
 
 
 @pytest.mark.parametrize("agent", [look_and_change, look_and_change_async])
-def test_a_step_sees_nothing_of_another_one(agent: Any, make_runner: Callable[..., Runner]) -> None:
-    """Each of several steps in one worker finds context variables and decimal context untouched."""
+def test_a_step_sees_no_change_of_another_step(agent: Any, make_runner: Callable[..., Runner]) -> None:
+    """Each of several steps in one worker finds the context variables and the decimal context unchanged."""
     run = make_runner(FunctionExecutor({"tester": agent}), max_concurrency=1).run(make_specs(STEPS))
     assert [outcome.output for outcome in run] == [f"unset {DEFAULT_PRECISION} ROUND_HALF_EVEN"] * STEPS
 
 
-def test_a_step_that_raises_leaves_nothing(make_runner: Callable[..., Runner]) -> None:
-    """A step that fails after it has changed them leaves nothing to its own next attempt, nor to other steps."""
+def test_a_step_that_raises_leaves_no_change(make_runner: Callable[..., Runner]) -> None:
+    """The changes of a step that fails are seen neither by its next attempt nor by other steps."""
     runner = make_runner(FunctionExecutor({"tester": look_and_raise}), max_concurrency=1, retry=2)
     records = runner.run(make_specs(STEPS)).records
     errors = [record.error.message for record in records if record.error is not None]
@@ -91,7 +91,7 @@ def test_a_step_that_raises_leaves_nothing(make_runner: Callable[..., Runner]) -
 
 
 class Preparing(AgentExecutor):
-    """Sets both in `setup`, and tells in `teardown` what it sees there."""
+    """Sets both in `setup`, and notes in `teardown` what it sees there."""
 
     def __init__(self, ledger: Ledger, label: str, precision: int) -> None:
         self.ledger = ledger
@@ -119,14 +119,14 @@ class Preparing(AgentExecutor):
 def test_what_setup_sets_is_seen_by_every_step_and_by_teardown(
     ledger: Ledger, make_runner: Callable[..., Runner]
 ) -> None:
-    """Steps get a copy of the context of `setup`, and `teardown` that context itself."""
+    """Steps run in a copy of the context of `setup`, and `teardown` in that context itself."""
     run = make_runner(Preparing(ledger, "prepared", 50)).run(make_specs(STEPS))
     assert [outcome.output for outcome in run] == ["prepared 50"] * STEPS
     assert ledger.counts() == {f"setup:unset:{DEFAULT_PRECISION}": 1, "teardown:prepared:50": 1}
 
 
-def test_a_warm_worker_keeps_nothing_of_the_executor_before(ledger: Ledger) -> None:
-    """What `setup` and `teardown` of one executor set is not seen by the next one in the same worker."""
+def test_a_warm_worker_keeps_no_context_of_an_earlier_executor(ledger: Ledger) -> None:
+    """The next executor in the same worker does not see what `setup` and `teardown` of the last one set."""
     backend = ProcessBackend()
     with Runner(Preparing(ledger, "first", 50), backend=backend) as first:
         before = first.run(make_specs(1))
@@ -141,8 +141,8 @@ def test_a_warm_worker_keeps_nothing_of_the_executor_before(ledger: Ledger) -> N
     }
 
 
-def test_the_callers_decimal_context_is_its_own() -> None:
-    """On threads steps see what the caller has set; what they change themselves the caller does not see."""
+def test_steps_on_threads_do_not_change_the_context_of_the_caller() -> None:
+    """On threads steps see what the caller has set, and the caller does not see what they change."""
     decimal.getcontext().prec = 40
     token = LABEL.set("caller")
     try:
@@ -161,8 +161,8 @@ def call(label: str) -> str:
 
 
 @pytest.mark.parametrize("make_backend", [ThreadBackend, ProcessBackend])
-def test_calls_see_nothing_of_each_other(make_backend: Any) -> None:
-    """Functions that are submitted to a backend each run in a context of their own."""
+def test_a_call_sees_no_change_of_another_call(make_backend: Any) -> None:
+    """Each function that is submitted to a backend runs in a context of its own."""
     with make_backend(max_workers=1) as backend:
         results = [backend.submit(call, f"c{number}").result() for number in range(STEPS)]
     assert results == [f"unset {DEFAULT_PRECISION} ROUND_HALF_EVEN"] * STEPS
@@ -189,8 +189,8 @@ def leave_a_thread(spec: AgentStepSpec) -> str:
 
 
 @pytest.mark.parametrize("backend", ["thread", "process"])
-def test_a_thread_that_outlives_its_step_still_has_that_step(backend: Any) -> None:
-    """A thread that a step gave its context to does not see the step that runs later."""
+def test_a_thread_that_outlives_its_step_keeps_that_step(backend: Any) -> None:
+    """In a thread with the context of a step, `current_step()` is that step, also while a later step runs."""
     _outliving.clear()
     _answers.clear()
     _may_ask.clear()
@@ -217,7 +217,7 @@ class AskingInTeardown(AgentExecutor):
 
 
 def test_no_step_is_running_in_teardown(ledger: Ledger, make_runner: Callable[..., Runner]) -> None:
-    """After the last step there is no current step any more."""
+    """In `teardown`, `current_step()` raises an error."""
     run = make_runner(AskingInTeardown(ledger), max_concurrency=1).run(make_specs(STEPS))
     assert [outcome.output for outcome in run] == ["t0", "t1", "t2"]
     assert ledger.counts() == {"outside": 1}

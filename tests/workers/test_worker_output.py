@@ -1,4 +1,4 @@
-"""What workers say: log records and what they print, at the caller's."""
+"""Log records and output of workers, as the caller gets them."""
 
 from __future__ import annotations
 
@@ -66,8 +66,8 @@ def test_log_records_reach_the_caller(streams: bool, caplog: pytest.LogCaptureFi
     assert "KeyError: 'missing'" in caplog.text
 
 
-def test_levels_are_those_of_the_caller(caplog: pytest.LogCaptureFixture) -> None:
-    """A logger's own level counts in workers, too, as it is when the run begins; so does `logging.disable`."""
+def test_the_levels_of_the_caller_hold_in_workers(caplog: pytest.LogCaptureFixture) -> None:
+    """The levels of the caller's loggers when the run begins hold in workers, and so does `logging.disable`."""
     caplog.set_level(logging.DEBUG, logger="team.agent")
     runner = Runner(FunctionExecutor({"tester": log_all}), backend="process")
     runner.run(make_specs(1))
@@ -78,8 +78,8 @@ def test_levels_are_those_of_the_caller(caplog: pytest.LogCaptureFixture) -> Non
     assert [record.levelname for record in caplog.records] == ["ERROR"]
 
 
-def test_a_handler_that_raises_costs_no_step(capsys: pytest.CaptureFixture[str]) -> None:
-    """The program's own logging may be broken; the outcomes are there all the same."""
+def test_a_handler_that_raises_fails_no_step(capsys: pytest.CaptureFixture[str]) -> None:
+    """If a handler of the program raises, every step still has its outcome."""
 
     class Broken(logging.Handler):
         def emit(self, record: logging.LogRecord) -> None:
@@ -95,8 +95,8 @@ def test_a_handler_that_raises_costs_no_step(capsys: pytest.CaptureFixture[str])
     assert "a broken handler" in capsys.readouterr().err
 
 
-def test_records_that_do_not_fit_their_message_cost_no_step() -> None:
-    """A call of `logging` with the wrong arguments is the worker's own complaint."""
+def test_log_arguments_that_do_not_fit_fail_no_step() -> None:
+    """A step that logs with arguments that do not fit the message succeeds."""
 
     def log_badly(spec: AgentStepSpec) -> str:
         logging.getLogger("x").error("%d", "no number")
@@ -117,8 +117,8 @@ class Hooked(AgentExecutor):
         raise ValueError("torn")
 
 
-def test_hooks_can_log(caplog: pytest.LogCaptureFixture) -> None:
-    """What `setup` and `teardown` say arrives as well, and what goes wrong in `teardown`."""
+def test_log_records_of_setup_and_teardown_reach_the_caller(caplog: pytest.LogCaptureFixture) -> None:
+    """Records of `setup` and `teardown` reach the caller, and so does an error in `teardown`."""
     Runner(Hooked(), backend="process", max_concurrency=1).run(make_specs(1))
     assert [record.getMessage() for record in caplog.records] == [
         "setting up",
@@ -152,15 +152,15 @@ class Reconfiguring(AgentExecutor):
 
 
 @pytest.mark.parametrize("in_setup", [True, False])
-def test_a_worker_that_configures_logging_is_still_heard(in_setup: bool, caplog: pytest.LogCaptureFixture) -> None:
-    """Whatever `setup` or a step does to the configuration of logging, the next step's records arrive."""
+def test_records_arrive_though_a_worker_configures_logging(in_setup: bool, caplog: pytest.LogCaptureFixture) -> None:
+    """The records of the next step arrive, even if `setup` or a step changes the configuration of logging."""
     Runner(Reconfiguring(in_setup), backend="process", max_concurrency=1).run(make_specs(3))
     expected = ["t0", "t1", "t2"] if in_setup else ["t1", "t2"]
     assert [record.getMessage() for record in caplog.records] == expected
 
 
-def test_levels_do_not_stick_in_warm_workers(caplog: pytest.LogCaptureFixture) -> None:
-    """A level that a logger had in an earlier run, and has no more, counts no more."""
+def test_warm_workers_use_the_levels_of_the_current_run(caplog: pytest.LogCaptureFixture) -> None:
+    """A level that a logger of the caller had only in an earlier run has no effect."""
     with Runner(FunctionExecutor({"tester": log_all}), backend="process", max_concurrency=1) as runner:
         for level, expected in ((logging.ERROR, []), (logging.NOTSET, ["WARNING"])):
             logging.getLogger("team.agent").setLevel(level)
@@ -169,8 +169,8 @@ def test_levels_do_not_stick_in_warm_workers(caplog: pytest.LogCaptureFixture) -
             assert [record.levelname for record in caplog.records if record.name == "team.agent"] == expected
 
 
-def test_a_level_of_ones_own(caplog: pytest.LogCaptureFixture) -> None:
-    """Levels that are members of an enum arrive as numbers."""
+def test_a_level_that_is_an_enum_member_arrives_as_a_number(caplog: pytest.LogCaptureFixture) -> None:
+    """A record whose level is a member of an `IntEnum` arrives with that number."""
     level = enum.IntEnum("level", {"AUDIT": 35})
 
     def audit(spec: AgentStepSpec) -> str:
@@ -200,8 +200,8 @@ def captured(executor: AgentExecutor, specs: list[AgentStepSpec], **options: Any
     return list(run), out.getvalue(), err.getvalue()
 
 
-def test_output_comes_line_by_line_with_its_step() -> None:
-    """What steps and their programs print is at the caller's streams, each line marked with its `task_id`."""
+def test_output_is_marked_with_its_step_line_by_line() -> None:
+    """The caller's streams get what steps and their programs print, each line marked with the `task_id`."""
     outcomes, out, err = captured(FunctionExecutor({"tester": print_all}), make_specs(6), max_concurrency=2)
     assert all(outcome.success for outcome in outcomes)
     for number in range(6):
@@ -220,7 +220,7 @@ def test_output_comes_line_by_line_with_its_step() -> None:
 
 
 def test_output_of_a_step_that_dies_is_not_lost() -> None:
-    """What a step printed before it killed its worker is there, marked with it."""
+    """What a step printed before it killed its worker arrives, marked with its `task_id`."""
 
     def print_and_die(spec: AgentStepSpec) -> None:
         print("last words", flush=True)
@@ -231,8 +231,8 @@ def test_output_of_a_step_that_dies_is_not_lost() -> None:
     assert out == "[t0] last words\n"
 
 
-def test_output_comes_while_the_step_runs(tmp_path: Any) -> None:
-    """A line is there as soon as it is printed, not when the step is over."""
+def test_output_arrives_while_the_step_runs(tmp_path: Any) -> None:
+    """A line arrives as soon as it is printed, not when the step ends."""
 
     class Watched(io.StringIO):
         def write(self, text: str) -> int:
@@ -242,7 +242,7 @@ def test_output_comes_while_the_step_runs(tmp_path: Any) -> None:
     def print_and_wait(spec: AgentStepSpec) -> str:
         print("here I am")
         while not (tmp_path / "seen").exists():
-            time.sleep(0.005)  # another process is what is awaited
+            time.sleep(0.005)  # waits for another process
         return "seen"
 
     out = Watched()
@@ -253,8 +253,8 @@ def test_output_comes_while_the_step_runs(tmp_path: Any) -> None:
     assert out.getvalue() == "[t0] here I am\n"
 
 
-def test_whoever_prints_100_mb_slows_nobody_else() -> None:
-    """The others are done long before a step that floods its output, which itself arrives whole."""
+def test_a_step_that_prints_100_mb_does_not_delay_the_others() -> None:
+    """The other steps end long before a step that prints 100 MB, and all its output arrives."""
     lines = 100_000_000 // 1000
 
     def flood(spec: AgentStepSpec) -> str:
@@ -288,11 +288,11 @@ def test_whoever_prints_100_mb_slows_nobody_else() -> None:
         ).run(specs)
     assert not run.failed
     assert out.counts == {"[t0]": lines, **{f"[t{n}]": 1 for n in range(1, 40)}}
-    assert max(out.flooded_before) < lines, "they had to wait for the flood to end"
+    assert max(out.flooded_before) < lines, "other steps had to wait for the long output to end"
 
 
-def test_a_line_without_end_does_not_fill_the_memory() -> None:
-    """Output without line breaks comes in pieces, each marked."""
+def test_a_very_long_line_is_printed_in_pieces() -> None:
+    """Output without line breaks does not fill the memory: it arrives in pieces, each marked."""
 
     def dribble(spec: AgentStepSpec) -> str:
         for _ in range(20):
@@ -305,8 +305,8 @@ def test_a_line_without_end_does_not_fill_the_memory() -> None:
     assert all(line.startswith("[t0] y") for line in out.splitlines())
 
 
-def test_a_closed_stdout_of_the_caller_costs_no_step() -> None:
-    """Where the output cannot be written it is lost, and nothing else is."""
+def test_a_closed_stdout_of_the_caller_fails_no_step() -> None:
+    """Output that cannot be written is lost, and all steps succeed."""
     out = io.StringIO()
     out.close()
     with redirect_stdout(out):
@@ -317,7 +317,7 @@ def test_a_closed_stdout_of_the_caller_costs_no_step() -> None:
 
 
 def test_a_step_may_close_its_own_stdout() -> None:
-    """Its own output ends there; the next step has a worker that can print."""
+    """Its own output ends there; the next step runs in a worker that can print."""
 
     def close(spec: AgentStepSpec) -> str:
         print("before")
@@ -343,8 +343,8 @@ def lose_stdout(spec: AgentStepSpec) -> str:
 
 
 @pytest.mark.parametrize("captures", [True, False])
-def test_a_step_that_loses_stdout_loses_it_for_itself_alone(captures: bool) -> None:
-    """Its worker is replaced; the next step has a standard output, and it is the right one."""
+def test_the_step_after_one_that_closed_stdout_has_one(captures: bool) -> None:
+    """The worker of a step that closes or replaces standard output is replaced, so the next step has the right one."""
     out = io.StringIO()
     backend = ProcessBackend(capture_output=captures)
     with redirect_stdout(out):
@@ -353,8 +353,8 @@ def test_a_step_that_loses_stdout_loses_it_for_itself_alone(captures: bool) -> N
     assert out.getvalue() == ("[t1] heard\n[t3] heard\n" if captures else "")
 
 
-def test_characters_that_the_caller_cannot_show_are_spelled_out() -> None:
-    """A stream of another encoding gets every line, with escapes where it needs them."""
+def test_characters_that_the_stream_cannot_encode_are_escaped() -> None:
+    """A stream with another encoding gets every line, with escapes for what it cannot encode."""
     raw = io.BytesIO()
     stream = io.TextIOWrapper(raw, encoding="latin-1", write_through=True)
     with redirect_stdout(stream):
@@ -365,8 +365,8 @@ def test_characters_that_the_caller_cannot_show_are_spelled_out() -> None:
 
 
 @pytest.mark.parametrize("stdout", [None, "closed"])
-def test_a_caller_without_a_stdout_has_workers_all_the_same(stdout: str | None) -> None:
-    """Programs without a console, or that have closed it, can run steps on processes."""
+def test_a_caller_without_a_stdout_can_run_steps(stdout: str | None) -> None:
+    """A program whose `sys.stdout` is `None` or closed can run steps on processes."""
     closed = io.StringIO()
     closed.close()
     before = sys.stdout
@@ -378,8 +378,8 @@ def test_a_caller_without_a_stdout_has_workers_all_the_same(stdout: str | None) 
     assert not run.failed
 
 
-def test_calls_are_captured_as_well() -> None:
-    """What a submitted function prints comes too, marked with its worker."""
+def test_the_output_of_calls_is_captured() -> None:
+    """What a submitted function prints arrives, marked with the process id of its worker."""
     out = io.StringIO()
     with redirect_stdout(out), ProcessBackend(1, capture_output=True) as backend:
         pid = backend.submit(say_hello).result(60)
