@@ -158,7 +158,7 @@ def run(
         source.check(before_first=outcomes.begin)
         summary = Summary(len(source))
         _run(runner, source, outcomes, summary)
-        reused = 0 if source.journalling is None else source.journalling.reused
+        reused = 0 if source.journal is None else source.journal.reused
         click.echo(summary.text(reused, [] if budget is None else [budget.summary_line()]), err=True)
         if event_tx is not None and event_tx.error is not None:
             raise write_error(event_tx.lines, event_tx.error, "events")
@@ -235,7 +235,7 @@ def _run(runner: Runner, source: StepsFile, outcomes: LinesFile, summary: Summar
         except FanoutError as error:
             _end_with(error, take, summary)
     if scope.is_interrupted:
-        advice = "; the same command resumes" if source.journalling is not None else ""
+        advice = "; the same command resumes" if source.journal is not None else ""
         click.echo(f"Interrupted: {summary.progress()}{summary.cancelled(cancelled)}{advice}", err=True)
         raise click.exceptions.Exit(INTERRUPTED)
 

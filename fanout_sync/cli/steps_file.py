@@ -19,7 +19,7 @@ from ..records.steps import AgentStepSpec
 from ..wire.jsonl import read_specs
 
 if TYPE_CHECKING:
-    from ..journal.resuming import Journalling
+    from ..journal.run_journal import RunJournal
 
 SPOOLED_IN_MEMORY = 16 * 2**20
 """Bytes of standard input that are held in memory; more is held in a temporary file."""
@@ -33,10 +33,10 @@ class StepsFile(Rereadable):
     Attributes:
         name: For people.
         stat: What `os.fstat` says of it.
-        journalling: What the steps were checked with; `None` if they are not journalled.
+        journal: What the steps were checked with; `None` if they are not journalled.
     """
 
-    journalling: Journalling | None = None
+    journal: RunJournal | None = None
 
     def __init__(self, path: str) -> None:
         self.name = "<stdin>" if path == "-" else path
@@ -76,12 +76,12 @@ class StepsFile(Rereadable):
         self._count = self.count()
         self._begin = before_first
 
-    def check_with(self, journalling: Journalling) -> None:
+    def check_with(self, journal: RunJournal) -> None:
         try:
-            journalling.check(self._checked())
+            journal.check(self._checked())
         except OSError as error:
             raise self._unreadable(error) from None
-        self.journalling = journalling
+        self.journal = journal
 
     def __len__(self) -> int:
         return self._count

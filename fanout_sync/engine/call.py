@@ -27,7 +27,7 @@ from .plan import RunPlan
 T = TypeVar("T")
 
 if TYPE_CHECKING:
-    from ..journal.resuming import Journalling
+    from ..journal.run_journal import RunJournal
     from ..limits.waiting_line import WaitingLine
 
 
@@ -38,14 +38,14 @@ class Call:
     Attributes:
         plan: What the caller wants.
         scope: Notes interrupts as long as the call lasts.
-        journalling: The hold on the workflow; `None` without a journal.
+        journal: The hold on the workflow; `None` without a journal.
         began: When it or its latest round began, on the clock of `time.monotonic()`.
         dispatch: The latest run; `None` if there was none yet.
     """
 
     plan: RunPlan
     scope: InterruptScope = field(factory=InterruptScope)
-    journalling: Journalling | None = None
+    journal: RunJournal | None = None
     began: float = field(factory=time.monotonic)
     dispatch: Dispatch | None = None
 
@@ -70,9 +70,9 @@ class Call:
             if self.plan.workflow is None:
                 yield
                 return
-            from ..journal.resuming import Journalling  # imported lazily: slow, and most runs have no journal
+            from ..journal.run_journal import RunJournal  # imported lazily: slow, and most runs have no journal
 
-            with closing(Journalling(self.plan.workflow)) as self.journalling:
+            with closing(RunJournal(self.plan.workflow)) as self.journal:
                 yield
         except KeyboardInterrupt:
             self.scope.note()
@@ -103,8 +103,8 @@ class Call:
         """
         self.began = time.monotonic()
         total = self.ask(lambda: length_of(specs), None)
-        if self.journalling is not None and on_report is None:
-            specs = self._checked(specs, self.journalling, before)
+        if self.journal is not None and on_report is None:
+            specs = self._checked(specs, self.journal, before)
         reports: dict[int, Report] = {}
         try:
             with self.dispatching(specs, total, failures=failures) as dispatch:
@@ -120,7 +120,7 @@ class Call:
         return run
 
     def _checked(
-        self, specs: Iterable[AgentStepSpec], journalling: Journalling, before: Run | None
+        self, specs: Iterable[AgentStepSpec], journal: RunJournal, before: Run | None
     ) -> Iterable[AgentStepSpec]:
         """Return specs that can be journalled, all of them read; nothing of an input that the user interrupts."""
         try:
@@ -129,7 +129,7 @@ class Call:
             self.scope.note()
             return []
         try:
-            check(read, journalling)
+            check(read, journal)
         except JournalConflict as conflict:
             raise JournalConflict(conflict.reason, conflict.conflicts, before) from None
         return read if error is None else raising_after(read, error)
@@ -216,7 +216,7 @@ class Call:
                     scope=scope,
                     announcer=announcer,
                     waiting_line=waiting_line,
-                    journalling=self.journalling,
+                    journal=self.journal,
                     meter=meter,
                     expires_at=math.inf if outer is None or outer.deadline is None else outer.deadline,
                     failures=failures,

@@ -26,7 +26,7 @@ from .run_state import RunState
 from .starting import Starter
 
 if TYPE_CHECKING:
-    from ..journal.resuming import Journalling
+    from ..journal.run_journal import RunJournal
     from ..limits.waiting_line import WaitingLine
 
 T = TypeVar("T")
@@ -50,7 +50,7 @@ class Setting:
         scope: Told when the caller's own code runs, in which an interrupt is to be raised at once.
         announcer: Tells of starts and ends; `None` when nobody listens.
         waiting_line: Says when a step may start; `None` for at once.
-        journalling: Knows what need not run, and keeps what has run; `None` without a journal.
+        journal: Knows what need not run, and keeps what has run; `None` without a journal.
         meter: Knows what steps have used up.
         expires_at: When the run is to be given up, on the clock: the deadline of the step that it is part of.
         failures: How many steps have failed before, in the same loop.
@@ -63,7 +63,7 @@ class Setting:
     scope: InterruptScope = field(factory=InterruptScope)
     announcer: Announcer | None = None
     waiting_line: WaitingLine | None = None
-    journalling: Journalling | None = None
+    journal: RunJournal | None = None
     meter: RunMeter = field(factory=RunMeter)
     expires_at: float = math.inf
     failures: int = 0
@@ -85,7 +85,7 @@ class Dispatch:
 
     def __init__(self, specs: Iterator[Any] | Sequence[Any], session: Session, setting: Setting) -> None:
         policies, scope, clock = setting.policies, setting.scope, setting.clock
-        must_ask = setting.waiting_line is not None or setting.journalling is not None
+        must_ask = setting.waiting_line is not None or setting.journal is not None
         has_extras = policies.timeout_for is not None or policies.max_failures is not None
         # Where a step may have to wait, need not run at all, or be the last one, nothing is handed over early.
         lookahead = 0 if must_ask or has_extras else setting.lookahead
@@ -93,7 +93,7 @@ class Dispatch:
             session,
             RetrySchedule(policies.retry, scope, self.interrupt, clock),
             setting.waiting_line,
-            setting.journalling,
+            setting.journal,
             setting.bound + lookahead,
             setting.failures,
         )
@@ -141,8 +141,8 @@ class Dispatch:
             must_watch = self._must_watch or tried
             if must_watch:
                 starter.start_due()
-                if state.journalling is not None and state.journalling.is_due(self._clock()):
-                    yield from self._durable(state.journalling)
+                if state.journal is not None and state.journal.is_due(self._clock()):
+                    yield from self._committed(state.journal)
             report = None
             if (
                 steps.has_more
@@ -152,9 +152,9 @@ class Dispatch:
                 report = starter.feed()
             if report is None:
                 if not flying and not (must_watch and state.is_waiting()):
-                    if state.journalling is None or not state.journalling.holds_back:
+                    if state.journal is None or not state.journal.has_pending:
                         return
-                    yield from self._durable(state.journalling)
+                    yield from self._committed(state.journal)
                     continue
                 if (report := self._next() if must_watch else wait()) is None:
                     continue
@@ -171,18 +171,18 @@ class Dispatch:
         state = self.state
         if state.at_once:
             return state.at_once.popleft()
-        if state.journalling is not None and state.journalling.unwritten:
-            return self._next_while_writing(state.journalling)
+        if state.journal is not None and state.journal.to_write:
+            return self._next_while_writing(state.journal)
         if self._is_timed or state.schedule:
             return self._session.wait(self._patience())
         return self._session.wait()
 
-    def _next_while_writing(self, journalling: Journalling) -> Report | None:
+    def _next_while_writing(self, journal: RunJournal) -> Report | None:
         # What has come meanwhile is written together; but not all of it, where much ends at once: the first of them
         # make room for others, which then end at another time than the rest.
-        report = self._session.poll() if len(journalling.unwritten) < self._most_written_together else None
+        report = self._session.poll() if len(journal.to_write) < self._most_written_together else None
         if report is None:
-            self._with_journal(journalling.write)
+            self._with_journal(journal.write)
         return report
 
     def _patience(self) -> float:
@@ -193,8 +193,8 @@ class Dispatch:
             until = min(until, state.schedule.due_at)
             if state.waiting_line is not None and not state.is_over:
                 until = min(until, state.waiting_line.asks_at(now))
-        if state.journalling is not None:
-            until = min(until, state.journalling.due_at)
+        if state.journal is not None:
+            until = min(until, state.journal.due_at)
         return min(max(0.0, until - now), self._time_left())
 
     def _time_left(self) -> float:
@@ -213,9 +213,9 @@ class Dispatch:
         report = self.state.schedule.completed(self._metered(report))
         if not report.outcome.success and report.status != "cancelled":
             self._count_failure()
-        if self.state.journalling is None or not _is_new(report):
+        if self.state.journal is None or not _is_new(report):
             return report
-        self.state.journalling.add(report, spec)
+        self.state.journal.add(report, spec)
         return None
 
     def _is_tried_again(self, report: Report, spec: AgentStepSpec) -> bool:
@@ -251,8 +251,8 @@ class Dispatch:
             self._being_told = None
         return report
 
-    def _durable(self, journalling: Journalling) -> Iterator[Report]:
-        self._ready.extend(self._with_journal(journalling.durable) or ())
+    def _committed(self, journal: RunJournal) -> Iterator[Report]:
+        self._ready.extend(self._with_journal(journal.commit) or ())
         yield from self._handed_out()
 
     def _handed_out(self) -> Iterator[Report]:
@@ -319,17 +319,17 @@ class Dispatch:
         spec = self.state.flying.pop(report.index, None)
         if spec is not None and not self._is_tried_again(report, spec):
             report = self.state.schedule.completed(self._metered(report))
-            if self.state.journalling is not None and _is_new(report):
-                self.state.journalling.add(report, spec)
+            if self.state.journal is not None and _is_new(report):
+                self.state.journal.add(report, spec)
             else:
                 finished.append(report)
 
     def _kept(self, finished: list[Report]) -> Iterator[Report]:
         """Yield the reports of finished steps when the journal has them, if there is one that can."""
-        if (journalling := self.state.journalling) is not None:
+        if (journal := self.state.journal) is not None:
             if self.state.journal_error is None:
-                yield from self._durable(journalling)
-            yield from map(self._told, journalling.give_up())
+                yield from self._committed(journal)
+            yield from map(self._told, journal.drain())
         yield from map(self._told, finished)
 
 

@@ -15,7 +15,7 @@ from ..records.steps import AgentStepSpec
 from ..results.run import Run
 
 if TYPE_CHECKING:
-    from ..journal.resuming import Journalling
+    from ..journal.run_journal import RunJournal
 
 logger = logging.getLogger(__name__)
 
@@ -27,11 +27,11 @@ class Rereadable(abc.ABC):
     """An input that is no list, but can be read before the run as well."""
 
     @abc.abstractmethod
-    def check_with(self, journalling: Journalling) -> None:
-        """Let `journalling.check` see all specs; called before the first one is asked for.
+    def check_with(self, journal: RunJournal) -> None:
+        """Let `journal.check` see all specs; called before the first one is asked for.
 
         Raises:
-            Exception: As for `journalling.check`, or the specs cannot be read.
+            Exception: As for `journal.check`, or the specs cannot be read.
         """
 
 
@@ -159,20 +159,20 @@ def raising_after(specs: Iterable[AgentStepSpec], error: BaseException) -> Itera
     raise error
 
 
-def check(specs: Iterable[Any], journalling: Journalling) -> None:
+def check(specs: Iterable[Any], journal: RunJournal) -> None:
     """See that all specs can be journalled.
 
     Raises:
         InputError: A spec holds what JSON cannot carry.
-        JournalError, JournalConflict: As for `Journalling.check`.
+        JournalError, JournalConflict: As for `RunJournal.check`.
     """
-    from ..journal.resuming import SpecNotJournallable  # imported lazily: most runs have no journal
+    from ..journal.identity import SpecNotJournallable  # imported lazily: most runs have no journal
 
     try:
         if isinstance(specs, Rereadable):
-            specs.check_with(journalling)
+            specs.check_with(journal)
         else:
-            journalling.check(specs)
+            journal.check(specs)
     except SpecNotJournallable as error:
         raise InputError(str(error), Run([], 0.0)) from error.__cause__
 

@@ -15,7 +15,7 @@ from ..records.steps import AgentStepSpec
 from ..retry.schedule import RetrySchedule
 
 if TYPE_CHECKING:
-    from ..journal.resuming import Journalling
+    from ..journal.run_journal import RunJournal
     from ..limits.waiting_line import WaitingLine
 
 
@@ -27,7 +27,7 @@ class RunState:
         session: Where the steps run.
         schedule: The steps that wait for their next attempt.
         waiting_line: The steps that a limit or a budget does not let start yet; `None` if nothing is limited.
-        journalling: Knows which steps need not run, and keeps what has run; `None` without a journal.
+        journal: Knows which steps need not run, and keeps what has run; `None` without a journal.
         most_at_once: How many steps may have begun at once, those handed over early included.
         failures: How many steps have failed, those of earlier rounds of a loop included.
         flying: The steps that the session has, or whose report is in `at_once`, by index.
@@ -42,7 +42,7 @@ class RunState:
     session: Session
     schedule: RetrySchedule
     waiting_line: WaitingLine | None
-    journalling: Journalling | None
+    journal: RunJournal | None
     most_at_once: int
     failures: int = 0
     flying: dict[int, AgentStepSpec] = field(factory=dict)
@@ -65,7 +65,7 @@ class RunState:
 
     def lost_if_killed(self) -> int:
         """Return how many steps have begun and are not journalled: never more than may run at once."""
-        return len(self.flying) + (0 if self.journalling is None else len(self.journalling.unwritten))
+        return len(self.flying) + (0 if self.journal is None else len(self.journal.to_write))
 
     def has_room(self) -> bool:
         """Return whether one more step may begin."""
@@ -73,8 +73,8 @@ class RunState:
 
     def is_waiting(self) -> bool:
         """Return whether anything is still to come though no step is running."""
-        unwritten = None if self.journalling is None else self.journalling.unwritten
-        return bool(self.at_once or self.schedule or self.waiting_line or unwritten)
+        to_write = None if self.journal is None else self.journal.to_write
+        return bool(self.at_once or self.schedule or self.waiting_line or to_write)
 
     def report_at_once(self, report: Report, spec: AgentStepSpec) -> None:
         """Have a step that is not started reported next."""

@@ -18,7 +18,7 @@ from .plan import Policies
 from .run_state import RunState
 
 if TYPE_CHECKING:
-    from ..journal.resuming import Journalling
+    from ..journal.run_journal import RunJournal
     from ..limits.answers import Exhausted
     from ..limits.waiting_line import WaitingLine
 
@@ -65,7 +65,7 @@ class Starter:
         self._lookahead = lookahead
         self.window = state.most_at_once
         has_policies = policies.timeout_for is not None or policies.max_failures is not None
-        self.looks_at_each = has_policies or state.waiting_line is not None or state.journalling is not None
+        self.looks_at_each = has_policies or state.waiting_line is not None or state.journal is not None
         self._most_waiting = math.inf if steps.is_at_hand else MAX_WAITING
         self._start = self._start_inline if state.session.may_run_inline else state.session.start
 
@@ -126,7 +126,7 @@ class Starter:
 
     def _take_in(self, index: int, spec: AgentStepSpec) -> None:
         state = self._state
-        if state.journalling is not None and self._is_found(state.journalling, index, spec):
+        if state.journal is not None and self._is_found(state.journal, index, spec):
             return
         if state.halt is not None:
             state.refuse(index, spec, state.halt)
@@ -136,12 +136,12 @@ class Starter:
         else:
             self._launch(index, spec, 1)
 
-    def _is_found(self, journalling: Journalling, index: int, spec: AgentStepSpec) -> bool:
+    def _is_found(self, journal: RunJournal, index: int, spec: AgentStepSpec) -> bool:
         """Return whether the journal ends this step, having its outcome or having failed."""
-        from ..journal.resuming import SpecNotJournallable  # imported lazily: most runs have no journal
+        from ..journal.identity import SpecNotJournallable  # imported lazily: most runs have no journal
 
         try:
-            report = journalling.reuse(index, spec)
+            report = journal.reuse(index, spec)
         except (JournalConflict, SpecNotJournallable) as error:
             self._input.fail(error, str(error))
         except JournalError as error:

@@ -52,8 +52,8 @@ def _outcomes(
     with scope:
         with call.opened():
             total = call.ask(lambda: length_of(given), None)
-            if call.journalling is not None and (is_at_hand(given) or isinstance(given, Rereadable)):
-                check(given, call.journalling)
+            if call.journal is not None and (is_at_hand(given) or isinstance(given, Rereadable)):
+                check(given, call.journal)
             with call.dispatching(source, total, is_stream=True) as dispatch:
                 try:
                     for report in _in_input_order(dispatch, unread) if in_input_order else dispatch.reports():

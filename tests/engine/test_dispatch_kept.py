@@ -19,7 +19,8 @@ from fanout_sync import AgentStepSpec, Budget, JournalError, MemoryJournal, Rate
 from fanout_sync.engine.dispatch import Dispatch, Setting
 from fanout_sync.engine.plan import Policies
 from fanout_sync.journal import OpenWorkflow
-from fanout_sync.journal.resuming import Journalling, identity_of
+from fanout_sync.journal.identity import identity_of
+from fanout_sync.journal.run_journal import RunJournal
 from fanout_sync.limits.limiter import Limiter
 from fanout_sync.limits.waiting_line import WaitingLine
 from fanout_sync.records.report import Report
@@ -95,13 +96,13 @@ def _kept(
 ) -> tuple[Dispatch, KeptSession, WatchedWorkflow]:
     clock = FakeClock()
     policy: RetryPolicy | None = None if retry is None else retry_policy(retry)
-    journalling = Journalling(journal.workflow("w"), clock=clock)
-    watched = WatchedWorkflow(journalling._store)
-    journalling._store = watched
+    run_journal = RunJournal(journal.workflow("w"), clock=clock)
+    watched = WatchedWorkflow(run_journal._store)
+    run_journal._store = watched
     specs = make_specs(count)
-    journalling.check(specs)
+    run_journal.check(specs)
     session = KeptSession(clock, random.Random(seed), script, policy, workflow=watched, bound=bound)
-    setting = Setting(bound=bound, lookahead=64, policies=Policies(retry=policy), clock=clock, journalling=journalling)
+    setting = Setting(bound=bound, lookahead=64, policies=Policies(retry=policy), clock=clock, journal=run_journal)
     dispatch = Dispatch(specs, session, setting)
     return dispatch, session, watched
 
@@ -234,13 +235,13 @@ class SlowSession(ScriptedSession):
 
 def _slow(count: int, bound: int) -> tuple[Dispatch, SlowSession, WatchedWorkflow]:
     clock = FakeClock()
-    journalling = Journalling(MemoryJournal().workflow("w"), clock=clock)
-    watched = WatchedWorkflow(journalling._store)
-    journalling._store = watched
+    run_journal = RunJournal(MemoryJournal().workflow("w"), clock=clock)
+    watched = WatchedWorkflow(run_journal._store)
+    run_journal._store = watched
     specs = make_specs(count)
-    journalling.check(specs)
+    run_journal.check(specs)
     session = SlowSession(clock, random.Random(0), {}, ends_at=clock.now + 600)
-    setting = Setting(bound=bound, clock=clock, journalling=journalling)
+    setting = Setting(bound=bound, clock=clock, journal=run_journal)
     return Dispatch(specs, session, setting), session, watched
 
 

@@ -695,7 +695,7 @@ sys.path.insert(0, sys.argv[2])
 from journalled import record
 from fanout_sync import *
 from fanout_sync.journal import SqliteJournal
-from fanout_sync.journal.resuming import identity_of
+from fanout_sync.journal.identity import identity_of
 from attrs import evolve
 COUNT = 100_000
 journal = SqliteJournal(sys.argv[1])

@@ -1,8 +1,7 @@
-"""A run's use of its journal: what need not run again, and what has to be kept."""
+"""A run's side of its journal: which steps need not run again, and which outcomes are still to be made durable."""
 
 from __future__ import annotations
 
-import hashlib
 import json
 import math
 import sqlite3
@@ -20,72 +19,40 @@ from ..records.report import Report, failure
 from ..records.status import StepError
 from ..records.step_record import JournalRecord
 from ..records.steps import AgentStepSpec
-from ..wire.strict_json import check_json, quoted
+from ..wire.strict_json import check_json
+from .identity import SpecNotJournallable, always_has_identity, identity_of
 
 if TYPE_CHECKING:
     from . import Workflow
 
-GATHER_S = 0.005
-"""For so long, outcomes that are written wait for others, to be made safe against power failures together."""
+COMMIT_DELAY_S = 0.005
+"""How many seconds an outcome waits for others, so that one sync makes all of them safe against a power failure."""
 
-MAX_GATHERED = 256
-"""No more outcomes than so many wait for each other."""
+MAX_PENDING = 256
+"""When so many outcomes wait for a sync, it is made at once."""
 
 MAX_NAMED = 10
-"""So many conflicts are named in a message, at most."""
+"""How many conflicts an error message names at most."""
 
 CHECKED_AT_ONCE = 1000
-"""So many specs are in memory at once when an input that is no list is checked."""
+"""How many specs are in memory at once while an input that is not a list is checked."""
 
 _NAMES = tuple(field.name for field in attrs.fields(AgentStepSpec))
-_CANONICAL = json.JSONEncoder(ensure_ascii=False, sort_keys=True, separators=(",", ":"))
 
 
-def identity_of(workflow_id: str, spec: AgentStepSpec) -> str:
-    """Return the identity of a step: a SHA-256, in hex, over canonical JSON of `workflow_id` and every field of `spec`.
+class RunJournal:
+    """Holds a workflow of a journal for one run, or for several runs in a row.
 
-    Canonical: one object, keys sorted at every depth, no white space, UTF-8; an optional field that is `None` is null.
-
-    Raises:
-        WireError: The spec holds what JSON cannot carry; the field is named.
-    """
-    schema, parent, most = "null", "null", "null"
-    if spec.output_schema is not None:
-        check_json(spec.output_schema, "output_schema")
-        schema = _CANONICAL.encode(spec.output_schema)
-    if spec.parent_session_id is not None:
-        parent = quoted(spec.parent_session_id)
-    if spec.max_steps is not None:
-        most = str(int(spec.max_steps))
-    canonical = (
-        f'{{"agent":{quoted(spec.agent)},"description":{quoted(spec.description)},"max_steps":{most},'
-        f'"output_schema":{schema},"parent_session_id":{parent},"prompt":{quoted(spec.prompt)},'
-        f'"task_id":{quoted(spec.task_id)},"workflow_id":{quoted(workflow_id)}}}'
-    )
-    try:
-        return hashlib.sha256(canonical.encode()).hexdigest()
-    except UnicodeEncodeError:
-        spec.to_json()  # which names the field
-        raise
-
-
-class SpecNotJournallable(Exception):
-    """A spec has no identity, because it holds what JSON cannot carry; the index and the field are named."""
-
-
-class Journalling:
-    """Holds a workflow of a journal for one run, or for several in a row.
-
-    A report is held back from `add` until it is durable: `write` makes it safe against the end of this process, `sync`
-    against the end of the machine.
+    `add` keeps a report back until it is durable. `write` makes it safe if this process is killed; `commit` makes it
+    safe in a power failure, too, and returns it.
 
     Args:
-        workflow: Which one.
-        clock: Seconds, monotonic.
+        workflow: The workflow to hold.
+        clock: Returns seconds; monotonic.
 
     Attributes:
-        unwritten: What a killed process would lose.
-        reused: How many steps need not run again.
+        to_write: The reports that `write` will write, with their records; they are lost if this process is killed.
+        reused: How many steps were found in the journal and did not run again.
 
     Raises:
         JournalError: The journal cannot be used, or another run holds the workflow.
@@ -96,33 +63,33 @@ class Journalling:
         self._may_rerun = workflow.on_conflict == "rerun"
         self._clock = clock
         self.reused = 0
-        # The names that were there: of lists, which are in memory anyway, and of what may be larger than that.
+        # The task ids so far: of lists, which are in memory anyway, and of other inputs, which may be larger than that.
         self._listed: set[str] = set()
         self._seen: _NameSet | None = None
         self._is_checked = False
-        self._known: set[str] | None = None  # of a list that was checked, those that the journal has
+        self._known: set[str] | None = None  # the task ids of a checked list that the journal has
         self._identities: dict[int, str] = {}
-        self.unwritten: list[tuple[Report, JournalRecord]] = []
-        self._written: deque[Report] = deque()
-        self._sync_at = 0.0
+        self.to_write: list[tuple[Report, JournalRecord]] = []
+        self._to_sync: deque[Report] = deque()
+        self._commit_at = 0.0
         self._store = workflow.journal.open(workflow.workflow_id)
 
     @property
-    def holds_back(self) -> bool:
+    def has_pending(self) -> bool:
         """Whether there are reports that are not durable yet."""
-        return bool(self.unwritten or self._written)
+        return bool(self.to_write or self._to_sync)
 
-    # What need not run again ------------------------------------------------------------------------------------------
+    # Steps that need not run again ------------------------------------------------------------------------------------
 
     def check(self, specs: Iterable[Any]) -> None:
-        """See that all specs of a run can be journalled, before it begins.
+        """Check before a run begins that all its specs can be journalled.
 
         Args:
-            specs: All of them, read some at a time; an item that is no spec is left for the run to refuse.
+            specs: All specs; they are read some at a time. An item that is not a spec is left for the run to refuse.
 
         Raises:
-            JournalConflict: Some `task_id` is there twice, or stands for another step in the journal.
-            SpecNotJournallable: Some spec holds what JSON cannot carry.
+            JournalConflict: Two specs have the same `task_id`, or the journal has another spec under it.
+            SpecNotJournallable: JSON cannot carry a spec.
             JournalError: The journal cannot be read.
         """
         is_list = isinstance(specs, (list, tuple))
@@ -134,7 +101,7 @@ class Journalling:
             for index, spec in some:
                 if not self._is_new(spec.task_id, is_list):
                     twice[spec.task_id] = ()
-                if not _is_plain(spec):
+                if not always_has_identity(spec):
                     self._identity(index, spec)
             there = self._store.identities(spec.task_id for _, spec in some)
             known.update(there if is_list else ())
@@ -147,11 +114,11 @@ class Journalling:
         self._known = known if is_list else None
 
     def reuse(self, index: int, spec: AgentStepSpec) -> Report | None:
-        """Return the report of a step that was journalled with success; `None` if it has to run.
+        """Return the report of a step that is journalled as succeeded; `None` if the step has to run.
 
         Raises:
-            JournalConflict: Its `task_id` was there already, or stands for another step in the journal.
-            SpecNotJournallable: The spec holds what JSON cannot carry.
+            JournalConflict: An earlier spec has the same `task_id`, or the journal has another spec under it.
+            SpecNotJournallable: JSON cannot carry the spec.
             JournalError: The journal cannot be read.
         """
         identity = self._identity(index, spec)
@@ -170,7 +137,7 @@ class Journalling:
         return None
 
     def _is_new(self, task_id: str, is_listed: bool = False) -> bool:
-        """Take note of a name; return whether it is the first time."""
+        """Remember a task id; return whether it is new."""
         if is_listed:
             if task_id in self._listed:
                 return False
@@ -183,7 +150,7 @@ class Journalling:
     def _conflicting(
         self, specs: Iterable[tuple[int, AgentStepSpec]], there: dict[str, str | None]
     ) -> Iterator[tuple[str, tuple[str, ...]]]:
-        """Yield the `task_id` and the differing fields of each spec, given with its index, that may not run."""
+        """Yield the `task_id` and the differing fields of each spec that is journalled with other fields."""
         if self._may_rerun or not there:
             return
         for index, spec in specs:
@@ -206,70 +173,71 @@ class Journalling:
         return JournalConflict(reason, twice)
 
     def _conflicts(self, conflicts: dict[str, tuple[str, ...]]) -> JournalConflict:
-        told = _named(f"{task_id!r} ({', '.join(fields)})" for task_id, fields in conflicts.items())
+        differences = _named(f"{task_id!r} ({', '.join(fields)})" for task_id, fields in conflicts.items())
         reason = (
-            f"steps of the workflow {self._workflow_id!r} are journalled with other specs; what differs: {told}. "
-            "Give the steps new task_ids, name another workflow, or run them again with on_conflict='rerun'"
+            f"steps of the workflow {self._workflow_id!r} are journalled with other specs; what differs: "
+            f"{differences}. Give the steps new task_ids, name another workflow, or run them again with "
+            "on_conflict='rerun'"
         )
         return JournalConflict(reason, conflicts)
 
-    # What has to be kept ----------------------------------------------------------------------------------------------
+    # Outcomes to keep -------------------------------------------------------------------------------------------------
 
     def add(self, report: Report, spec: AgentStepSpec) -> None:
-        """Take a step's last report; it comes back from `durable`."""
-        if not self.unwritten and not self._written:
-            self._sync_at = self._clock() + GATHER_S
+        """Add a step's last report; `commit` returns it."""
+        if not self.to_write and not self._to_sync:
+            self._commit_at = self._clock() + COMMIT_DELAY_S
         identity = self._identities.pop(report.index, None)
         if report.outcome.structured is not None:
-            report = _frozen(report, spec)
-        self.unwritten.append((report, journal_record_of(report, spec, identity)))
+            report = _with_copy(report, spec)
+        self.to_write.append((report, journal_record_of(report, spec, identity)))
 
     def is_due(self, now: float) -> bool:
-        """Return whether reports have been held back for long enough."""
-        return now >= self.due_at or len(self._written) + len(self.unwritten) >= MAX_GATHERED
+        """Return whether it is time to commit."""
+        return now >= self.due_at or len(self._to_sync) + len(self.to_write) >= MAX_PENDING
 
     @property
     def due_at(self) -> float:
-        """When they will have been, on the clock; `inf` if there are none."""
-        return self._sync_at if self.holds_back else math.inf
+        """When it will be time to commit, on the clock, in seconds; `inf` if no report is pending."""
+        return self._commit_at if self.has_pending else math.inf
 
     def write(self) -> None:
-        """Make what was added safe against the end of this process.
+        """Write what was added to the journal: then it is safe if this process is killed.
 
         Raises:
-            JournalError: It cannot be written.
+            JournalError: The journal cannot be written.
         """
-        if self.unwritten:
-            self._store.write([record for _, record in self.unwritten])
-            self._written.extend(report for report, _ in self.unwritten)
-            self.unwritten.clear()
+        if self.to_write:
+            self._store.write([record for _, record in self.to_write])
+            self._to_sync.extend(report for report, _ in self.to_write)
+            self.to_write.clear()
 
-    def durable(self) -> list[Report]:
-        """Make what was added durable, and return its reports, in the order in which they came.
+    def commit(self) -> list[Report]:
+        """Make all pending reports durable and return them, in the order in which they were added.
 
         Raises:
-            JournalError: It cannot be written.
+            JournalError: The journal cannot be written.
         """
         self.write()
         self._store.sync()
-        return self.give_up()
+        return self.drain()
 
-    def give_up(self) -> list[Report]:
-        """Return the reports that are held back, durable or not."""
-        reports = [*self._written, *(report for report, _ in self.unwritten)]
-        self._written.clear()
-        self.unwritten.clear()
+    def drain(self) -> list[Report]:
+        """Return all pending reports and forget them, whether they are durable or not."""
+        reports = [*self._to_sync, *(report for report, _ in self.to_write)]
+        self._to_sync.clear()
+        self.to_write.clear()
         return reports
 
     def close(self) -> None:
-        """Let go of the workflow."""
+        """Release the workflow."""
         if self._seen is not None:
             self._seen.close()
         self._store.close()
 
 
 class _NameSet:
-    """A set of any number of names, in little memory: SQLite keeps what is too much in a temporary file."""
+    """A set of any number of names in little memory: SQLite moves what does not fit into a temporary file."""
 
     def __init__(self) -> None:
         self._connection = sqlite3.connect("", isolation_level=None, check_same_thread=False)
@@ -286,33 +254,21 @@ class _NameSet:
 
 
 def _differing(record: JournalRecord, spec: AgentStepSpec, identity: str) -> tuple[str, ...]:
-    """Return the names of the fields in which a spec is not what was journalled."""
+    """Return the names of the fields in which a spec differs from the journalled one."""
     if record.identity == identity:
         return ()
-    if record.spec is None:  # of a checkpoint, which has no specs: what it tells of the step is all that can differ
+    if record.spec is None:  # imported from a checkpoint, which has no specs: only the agent can be compared
         return () if record.outcome.agent == spec.agent else ("agent",)
     names = [name for name in _NAMES if getattr(record.spec, name) != getattr(spec, name)]
-    return tuple(names or ["output_schema"])  # equal in Python, as 1 and 1.0 are, but not as JSON
+    return tuple(names or ["output_schema"])  # equal in Python, as 1 and 1.0 are, but different as JSON
 
 
-def _is_plain(spec: AgentStepSpec) -> bool:
-    """Whether it has an identity in any case; so it is with nearly all."""
-    return (
-        spec.output_schema is None
-        and spec.prompt.isascii()
-        and spec.task_id.isascii()
-        and spec.description.isascii()
-        and spec.agent.isascii()
-        and (spec.parent_session_id is None or spec.parent_session_id.isascii())
-    )
-
-
-def _frozen(report: Report, spec: AgentStepSpec) -> Report:
-    """Return the report with a JSON value that nobody else can change: on threads it is the step's own object."""
+def _with_copy(report: Report, spec: AgentStepSpec) -> Report:
+    """Return the report with a copy of `structured`: on threads the step still has that object and may change it."""
     try:
         check_json(report.outcome.structured, "structured")
         copy = json.loads(json.dumps(report.outcome.structured))
-    except Exception as error:  # somebody is just changing it, or has since it was checked
+    except Exception as error:  # the step is changing it now, or has changed it since it was checked
         refusal = StepError("InvalidOutcome", f"structured cannot be journalled: {StepError.of(error)}")
         refused = failure(report.index, spec, "invalid", refusal, report.started, report.duration_s, report.worker)
         return attrs.evolve(refused, attempts=report.attempts, usage=report.usage)
