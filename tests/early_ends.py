@@ -40,7 +40,7 @@ CALM_LOOKS = 5
 
 
 @frozen
-class Stage:
+class Marks:
     """A folder in which steps leave marks, and in which they find that they are released."""
 
     folder: Path = field(converter=Path)
@@ -49,7 +49,7 @@ class Stage:
     def ledger(self) -> Ledger:
         return Ledger(self.folder / "marks")
 
-    def marked(self, kind: str) -> list[str]:
+    def named(self, kind: str) -> list[str]:
         """Return what was marked as `kind`, such as the task ids of the steps that have `"begun"`, in order."""
         marks = [mark.partition(":") for mark in self.ledger.counts().elements()]
         return [name for found, _, name in marks if found == kind]
@@ -61,7 +61,7 @@ class Stage:
         return (self.folder / "release").exists()
 
     def have_begun(self, *task_ids: str) -> Callable[[], bool]:
-        return lambda: set(task_ids) <= set(self.marked("begun"))
+        return lambda: set(task_ids) <= set(self.named("begun"))
 
     def at_rest(self) -> Callable[[], bool]:
         """Return what tells when all steps that have begun are done, and their workers wait for other ones."""
@@ -69,14 +69,14 @@ class Stage:
 
         def is_at_rest() -> bool:
             nonlocal calm
-            is_calm = bool(self.marked("done")) and set(self.marked("begun")) == set(self.marked("done"))
-            calm = calm + 1 if is_calm and all(map(_sleeps, set(self.marked("thread")))) else 0
+            is_calm = bool(self.named("done")) and set(self.named("begun")) == set(self.named("done"))
+            calm = calm + 1 if is_calm and all(map(_sleeps, set(self.named("thread")))) else 0
             return calm >= CALM_LOOKS
 
         return is_at_rest
 
 
-class Acting(AgentExecutor):
+class ScriptedExecutor(AgentExecutor):
     """Runs each step as its agent says, and marks it as begun and, last of all, as done.
 
     "quick" answers with its prompt. "held" waits until it is released. "after" waits for the marks in its prompt.
@@ -85,27 +85,27 @@ class Acting(AgentExecutor):
     """
 
     def __init__(self, folder: str | Path, *, is_slow_to_end: bool = False) -> None:
-        self.stage = Stage(folder)
+        self.marks = Marks(folder)
         self.is_slow_to_end = is_slow_to_end
 
     def execute_step(self, spec: AgentStepSpec, event_tx: object = None) -> StepOutcome:
         self._mark("begun", spec)
-        self.stage.ledger.note(f"process:{os.getpid()}")
+        self.marks.ledger.note(f"process:{os.getpid()}")
         outcome = self._act(spec)
-        self.stage.ledger.note(f"thread:{threading.get_native_id()}")
+        self.marks.ledger.note(f"thread:{threading.get_native_id()}")
         self._mark("done", spec)
         return outcome
 
     def teardown(self) -> None:
         if self.is_slow_to_end:
-            self.stage.ledger.note("ending:executor")
-            _await(self.stage.is_released)
+            self.marks.ledger.note("ending:executor")
+            _await(self.marks.is_released)
 
     def _act(self, spec: AgentStepSpec) -> StepOutcome:
         if spec.agent == "held":
-            _await(self.stage.is_released)
+            _await(self.marks.is_released)
         elif spec.agent == "after":
-            _await(self.stage.have_begun(*spec.prompt.split()))
+            _await(self.marks.have_begun(*spec.prompt.split()))
         elif spec.agent != "quick":
             if spec.agent == "flaky" and current_step().attempt == 1:
                 raise ConnectionError("the first attempt fails")
@@ -118,10 +118,10 @@ class Acting(AgentExecutor):
         return StepOutcome.completed(spec, spec.prompt)
 
     def _mark(self, kind: str, spec: AgentStepSpec) -> None:
-        self.stage.ledger.note(f"{kind}:{spec.task_id}")
+        self.marks.ledger.note(f"{kind}:{spec.task_id}")
 
 
-def acting(*agents: str) -> list[AgentStepSpec]:
+def scripted_specs(*agents: str) -> list[AgentStepSpec]:
     """Return a spec for each agent, with the task ids `"t0"`, `"t1"`, …; what "after" waits for stands behind it."""
     specs = []
     for number, agent in enumerate(agents):
@@ -156,7 +156,7 @@ def _await(condition: Callable[[], bool]) -> None:
 
 
 @define
-class Ended:
+class CallResult:
     """What came of a call of a runner.
 
     Attributes:
@@ -189,9 +189,9 @@ class Ended:
         return [outcome.task_id for outcome in self.outcomes]
 
 
-def ended(way: str, runner: Runner, specs: Iterable[AgentStepSpec]) -> Ended:
+def call_runner(way: str, runner: Runner, specs: Iterable[AgentStepSpec]) -> CallResult:
     """Call a runner and return what comes of it; interrupts and errors of the library, too."""
-    result = Ended()
+    result = CallResult()
     try:
         if way == "run":
             result.seen.extend(runner.run(specs))
@@ -222,7 +222,7 @@ def press_ctrl_c() -> None:
 
 
 @contextmanager
-def pressed_when(condition: Callable[[], bool], then: Callable[[], None] | None = None) -> Iterator[None]:
+def ctrl_c_when(condition: Callable[[], bool], then: Callable[[], None] | None = None) -> Iterator[None]:
     """Press Ctrl-C once, when something holds while the body runs; a body that ends before fails."""
     is_over, is_pressed = threading.Event(), threading.Event()
 

@@ -1,4 +1,8 @@
-"""The command line interrupted while it writes: whole lines, every step that was done, and a summary that is true."""
+"""The command line, interrupted while it writes, writes whole lines, each step that was done, and a true summary.
+
+These tests show item 1 of section 2 of issue 9, "One way to end", for the command line; the exit status is 130. Those
+with a journal also show item 3 there, and the last one item 4.
+"""
 
 from __future__ import annotations
 
@@ -18,7 +22,7 @@ import early_ends
 import pytest
 from attrs import define
 from command_line import ENVIRONMENT, LIMIT_S, Folder, command
-from early_ends import CALM_LOOKS, Stage, acting, in_order
+from early_ends import CALM_LOOKS, Marks, in_order, scripted_specs
 from processes import eventually
 
 from fanout_sync import SqliteJournal, StepOutcome
@@ -26,37 +30,37 @@ from fanout_sync import SqliteJournal, StepOutcome
 TESTS = Path(early_ends.__file__).parent
 
 PIPE_SIZE = 4096
-"""The smallest pipe there is: of most outcomes here, not even one fits."""
+"""Bytes in the smallest pipe that the system makes: less than one of most outcomes here."""
 
 AGENTS = f"""
 import signal, sys
 sys.path.insert(0, {str(TESTS)!r})
-from early_ends import Acting
+from early_ends import ScriptedExecutor
 
-executor = Acting(".")
-slow_to_end = Acting(".", is_slow_to_end=True)
+executor = ScriptedExecutor(".")
+slow_to_end = ScriptedExecutor(".", is_slow_to_end=True)
 
 def note(number, frame):
-    executor.stage.ledger.note("pressed:ctrl-c")
+    executor.marks.ledger.note("pressed:ctrl-c")
     raise KeyboardInterrupt
 
 if signal.getsignal(signal.SIGINT) is signal.default_int_handler:
     signal.signal(signal.SIGINT, note)
 """
-"""Its steps leave marks in the folder, and so does each Ctrl-C, which is else what it always is."""
+"""Its steps leave marks in the folder, and so does each Ctrl-C, which otherwise has its usual effect."""
 
 INTERRUPTED = re.compile(r"Interrupted: (\d+) of (\d+) outcomes were written(; cancelled: [^\n]+?)?(; [^\n;]+)?\n")
 
-each_backend = pytest.mark.parametrize("backend", ["thread", "process"])
 SIGNALS = {
     "SIGINT": [signal.SIGINT],
     "SIGTERM": [signal.SIGTERM],
     "SIGINT twice": [signal.SIGINT, signal.SIGINT],
     "SIGTERM twice": [signal.SIGTERM, signal.SIGTERM],
     "SIGINT and SIGTERM": [signal.SIGINT, signal.SIGTERM],
+    "SIGTERM and SIGINT": [signal.SIGTERM, signal.SIGINT],
 }
 PATIENCE_S = 1.5
-"""So long after the first one, another interrupt is more than a nervous finger."""
+"""Seconds after which another interrupt means that the user wants the command to end at once."""
 
 LINES = {"long": (40, 100_000), "short": (300, 30)}
 
@@ -68,28 +72,28 @@ def folder(tmp_path: Path) -> Folder:
 
 
 @pytest.fixture
-def stage(tmp_path: Path) -> Stage:
-    return Stage(tmp_path)
+def marks(tmp_path: Path) -> Marks:
+    return Marks(tmp_path)
 
 
 def write_steps(folder: Folder, agents: Sequence[str], size: int = 10) -> None:
     """Write a step for each agent; the outcomes of those that answer are a little longer than `size`."""
     prompts = [agent if " " in agent else f"{agent} {'x' * size}" for agent in agents]
-    lines = [f"{spec.to_json()}\n" for spec in acting(*prompts)]
+    lines = [f"{spec.to_json()}\n" for spec in scripted_specs(*prompts)]
     (folder / "steps.jsonl").write_text("".join(lines))
 
 
-# What is read, and when -----------------------------------------------------------------------------------------------
+# The reader and the command -------------------------------------------------------------------------------------------
 
 
 @define
 class Reader:
-    """The end of a small pipe that nobody reads before the test wants it."""
+    """The reading end of a small pipe, from which nothing is read before the test reads it."""
 
     descriptor: int
 
     def waiting(self) -> int:
-        """Return how many bytes are there."""
+        """Return how many bytes wait to be read."""
         count = bytearray(4)
         fcntl.ioctl(self.descriptor, termios.FIONREAD, count)
         return int.from_bytes(count, "little")
@@ -102,21 +106,21 @@ class Reader:
 
 @define
 class Command:
-    """A command line at work.
+    """A command line that runs.
 
     Attributes:
         process: The process.
         reader: Where its outcomes go; `None` for a file.
-        stage: Where its steps leave marks.
+        marks: Where its steps leave marks.
     """
 
     process: subprocess.Popen[str]
     reader: Reader | None
-    stage: Stage
+    marks: Marks
 
     def is_stuck(self) -> Callable[[], bool]:
-        """Return what tells when all steps that have begun are done, and the command waits for its reader."""
-        is_at_rest, calm = self.stage.at_rest(), 0
+        """Return a function: whether all steps that have begun are done, and the command waits for its reader."""
+        is_at_rest, calm = self.marks.at_rest(), 0
 
         def is_stuck() -> bool:
             nonlocal calm
@@ -134,7 +138,7 @@ class Command:
     def send(self, signals: Sequence[signal.Signals]) -> None:
         """Send signals, each when the one before has arrived; it may end after the first."""
         for number in signals:
-            pressed = len(self.stage.marked("pressed"))
+            pressed = len(self.marks.named("pressed"))
             self.process.send_signal(number)
             if number == signal.SIGINT:
                 assert eventually(partial(self._was_pressed, pressed + 1))
@@ -142,18 +146,18 @@ class Command:
                 assert eventually(partial(self._has_taken, number))
 
     def wait_until(self, condition: Callable[[], bool]) -> None:
-        """Wait until something holds; the command must not end before."""
+        """Wait until a condition holds; the command must not end before."""
         assert eventually(lambda: condition() or self.process.poll() is not None)
         assert condition() or self.process.poll() is None, self.end()
 
     def end(self) -> str:
-        """Wait for its end; return what it had to say to people."""
+        """Wait until the command ends; return what it wrote to the standard error."""
         assert self.process.wait(LIMIT_S) is not None
         assert self.process.stderr is not None
         return self.process.stderr.read()
 
     def _was_pressed(self, times: int) -> bool:
-        return self.process.poll() is not None or len(self.stage.marked("pressed")) >= times
+        return self.process.poll() is not None or len(self.marks.named("pressed")) >= times
 
     def _has_taken(self, number: signal.Signals) -> bool:
         if self.process.poll() is not None:
@@ -199,7 +203,7 @@ def running(folder: Folder, *options: str, to: str = "pipe", target: str = "agen
     try:
         with process:
             try:
-                yield Command(process, reader, Stage(folder.path))
+                yield Command(process, reader, Marks(folder.path))
             finally:
                 process.kill()
     finally:
@@ -209,7 +213,7 @@ def running(folder: Folder, *options: str, to: str = "pipe", target: str = "agen
 
 
 def task_ids_in(text: str) -> list[str]:
-    """Return whose outcomes were written, all of them in whole lines."""
+    """Return the task ids of the outcomes in the text, which must consist of whole lines."""
     assert text.endswith("\n") or not text
     return [StepOutcome.from_json(line).task_id for line in text.splitlines()]
 
@@ -223,44 +227,53 @@ def assert_told(process: subprocess.Popen[str], said: str, written: int, total: 
     assert process.returncode == 130
 
 
-# While it waits for whoever reads -------------------------------------------------------------------------------------
+# While it waits for its reader ----------------------------------------------------------------------------------------
 
 
-@each_backend
 @pytest.mark.parametrize(
-    ("pressed", "lines"), [*((name, "long") for name in SIGNALS), ("SIGINT", "short"), ("SIGTERM twice", "short")]
+    ("pressed", "lines", "backend"),
+    [
+        ("SIGINT", "long", "thread"),
+        ("SIGTERM", "short", "thread"),
+        ("SIGINT twice", "short", "thread"),
+        ("SIGTERM twice", "long", "thread"),
+        ("SIGINT and SIGTERM", "long", "thread"),
+        ("SIGINT", "short", "process"),
+        ("SIGTERM", "long", "process"),
+    ],
 )
 def test_an_interrupt_while_a_line_is_written(
-    pressed: str, lines: str, backend: str, folder: Folder, stage: Stage
+    pressed: str, lines: str, backend: str, folder: Folder, marks: Marks
 ) -> None:
-    """Every step that was done is written when the reader reads on: just once, in order, in whole lines."""
+    """Every step that was done is written when the reader reads on: exactly once, in order, in whole lines."""
     count, size = LINES[lines]
     write_steps(folder, ["quick"] * count, size)
     with running(folder, "--backend", backend, "-j", "3") as run:
         run.wait_until(run.is_stuck())
-        done = in_order(stage.marked("done"))
+        done = in_order(marks.named("done"))
         assert len(done) < count
         run.send(SIGNALS[pressed])
         assert run.reader is not None
         written = task_ids_in(run.reader.read_all())
         said = run.end()
     assert written == done
-    assert in_order(stage.marked("begun")) == done, "no step begins after an interrupt"
+    assert in_order(marks.named("begun")) == done, "no step begins after an interrupt"
     assert_told(run.process, said, len(written), count)
 
 
-@each_backend
-@pytest.mark.parametrize("to", ["pipe", "fifo"])
-@pytest.mark.parametrize("signals", [[signal.SIGINT], [signal.SIGTERM, signal.SIGINT]], ids=["one", "two"])
+@pytest.mark.parametrize(
+    ("pressed", "to", "backend"),
+    [("SIGINT", "pipe", "process"), ("SIGINT", "fifo", "thread"), ("SIGTERM and SIGINT", "pipe", "thread")],
+)
 def test_what_is_written_and_what_is_journalled_agree(
-    signals: list[signal.Signals], to: str, backend: str, folder: Folder, stage: Stage
+    pressed: str, to: str, backend: str, folder: Folder, marks: Marks
 ) -> None:
-    """With a journal, all that was done is both written and journalled; the same command runs the rest alone."""
+    """With a journal, each step that was done is written and journalled; the same command runs only the rest."""
     write_steps(folder, ["quick"] * 300, 3_000)
     with running(folder, "--backend", backend, "-j", "3", "--journal", "run.db", to=to) as run:
         run.wait_until(run.is_stuck())
-        done = in_order(stage.marked("done"))
-        run.send(signals)
+        done = in_order(marks.named("done"))
+        run.send(SIGNALS[pressed])
         assert run.reader is not None
         written = task_ids_in(run.reader.read_all())
         said = run.end()
@@ -272,24 +285,23 @@ def test_what_is_written_and_what_is_journalled_agree(
     again = folder.run("--journal", "run.db")
     assert again.returncode == 0
     assert task_ids_in(again.stdout) == [f"t{number}" for number in range(300)]
-    assert sorted(stage.marked("begun")) == sorted(f"t{number}" for number in range(300)), "each ran once"
+    assert sorted(marks.named("begun")) == sorted(f"t{number}" for number in range(300)), "each ran once"
 
 
-@each_backend
-@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+@pytest.mark.parametrize(("number", "backend"), [(signal.SIGINT, "thread"), (signal.SIGTERM, "process")])
 def test_another_interrupt_while_the_rest_is_written(
-    number: signal.Signals, backend: str, folder: Folder, stage: Stage
+    number: signal.Signals, backend: str, folder: Folder, marks: Marks
 ) -> None:
-    """What was done behind a step that was not is written after the first interrupt; a second one loses none of it."""
+    """Steps done after an unfinished one are written at the first interrupt; a second interrupt loses none of them."""
     write_steps(folder, ["quick", "held", *["quick"] * 6, "held", "held", "quick"], 100_000)
     with running(folder, "--backend", backend, "-j", "3") as run:
         assert run.reader is not None
-        run.wait_until(stage.have_begun("t0", "t1"))
+        run.wait_until(marks.have_begun("t0", "t1"))
         first = os.read(run.reader.descriptor, 1)
         while (line := os.read(run.reader.descriptor, 65536)) and not line.endswith(b"\n"):
             first += line
         first += line
-        run.wait_until(stage.have_begun("t8", "t9"))
+        run.wait_until(marks.have_begun("t8", "t9"))
         run.process.send_signal(number)
         run.wait_until(lambda: run.reader is not None and run.reader.waiting() >= PIPE_SIZE)
         run.process.send_signal(number)
@@ -297,17 +309,15 @@ def test_another_interrupt_while_the_rest_is_written(
         said = run.end()
     written = task_ids_in(text)
     assert written == ["t0", "t2", "t3", "t4", "t5", "t6", "t7"]
-    assert in_order(stage.marked("begun")) == [f"t{n}" for n in range(10)]
+    assert in_order(marks.named("begun")) == [f"t{n}" for n in range(10)]
     assert_told(run.process, said, len(written), 11)
 
 
-@each_backend
-def test_whoever_does_not_read_keeps_nobody_waiting(backend: str, folder: Folder, stage: Stage) -> None:
-    """Ctrl-C once more, after some time, ends the command though nobody reads; what the summary says is there, is."""
+def test_a_later_interrupt_ends_a_command_that_nobody_reads(folder: Folder, marks: Marks) -> None:
+    """Ctrl-C again, after some time, ends the command though nobody reads; the summary counts what was written."""
     write_steps(folder, ["quick"] * 300, 30)
-    with running(folder, "--backend", backend, "-j", "3") as run:
+    with running(folder, "-j", "3") as run:
         run.wait_until(run.is_stuck())
-
         for _ in range(5):
             run.process.send_signal(signal.SIGINT)
             with suppress(subprocess.TimeoutExpired):
@@ -326,52 +336,62 @@ def test_whoever_does_not_read_keeps_nobody_waiting(backend: str, folder: Folder
 
 
 @pytest.mark.parametrize(
-    ("after", "to"), [(1, "file"), (2, "option"), (3, "file"), (5, "option"), (8, "file"), (13, "option"), (90, "file")]
+    ("after", "to", "number"),
+    [
+        (1, "file", signal.SIGTERM),
+        (5, "option", signal.SIGINT),
+        (8, "file", signal.SIGINT),
+        (90, "option", signal.SIGTERM),
+    ],
 )
-def test_an_interrupt_at_any_moment(after: int, to: str, folder: Folder, stage: Stage) -> None:
-    """Wherever it strikes: every step on a thread that was done is written, and what is written was done."""
+def test_an_interrupt_at_any_moment(after: int, to: str, number: signal.Signals, folder: Folder, marks: Marks) -> None:
+    """On threads, the steps that are written are those that were done, whenever the interrupt comes."""
     write_steps(folder, ["quick"] * 400, 2000)
-    number = [signal.SIGINT, signal.SIGTERM][after % 2]
     with running(folder, "-j", "4", "--journal", "run.db", to=to) as run:
-        run.wait_until(lambda: len(stage.marked("done")) >= after)
+        run.wait_until(lambda: len(marks.named("done")) >= after)
         run.process.send_signal(number)
         said = run.end()
     written = task_ids_in((folder / "out.jsonl").read_text())
-    assert written == in_order(stage.marked("done"))
+    assert written == in_order(marks.named("done"))
     assert written == [record.task_id for record in SqliteJournal(folder / "run.db").records("default")]
     if len(written) < 400:
         assert_told(run.process, said, len(written), 400)
 
 
-@pytest.mark.parametrize("after", [1, 9, 40])
-def test_an_interrupt_at_any_moment_on_processes(after: int, folder: Folder, stage: Stage) -> None:
-    """As on threads, but that the last word of a worker that is killed may be lost; it is not journalled either."""
+@pytest.mark.parametrize("after", [1, 40])
+def test_an_interrupt_at_any_moment_on_processes(after: int, folder: Folder, marks: Marks) -> None:
+    """As on threads, but a worker that is killed may lose its last outcome; then that is not journalled either."""
     write_steps(folder, ["quick"] * 400, 2000)
     with running(folder, "--backend", "process", "-j", "2", "--journal", "run.db", to="file") as run:
-        run.wait_until(lambda: len(stage.marked("done")) >= after)
+        run.wait_until(lambda: len(marks.named("done")) >= after)
         run.process.send_signal(signal.SIGINT)
         said = run.end()
     written = task_ids_in((folder / "out.jsonl").read_text())
     assert written == in_order(set(written))
-    assert set(written) <= set(stage.marked("done"))
-    assert len(set(stage.marked("begun")) - set(written)) <= 2
+    assert set(written) <= set(marks.named("done"))
+    assert len(set(marks.named("begun")) - set(written)) <= 2
     assert written == [record.task_id for record in SqliteJournal(folder / "run.db").records("default")]
     if len(written) < 400:
         assert_told(run.process, said, len(written), 400)
 
 
-@each_backend
-@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
-@pytest.mark.parametrize("options", [[], ["--journal", "run.db"]], ids=["", "journal"])
-def test_an_interrupt_while_workers_are_ended(
-    options: list[str], number: signal.Signals, backend: str, folder: Folder, stage: Stage
+@pytest.mark.parametrize(
+    ("number", "backend", "options"),
+    [
+        (signal.SIGINT, "thread", []),
+        (signal.SIGTERM, "thread", ["--journal", "run.db"]),
+        (signal.SIGINT, "process", ["--journal", "run.db"]),
+    ],
+)
+def test_an_interrupt_while_workers_are_shut_down(
+    options: list[str], number: signal.Signals, backend: str, folder: Folder, marks: Marks
 ) -> None:
-    """All steps are done, and all of them are written; it says so, and that it was interrupted."""
+    """All steps are done and written; the summary says so, and that the command was interrupted."""
     write_steps(folder, ["quick"] * 5)
     with running(folder, "--backend", backend, "-j", "1", *options, to="option", target="agents.py:slow_to_end") as run:
-        run.wait_until(lambda: bool(stage.marked("ending")))
+        run.wait_until(lambda: bool(marks.named("ending")))
         run.process.send_signal(number)
         said = run.end()
-    stage.release()
+    marks.release()
     assert task_ids_in((folder / "out.jsonl").read_text()) == ["t0", "t1", "t2", "t3", "t4"]
     assert_told(run.process, said, 5, 5)
