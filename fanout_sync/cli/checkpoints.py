@@ -1,4 +1,4 @@
-"""`fanout-sync export` and `fanout-sync import`: checkpoints out of a journal, and into one."""
+"""`fanout-sync export` and `fanout-sync import`: write a checkpoint of a journal, and read one into a journal."""
 
 from __future__ import annotations
 
@@ -19,12 +19,14 @@ from .show import chosen_workflow
 @click.command("export")
 @click.argument("journal", metavar="RUN.db")
 @click.argument("workflow", metavar="[WORKFLOW]", required=False)
-@click.option("-o", "--output", default="-", metavar="FILE.json", help="Where it goes.  [default: standard output]")
+@click.option(
+    "-o", "--output", default="-", metavar="FILE.json", help="Where the JSON goes.  [default: standard output]"
+)
 def export_checkpoint(journal: str, workflow: str | None, output: str) -> None:
-    """Write what is done of a workflow as JSON, for other programs and for "import".
+    """Write the steps of a workflow that succeeded as JSON, for other programs and for "import".
 
-    The workflow need not be named if it is the only one. Steps that failed are left out, because whoever reads a
-    checkpoint takes what is in it for done.
+    The workflow need not be named if it is the only one. Steps that failed are left out, because a reader takes all
+    steps in a checkpoint for done.
 
     Exits with 0, or with 2 if there is no such journal or workflow.
     """
@@ -43,9 +45,9 @@ def export_checkpoint(journal: str, workflow: str | None, output: str) -> None:
 def import_checkpoint(journal: str, checkpoint: str) -> None:
     """Journal the steps of a checkpoint, all or none; "-" is the standard input.
 
-    The journal is made if there is none. A step that is journalled with success already is kept as it is.
+    The journal is created if there is none. A step that is journalled as succeeded already stays as it is.
 
-    Exits with 0, or with 2 if the file is no checkpoint or the journal cannot be used.
+    Exits with 0, or with 2 if the file is not a checkpoint or the journal cannot be used.
     """
     from ..journal import SqliteJournal  # imported lazily: slow, and few need it
 
@@ -56,12 +58,12 @@ def import_checkpoint(journal: str, checkpoint: str) -> None:
         raise WireError(error.reason, error.field, name, error.line) from None
     except JournalError as error:
         raise JournalError(f"cannot import {name}: {error}") from None
-    steps = cast("dict[str, list[object]]", parse_json(data))["steps"]  # it has them, or had been refused
+    steps = cast("dict[str, list[object]]", parse_json(data))["steps"]  # present, or the import would have failed
     click.echo(f"{len(steps)} step{'' if len(steps) == 1 else 's'} of workflow {workflow!r} imported")
 
 
 def _read(path: str) -> tuple[str, bytes]:
-    """Return what the file is called, and what is in it."""
+    """Return the name of the file, for messages, and its content."""
     name = "<stdin>" if path == "-" else path
     try:
         if path != "-":

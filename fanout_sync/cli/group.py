@@ -1,4 +1,4 @@
-"""The command line: `fanout-sync`, which is `python -m fanout_sync` too."""
+"""The command line: `fanout-sync`, also started as `python -m fanout_sync`."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from .validate import validate
 
 
 class _Commands(click.Group):
-    """Ends with a message and an exit status where something went wrong that is no fault of this program."""
+    """A group of commands that turns the errors of this package into a message and an exit status."""
 
     def invoke(self, ctx: click.Context) -> Any:
         try:
@@ -24,7 +24,7 @@ class _Commands(click.Group):
         except KeyboardInterrupt:
             raise click.exceptions.Exit(INTERRUPTED) from None
         except FanoutError as error:
-            # What is wrong with a line starts with its place, as editors want it.
+            # A message about a line starts with the file and the line, so that editors can jump there.
             has_place = isinstance(error, WireError) and error.line is not None
             click.echo(f"{error}" if has_place else f"Error: {error}", err=True)
             raise click.exceptions.Exit(NOTHING_WAS_RUN) from None

@@ -1,4 +1,4 @@
-"""What the command line calls an executor: `package.module:name` or `path/file.py:name`, found and made."""
+"""Finding and making the executor that the command line names: `package.module:name` or `path/file.py:name`."""
 
 from __future__ import annotations
 
@@ -28,38 +28,38 @@ _RUNNABLE = "an executor, an executor class or a function without arguments that
 
 
 def resolve_target(text: str) -> AgentExecutor:
-    """Import what `text` names and make an executor of it.
+    """Import what `text` names, and return or make the executor.
 
     The current directory becomes importable, as with `python -m`. The directory of a file comes first on `sys.path`, as
     with `python path/file.py`, and the file is imported as a module of its own name, so that worker processes, which
     get the same `sys.path`, can import it too.
 
     Args:
-        text: `package.module:name` or `path/file.py:name`. The name, dotted if need be, stands for an executor, a
-            class or a function without arguments that makes one (or a dict of functions), or a dict of functions.
+        text: `package.module:name` or `path/file.py:name`. The name, which may have dots, is that of an executor, of
+            a class or function without arguments that makes one (or a dict of functions), or of a dict of functions.
 
     Returns:
         The executor; a dict becomes a `FunctionExecutor`.
 
     Raises:
-        OptionError: There is no such thing, importing or making it fails, or it is nothing runnable; the target and
-            what is wrong with it are named, and the line in the user's file that raised.
+        OptionError: The target does not exist, importing or making it fails, or it is not runnable. The message names
+            the target, what is wrong with it, and the line in the user's file that raised.
     """
     try:
-        place, name = _parted(text)
+        place, name = _split(text)
         is_file = place.endswith(".py") or "/" in place or os.sep in place
         module = _import_file(place) if is_file else _import_module(place)
-        return _executor_of(_named(module, name), name)
+        return _executor_of(_attribute(module, name), name)
     except _Unusable as error:
         raise OptionError(f"executor target {text!r}: {error}") from error.__cause__
 
 
 class _Unusable(Exception):
-    """Why a target cannot be run; its cause is what the user's code raised, if it did."""
+    """A target cannot be run; the cause is the error that the user's code raised, if it raised one."""
 
 
-def _parted(text: str) -> tuple[str, str]:
-    # At the last colon: the path may have one too, after a Windows drive.
+def _split(text: str) -> tuple[str, str]:
+    # Split at the last colon: a path may have another one, after a Windows drive.
     place, _, name = text.rpartition(":")
     if place and all(part.isidentifier() for part in name.split(".")):
         return place, name
@@ -78,7 +78,7 @@ def _parted(text: str) -> tuple[str, str]:
 def _import_module(name: str) -> ModuleType:
     _put_first(Path.cwd())
     if not all(name.split(".")):
-        raise _Unusable(f"{name!r} is no absolute name of a module; expected {_FORMS}")
+        raise _Unusable(f"{name!r} is not an absolute module name; expected {_FORMS}")
     try:
         return _imported(name, f"module {name!r}")
     except _Unusable as error:
@@ -92,9 +92,9 @@ def _import_module(name: str) -> ModuleType:
 def _import_file(place: str) -> ModuleType:
     path = Path(place).absolute()
     if path.suffix != ".py":
-        raise _Unusable(f"{place!r} is no Python file; expected {_FORMS}")
+        raise _Unusable(f"{place!r} is not a Python file; expected {_FORMS}")
     if not path.is_file():
-        raise _Unusable(f"{path} is no file" if path.exists() else f"there is no file {path}")
+        raise _Unusable(f"{path} is not a file" if path.exists() else f"there is no file {path}")
     _put_first(Path.cwd())
     _put_first(path.parent)
     _refuse_misleading_name(path)
@@ -111,8 +111,8 @@ def _imported(name: str, what: str) -> ModuleType:
         return importlib.import_module(name)
     except KeyboardInterrupt:
         raise
-    except BaseException as error:  # the user's code: it may end in SystemExit too, and then nothing is runnable
-        raise _Unusable(f"importing {what} raised {_told(error)}") from error
+    except BaseException as error:  # the user's code may raise SystemExit, too; there is no executor then
+        raise _Unusable(f"importing {what} raised {_description(error)}") from error
 
 
 def _put_first(folder: Path) -> None:
@@ -121,7 +121,7 @@ def _put_first(folder: Path) -> None:
 
 
 def _refuse_misleading_name(path: Path) -> None:
-    """Refuse a file that `import`, here or in a worker, would not find by its name, or find instead of another."""
+    """Refuse a file that `import` would not find by its name, or that would hide another module of that name."""
     name = path.stem
     if "." in name:
         raise _Unusable(f"{path} cannot be imported with a dot in its name; rename it")
@@ -129,10 +129,12 @@ def _refuse_misleading_name(path: Path) -> None:
     if imported is not None:
         origin = getattr(imported, "__file__", None)
         if not _is_file(origin, path):
-            whence = f" from {origin}" if origin else ""
-            raise _Unusable(f"{path} has the name of the module {name!r}, already imported{whence}; rename the file")
+            imported_from = f" from {origin}" if origin else ""
+            raise _Unusable(
+                f"{path} has the name of the module {name!r}, already imported{imported_from}; rename the file"
+            )
     elif name in sys.stdlib_module_names:
-        raise _Unusable(f"{path} would stand in for the standard library's module {name!r}; rename the file")
+        raise _Unusable(f"{path} would hide the standard library's module {name!r}; rename the file")
     elif not _is_file(origin := _origin(importlib.util.find_spec(name)), path):
         raise _Unusable(f"{path} is hidden by {origin}, which `import {name}` finds first; rename the file")
 
@@ -149,10 +151,10 @@ def _origin(spec: ModuleSpec | None) -> str | None:
 
 def _import_hint(path: Path) -> str:
     if (path.parent / "__init__.py").is_file():
-        return "; the file is part of a package: name it as package.module:name if it has relative imports"
+        return "; the file is in a package: write the target as package.module:name if it has relative imports"
     hidden = _origin(PathFinder.find_spec(path.stem, [folder for folder in sys.path if folder != str(path.parent)]))
     if hidden and not _is_file(hidden, path):
-        return f"; the file hides the module {path.stem!r} of {hidden}: rename it if that one is meant"
+        return f"; the file hides the module {path.stem!r} of {hidden}: rename the file if it needs that module"
     return ""
 
 
@@ -162,10 +164,10 @@ def _siblings(module: str) -> Iterable[str]:
     return [f"{parent}.{found.name}" if parent else found.name for found in pkgutil.iter_modules(path)] if path else []
 
 
-# What is in them ------------------------------------------------------------------------------------------------------
+# The executor in a module ---------------------------------------------------------------------------------------------
 
 
-def _named(module: ModuleType, name: str) -> Any:
+def _attribute(module: ModuleType, name: str) -> Any:
     value: Any = module
     where = str(getattr(module, "__file__", None) or f"module {module.__name__!r}")
     for part in name.split("."):
@@ -174,8 +176,8 @@ def _named(module: ModuleType, name: str) -> Any:
         except AttributeError:
             public = [each for each in dir(value) if not each.startswith("_")]
             raise _Unusable(f"{where} has no {part!r}{did_you_mean(part, public)}") from None
-        except Exception as error:  # of a property, or of a module that imports its parts when they are asked for
-            raise _Unusable(f"looking up {part!r} in {where} raised {_told(error)}") from error
+        except Exception as error:  # raised by a property, or by a module that imports its parts lazily
+            raise _Unusable(f"looking up {part!r} in {where} raised {_description(error)}") from error
         where = f"{part!r} in {where}"
     return value
 
@@ -204,7 +206,7 @@ def _ready(value: Any, name: str) -> AgentExecutor | None:
     try:
         return FunctionExecutor(value)
     except OptionError as error:
-        raise _Unusable(f"{name} is no dict of functions: {error}") from error
+        raise _Unusable(f"{name} is not a dict of functions: {error}") from error
 
 
 def _called(factory: Callable[[], Any], name: str) -> Any:
@@ -214,13 +216,13 @@ def _called(factory: Callable[[], Any], name: str) -> Any:
     except KeyboardInterrupt:
         raise
     except BaseException as error:  # as in `_imported`
-        raise _Unusable(f"{name}() raised {_told(error)}") from error
+        raise _Unusable(f"{name}() raised {_description(error)}") from error
 
 
 def _refuse_arguments(factory: Callable[..., Any], name: str) -> None:
     try:
         signature = inspect.signature(factory)
-    except (TypeError, ValueError):  # some builtins have none; calling them tells
+    except (TypeError, ValueError):  # some builtins have no signature; the call shows whether they need arguments
         return
     try:
         signature.bind()
@@ -229,11 +231,11 @@ def _refuse_arguments(factory: Callable[..., Any], name: str) -> None:
         raise _Unusable(f"{name}{signature} needs arguments; expected {_RUNNABLE}{hint}") from None
 
 
-# What went wrong in them ----------------------------------------------------------------------------------------------
+# Errors of the user's code --------------------------------------------------------------------------------------------
 
 
-def _told(error: BaseException) -> str:
-    """Return the type, message and place of what the user's code raised."""
+def _description(error: BaseException) -> str:
+    """Return the type and message of an error of the user's code, and the line that raised it."""
     if isinstance(error, SyntaxError) and error.filename and error.lineno:
         return f"{type(error).__name__}: {error.msg} ({error.filename}, line {error.lineno})"
     return f"{StepError.of(error)}{_place_in_users_code(error)}"
@@ -242,7 +244,7 @@ def _told(error: BaseException) -> str:
 def _place_in_users_code(error: BaseException) -> str:
     lines = [(frame.f_code.co_filename, line) for frame, line in traceback.walk_tb(error.__traceback__)]
     lines = [(name, line) for name, line in lines if not name.startswith(_MACHINERY)]
-    # The innermost line that is the user's own to mend, rather than one of a library that it calls.
+    # The innermost line of the user's own code, rather than one of a library that it calls.
     own = [(name, line) for name, line in lines if not name.startswith(_LIBRARIES)] or lines
     return " ({}, line {})".format(*own[-1]) if own else ""
 

@@ -1,4 +1,4 @@
-"""The lines that the command line writes: each at once, and whole or not at all."""
+"""The lines that the command line writes: each at once, and either whole or not at all."""
 
 from __future__ import annotations
 
@@ -18,14 +18,14 @@ from ..events.types import Event
 
 
 class LinesFile:
-    """A file of lines, each written at once, so that it can be followed, and whole or not at all.
+    """A file of lines. Each is written at once, so that the file can be followed, and either whole or not at all.
 
-    What the file held is kept until `begin`: a command line that is refused costs nothing.
+    The earlier content of the file is kept until `begin`, so that a command line that is refused destroys nothing.
 
     Attributes:
-        name: For people.
-        stat: What `os.fstat` says of it.
-        written: How many lines are.
+        name: The name of the file, for messages.
+        stat: The `os.fstat` of the file.
+        written: How many lines have been written.
     """
 
     def __init__(self, file: FileIO, name: str, new_path: Path | None = None, *, is_ours: bool = False) -> None:
@@ -40,10 +40,10 @@ class LinesFile:
 
     @classmethod
     def at(cls, path: str) -> LinesFile:
-        """Open a file, which need not exist.
+        """Open a file; create it if it does not exist.
 
         Raises:
-            OptionError: It cannot be written.
+            OptionError: The file cannot be written.
         """
         place = Path(path)
         is_new = not os.path.lexists(place)
@@ -54,7 +54,7 @@ class LinesFile:
         return cls(file, path, place if is_new else None, is_ours=True)
 
     def begin(self) -> None:
-        """Empty the file, the first time."""
+        """Empty the file. Calling it again does nothing."""
         if not self._has_begun:
             self._has_begun = True
             self._cut()
@@ -63,13 +63,13 @@ class LinesFile:
         """Add a line.
 
         Raises:
-            OSError: It cannot be written, and is not there in part, unless to a pipe or the like.
+            OSError: The line cannot be written. Part of it may have been written to a pipe, but never to a file.
         """
         self.begin()
         data = line.encode() + b"\n"
         try:
             self._write_all(memoryview(data))
-        except BaseException:  # an interrupt, too, leaves no half of a line in a file
+        except BaseException:  # an interrupt must not leave half a line in a file either
             with suppress(OSError):
                 self._cut()
             raise
@@ -89,7 +89,7 @@ class LinesFile:
     def _write_all(self, rest: memoryview) -> None:
         while rest:
             count = self._file.write(rest)
-            if count is None:  # a pipe that somebody made non-blocking, and that is full
+            if count is None:  # a full pipe that is non-blocking
                 select.select([], [self._file], [])
             else:
                 rest = rest[count:]
@@ -100,11 +100,11 @@ class LinesFile:
 
 
 class EventsFile:
-    """An `event_tx` that writes each event as a line, from whichever thread it comes.
+    """An `event_tx` that writes each event as a line; any thread may send.
 
     Attributes:
-        lines: Where they go.
-        error: Why no more are written; `None` as long as they are. No step is the worse for it.
+        lines: The file that the events are written to.
+        error: Why no more events are written; `None` while they are. It fails no step.
     """
 
     def __init__(self, lines: LinesFile) -> None:
@@ -116,8 +116,8 @@ class EventsFile:
         """Write `event`.
 
         Raises:
-            TypeError: It is no `Event`.
-            WireError: It holds what JSON cannot carry; the field is named.
+            TypeError: `event` is not an `Event`.
+            WireError: JSON cannot carry a field of the event; the field is named.
         """
         check_event(event)
         line = event.to_json()
@@ -135,21 +135,21 @@ def lines_to(path: str) -> LinesFile:
     """Open a file for lines; "-" is the standard output.
 
     Raises:
-        OptionError: It cannot be written.
+        OptionError: The file cannot be written.
     """
     return _take_stdout() if path == "-" else LinesFile.at(path)
 
 
 def _take_stdout() -> LinesFile:
-    """Keep the standard output for lines alone; what steps print goes to the standard error from now on."""
+    """Reserve the standard output for lines; what steps print goes to the standard error from now on."""
     if sys.stdout is None:
         raise OptionError("cannot write to the standard output, it is closed; name a file with -o")
     sys.stdout.flush()
     public = sys.stdout.fileno()
     private = os.dup(public)
-    # Of the descriptor, not of `sys.stdout`: worker processes, and what steps start, print too.
+    # The descriptor is redirected, not only `sys.stdout`, because worker processes and programs of steps print, too.
     if sys.stderr is None:
-        with open(os.devnull, "wb") as null:  # noqa: PTH123 - no path of anybody's
+        with open(os.devnull, "wb") as null:  # noqa: PTH123 - not a path of the user
             os.dup2(null.fileno(), public)
     else:
         os.dup2(sys.stderr.fileno(), public)

@@ -1,4 +1,4 @@
-"""What all commands have in common in what they write: exit status, lines, tables, and text that is safe to show."""
+"""How all commands write: exit statuses, lines, tables, and text that is safe to show on a terminal."""
 
 from __future__ import annotations
 
@@ -10,29 +10,30 @@ from .lines_file import LinesFile
 
 SOME_FAILED = 1
 NOTHING_WAS_RUN = 2
-INTERRUPTED = 130  # what a shell says of a program that SIGINT ended
+INTERRUPTED = 130  # the exit status that a shell reports for a program that SIGINT ended
 
 MAX_CHARS = 200
+"""How many characters of a text are shown at most."""
 
 
 def write_line(lines: LinesFile, line: str, what: str) -> None:
     """Write a line, or end the command.
 
     Args:
-        lines: Where to.
-        line: Without its end.
-        what: What lines are, in plural, for the message.
+        lines: The file to write to.
+        line: The line, without its end.
+        what: What the lines are, in the plural, for the message.
     """
     try:
         lines.write(line)
-    except BrokenPipeError:  # whoever read them, such as `head`, has what it wanted
+    except BrokenPipeError:  # the reader, such as `head`, needs no more lines
         raise click.exceptions.Exit(SOME_FAILED) from None
     except OSError as error:
         raise write_error(lines, error, what) from None
 
 
 def write_error(lines: LinesFile, error: OSError, what: str) -> click.ClickException:
-    """Return what a command ends with that could not write."""
+    """Return the error that ends a command that could not write."""
     reason = error.strerror or str(error)
     return click.ClickException(f"cannot write {what} to {lines.name}: {reason}; {lines.written} were written")
 
@@ -41,8 +42,8 @@ def print_table(heads: Sequence[str], rows: Callable[[], Iterable[Sequence[str]]
     """Print aligned columns.
 
     Args:
-        heads: What stands over them.
-        rows: Called twice, once to see how wide they are, so that a table of any length takes little memory.
+        heads: The heads of the columns.
+        rows: Returns the rows. Called twice, first to measure the columns, so that a long table takes little memory.
     """
     widths = [len(head) for head in heads]
     for row in rows():
@@ -60,8 +61,8 @@ def say(line: str) -> None:
     """Print a line to the standard output.
 
     Raises:
-        click.ClickException: It cannot be written.
-        BrokenPipeError: Nobody reads it any more.
+        click.ClickException: The line cannot be written.
+        BrokenPipeError: Nobody reads the standard output any more.
     """
     try:
         click.echo(line)
@@ -72,7 +73,7 @@ def say(line: str) -> None:
 
 
 def shown(text: str, most: int = MAX_CHARS) -> str:
-    """Return the first line of any text, not too long, and with nothing in it that a terminal would obey."""
+    """Return the first line of a text, cut to `most` characters, with control characters escaped."""
     line, _, rest = text[: most + 1].partition("\n")
     is_cut = bool(rest) or len(text) > most
     line = "".join(c if c.isprintable() else c.encode("unicode_escape").decode() for c in line[:most])

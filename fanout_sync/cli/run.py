@@ -30,7 +30,7 @@ if TYPE_CHECKING:
 
 
 def _checked(check: Callable[[str, Any], Any]) -> Callable[[click.Context, click.Parameter, Any], Any]:
-    """Return a callback of an option that refuses what `check` does, under the name that the user typed."""
+    """Return a callback that checks the value of an option; errors name the option as the user typed it."""
     return lambda _, option, value: None if value is None else check(max(option.opts, key=len), value)
 
 
@@ -118,18 +118,18 @@ def run(
     """Run the steps of a file; "-" is the standard input.
 
     Writes one outcome for each step, in the order of the steps, each as soon as all before it are written, and a
-    summary to the standard error. All is checked before the first step runs.
+    summary to the standard error. All steps are checked before the first one runs.
 
     With --journal, the same command resumes: steps that have succeeded do not run again, and all outcomes are written
-    anew.
+    again.
 
     Exits with 0 if all steps succeeded, 1 if some did not, 2 if nothing was run, 130 if it was interrupted (Ctrl-C or
-    SIGTERM): outcomes of steps that were done are written then, too.
+    SIGTERM); the outcomes of steps that were done are written then, too.
     """
     asked = Limits(**limits)
     if output == events == "-":
         raise OptionError("outcomes and events cannot both go to the standard output; name a file with -o")
-    workflow, budget = asked.kept_in(), asked.budget()
+    workflow, budget = asked.journal_workflow(), asked.budget()
     with ExitStack() as files:
         source = files.enter_context(StepsFile(steps))
         outcomes = files.enter_context(lines_to(output))
@@ -168,7 +168,7 @@ def run(
 
 @frozen(kw_only=True)
 class Limits:
-    """What a run keeps, and what it keeps to: each `None` if it was not asked for."""
+    """The journal and the limits of a run; each is `None` if the command line does not give it."""
 
     journal: str | None
     workflow: str | None
@@ -180,11 +180,11 @@ class Limits:
     max_cost: float | None
     max_failures: int | None
 
-    def kept_in(self) -> Workflow | None:
-        """Return the workflow of the journal.
+    def journal_workflow(self) -> Workflow | None:
+        """Return the workflow of the journal; `None` without a journal.
 
         Raises:
-            OptionError: There is none, though an option says something about it.
+            OptionError: There is no journal, but an option that needs one.
         """
         if self.journal is None:
             for name, value in (("--workflow", self.workflow), ("--on-conflict", self.on_conflict)):
@@ -196,7 +196,7 @@ class Limits:
         return SqliteJournal(self.journal).workflow(self.workflow or DEFAULT_WORKFLOW_ID, self.on_conflict or "refuse")
 
     def rate_limit(self) -> RateLimit | None:
-        """Return what limits the requests and tokens of a minute."""
+        """Return the rate limit; `None` if there is none."""
         if self.rpm is self.tpm is None:
             return None
         from ..limits.rate_limit import RateLimit  # imported lazily: slow, and few need it
@@ -204,7 +204,7 @@ class Limits:
         return RateLimit(self.rpm, self.tpm)
 
     def budget(self) -> Budget | None:
-        """Return what limits the costs."""
+        """Return the budget; `None` if there is none."""
         if self.max_cost is None:
             return None
         from ..limits.budget import Budget  # imported lazily: slow, and few need it
@@ -220,7 +220,7 @@ def _run(runner: Runner, source: StepsFile, outcomes: LinesFile, summary: Summar
         summary.add(outcome)
 
     cancelled: list[str] = []
-    with _terminated_like_interrupted(), InterruptScope(encloses_others=True) as scope:
+    with _sigterm_as_ctrl_c(), InterruptScope(encloses_others=True) as scope:
         try:
             with closing(runner.stream(source)) as stream:
                 for outcome in stream:
@@ -228,9 +228,9 @@ def _run(runner: Runner, source: StepsFile, outcomes: LinesFile, summary: Summar
         except FanoutInterrupted as interrupted:
             scope.note()
             cancelled = _cancelled_of(interrupted.run)
-            with suppress(KeyboardInterrupt):  # one more, because writing takes long
+            with suppress(KeyboardInterrupt):  # another Ctrl-C, because writing takes long
                 _take_done(interrupted.run, take)
-        except KeyboardInterrupt:  # a second one, because writing takes long
+        except KeyboardInterrupt:  # a second Ctrl-C, because writing takes long
             scope.note()
         except FanoutError as error:
             _end_with(error, take, summary)
@@ -241,7 +241,7 @@ def _run(runner: Runner, source: StepsFile, outcomes: LinesFile, summary: Summar
 
 
 def _end_with(error: FanoutError, take: Callable[[StepOutcome], None], summary: Summary) -> NoReturn:
-    """Write what was done, and say why there is no more."""
+    """Write the outcomes of steps that were done, and raise the error that ended the run."""
     if isinstance(error, JournalError):
         if error.run is not None:
             _take_done(error.run, take)
@@ -257,14 +257,14 @@ def _cancelled_of(run: RunSoFar) -> list[str]:
 
 
 def _take_done(run: RunSoFar, take: Callable[[StepOutcome], None]) -> None:
-    """Take the outcomes of a run that was cut short but for those that say so."""
+    """Pass the outcomes of a run that ended early to `take`, except those of cancelled steps."""
     for outcome, record in zip(run, run.records, strict=True):
         if record.status != "cancelled":
             take(outcome)
 
 
 @contextmanager
-def _terminated_like_interrupted() -> Iterator[None]:
+def _sigterm_as_ctrl_c() -> Iterator[None]:
     if threading.current_thread() is not threading.main_thread():
         yield
         return

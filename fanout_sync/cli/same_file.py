@@ -1,4 +1,4 @@
-"""No command writes to a file that it reads, nor writes two things to one file."""
+"""Checks that no command writes to a file that it reads, or writes two things to one file."""
 
 from __future__ import annotations
 
@@ -16,18 +16,18 @@ from .steps_file import StepsFile
 
 @frozen
 class JournalFile:
-    """The file of a journal, which need not be there yet.
+    """The file of a journal, which need not exist yet.
 
     Attributes:
-        name: For people.
-        stat: What `os.stat` says of it; `None` if it says nothing.
+        name: The path of the file, as the user gave it.
+        stat: The `os.stat` of the file; `None` if there is none.
     """
 
     name: str
 
     @property
     def side_files(self) -> list[Path]:
-        """Where else something is kept of the journal while it is in use: the files of SQLite, and the lock file."""
+        """The other files of a journal in use: those of SQLite, and the lock file."""
         real = os.path.realpath(self.name)
         return [Path(f"{real}{suffix}") for suffix in ("-wal", "-shm", "-journal", "-lock")]
 
@@ -43,19 +43,22 @@ def refuse_same_file(files: Mapping[str, StepsFile | LinesFile | JournalFile | N
     """Refuse to write to a file that is read, or twice to one.
 
     Args:
-        files: By what they are for, in words; those that are written are open, and so exist. `None` for no file.
+        files: The files by what they are for, in words. Those that are written are open, so they exist. `None` means
+            that there is no such file.
 
     Raises:
-        OptionError: Two of them are one file; both are named.
+        OptionError: Two of the files are the same file; both are named.
     """
     seen: list[tuple[str, os.stat_result]] = []
     sides = [side for file in files.values() if isinstance(file, JournalFile) for side in file.side_files]
     for what, file in files.items():
         if file is not None and not isinstance(file, JournalFile) and Path(os.path.realpath(file.name)) in sides:
-            raise OptionError(f"{file.name} cannot take {what}: part of the journal is kept there")
+            raise OptionError(f"cannot write {what} to {file.name}: the journal uses that file; give another one")
         if file is None or (found := file.stat) is None:
             continue
         for other_what, other in seen:
             if stat.S_ISREG(found.st_mode) and os.path.samestat(found, other):
-                raise OptionError(f"{file.name} cannot take {what}: it is the file of {other_what}")
+                raise OptionError(
+                    f"cannot use {file.name} for {what}: it is the file of {other_what}; give another one"
+                )
         seen.append((what, found))

@@ -1,4 +1,4 @@
-"""`fanout-sync show`: what is in a journal."""
+"""`fanout-sync show`: list what is in a journal."""
 
 from __future__ import annotations
 
@@ -29,10 +29,10 @@ MAX_WORKFLOWS_NAMED = 10
 @click.argument("workflow", metavar="[WORKFLOW]", required=False)
 @click.option("--jsonl", is_flag=True, help="Write the outcomes of the workflow instead, one a line.")
 def show(journal: str, workflow: str | None, jsonl: bool) -> None:
-    """List the workflows of a journal, or the steps of one of them. Also while a run uses it.
+    """List the workflows of a journal, or the steps of one of them, also while a run uses the journal.
 
-    With --jsonl, the outcomes of a workflow are written as they are in the file that a run writes; it need not be named
-    if it is the only one.
+    With --jsonl, the outcomes of a workflow are written as "run" writes them; the workflow need not be named if it is
+    the only one.
 
     Exits with 0, or with 2 if there is no such journal or workflow.
     """
@@ -81,10 +81,10 @@ def _step_row(record: JournalRecord) -> tuple[str, ...]:
 
 
 def chosen_workflow(journal: Journal, path: str, name: str | None) -> str:
-    """Return the id of the workflow with that name, or of the only one.
+    """Return the id of the workflow with this name, or of the only workflow if there is no name.
 
     Raises:
-        OptionError: There is no such one, or no name where there are several; those that exist are named.
+        OptionError: There is no such workflow, or there are several and no name; the existing ones are named.
         JournalError: The journal cannot be read.
     """
     known = journal.workflows()

@@ -22,18 +22,18 @@ if TYPE_CHECKING:
     from ..journal.run_journal import RunJournal
 
 SPOOLED_IN_MEMORY = 16 * 2**20
-"""Bytes of standard input that are held in memory; more is held in a temporary file."""
+"""Bytes of standard input that are held in memory; beyond that, all is held in a temporary file."""
 
 
 class StepsFile(Rereadable):
-    """The steps, read twice: once to check them all, once to run them. Held in memory are only short ones from a pipe.
+    """The steps of a file or a pipe, read twice: once to check them all, once to run them.
 
-    Its length is known, and it can be iterated, after `check`.
+    Call `check` before `len` and before iterating. Only the input of a pipe is held, in memory if it is short.
 
     Attributes:
-        name: For people.
-        stat: What `os.fstat` says of it.
-        journal: What the steps were checked with; `None` if they are not journalled.
+        name: The name of the file, for messages.
+        stat: The `os.fstat` of the file.
+        journal: The journal that the steps were checked with; `None` without a journal.
     """
 
     journal: RunJournal | None = None
@@ -53,7 +53,7 @@ class StepsFile(Rereadable):
         """Read all steps once and return how many there are.
 
         Raises:
-            WireError: A line is no step; its number and the field at fault are named.
+            WireError: A line is not a step; its number and the field at fault are named.
             OptionError: The file cannot be read.
         """
         try:
@@ -62,15 +62,15 @@ class StepsFile(Rereadable):
             raise self._unreadable(error) from None
 
     def check(self, before_first: Callable[[], None]) -> None:
-        """See that every line is a step.
+        """Check that every line is a step.
 
         Args:
-            before_first: Called when the first step is asked for, which is when the run begins.
+            before_first: Called when the run begins to read the steps.
 
         Raises:
             WireError, OptionError: As for `count`.
         """
-        # The standard input is kept even if it could be read twice: steps inherit it and may read it too.
+        # The standard input is copied even if it is a file: steps inherit it and may read it, too.
         if self._is_stdin or not stat.S_ISREG(self.stat.st_mode):
             self._spool()
         self._count = self.count()
@@ -94,12 +94,12 @@ class StepsFile(Rereadable):
     def _checked(self) -> Iterator[AgentStepSpec]:
         self._file.seek(0)
         read = 0
-        # No more than were checked: somebody may be adding lines.
+        # Not more lines than were checked: another program may be adding lines.
         for spec in islice(self._read(), self._count):
             yield spec
             read += 1
         if read < self._count:
-            raise EOFError(f"{self.name} had {self._count} steps a moment ago")
+            raise EOFError(f"{self.name} had {self._count} steps when they were checked, and has {read} now")
 
     def __enter__(self) -> StepsFile:
         return self
@@ -116,7 +116,7 @@ class StepsFile(Rereadable):
             raise WireError(error.reason, error.field, self.name, error.line) from None
 
     def _spool(self) -> None:
-        spool = cast("BinaryIO", SpooledTemporaryFile(SPOOLED_IN_MEMORY))  # noqa: SIM115 - closed in place of the given
+        spool = cast("BinaryIO", SpooledTemporaryFile(SPOOLED_IN_MEMORY))  # noqa: SIM115 - closed by `__exit__`
         try:
             shutil.copyfileobj(self._file, spool)
             spool.seek(0)

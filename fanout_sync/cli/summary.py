@@ -1,4 +1,4 @@
-"""What came of a run, for people."""
+"""The summary of a run that a command line prints."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ MAX_CANCELLED_SHOWN = 5
 
 
 class Summary:
-    """What came of a run, for people; it holds no more of the outcomes than it shows."""
+    """The summary of a run, in text; it holds no more of the outcomes than it shows."""
 
     def __init__(self, total: int) -> None:
         self.succeeded = 0
@@ -36,26 +36,26 @@ class Summary:
             self._failures.append(f"  {task} ({agent}): {reason}")
 
     def progress(self) -> str:
-        """Say how far a run came that did not come to its end."""
+        """Return how far a run came that ended early."""
         return f"{self.done} of {self._total} outcomes were written"
 
     def cancelled(self, known: list[str]) -> str:
-        """Say which steps were not done.
+        """Return a text that says which steps were not done; empty if all were.
 
         Args:
-            known: Those that had been read.
+            known: The task ids of the cancelled steps that had been read.
         """
         names = ", ".join(map(shown, known[:MAX_CANCELLED_SHOWN]))
         more = self._total - self.done - min(len(known), MAX_CANCELLED_SHOWN)
-        told = " and ".join(filter(None, (names, f"{more} {'more' if names else 'steps'}" if more else "")))
-        return f"; cancelled: {told}" if told else ""
+        listed = " and ".join(filter(None, (names, f"{more} {'more' if names else 'steps'}" if more else "")))
+        return f"; cancelled: {listed}" if listed else ""
 
     def text(self, reused: int, notes: list[str]) -> str:
-        """Say what came of a run that came to its end.
+        """Return the summary of a run that came to its end.
 
         Args:
             reused: How many of the outcomes came from the journal.
-            notes: What else is to be said.
+            notes: Further lines.
         """
         counts = [f"{self.succeeded} succeeded"] * bool(self.succeeded) + [f"{self.failed} failed"] * bool(self.failed)
         elapsed = time.monotonic() - self._began

@@ -1,4 +1,4 @@
-"""`fanout-sync validate`: check steps, and run nothing."""
+"""`fanout-sync validate`: check steps without running them."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from .steps_file import StepsFile
 def validate(steps: str) -> None:
     """Check that every line of a file is a step; "-" is the standard input.
 
-    Exits with 0 if so; otherwise with 2, and says what is wrong with the first line that is none.
+    Exits with 0 if so; otherwise with 2, and says what is wrong with the first line that is not a step.
     """
     with StepsFile(steps) as source:
         count = source.count()

@@ -14,17 +14,17 @@ from ..wire.codec import as_mapping, refuse_repeated
 from ..wire.strict_json import check_text, described, parse_json, write_json
 
 SCHEMA_VERSION = 1
-"""The newest form of a checkpoint that can be read, and the one that is written."""
+"""The schema version of the checkpoints that are written, and the newest one that can be read."""
 
 _FIELDS = ("schema_version", "workflow_id", "steps", "checkpoint_ms")
 _FIELDS_OF_STEP = ("task_id", "outcome")
 
 
 def write_checkpoint(workflow_id: str, records: Iterable[JournalRecord]) -> str:
-    """Return the checkpoint of a workflow: those of its steps that succeeded; see `Journal.export_checkpoint`.
+    """Return the checkpoint of a workflow: its steps that succeeded; see `Journal.export_checkpoint`.
 
     Raises:
-        JournalError: An outcome nests too deep for it.
+        JournalError: An outcome nests too deep for a checkpoint.
     """
     successes = (record for record in records if record.outcome.success)
     checkpoint = {
@@ -35,16 +35,16 @@ def write_checkpoint(workflow_id: str, records: Iterable[JournalRecord]) -> str:
     }
     try:
         return write_json(checkpoint)
-    except WireError as error:  # an outcome that is at the limit of nesting on its own is beyond it here
-        raise JournalError(f"workflow {workflow_id!r} fits in no checkpoint: {error}") from error
+    except WireError as error:  # the checkpoint nests an outcome deeper, so one that was at the limit is beyond it here
+        raise JournalError(f"workflow {workflow_id!r} cannot be exported: {error}") from error
 
 
 def read_checkpoint(json: str | bytes | Mapping[str, Any]) -> tuple[str, dict[str, JournalRecord]]:
     """Return the workflow's id and its steps by `task_id`; see `Journal.import_checkpoint`.
 
     Raises:
-        WireError: It is no checkpoint; the field is named.
-        JournalError: A newer version has written it.
+        WireError: This is not a checkpoint; the field at fault is named.
+        JournalError: The checkpoint was written by a newer version.
     """
     checkpoint = as_mapping(json if isinstance(json, Mapping) else parse_json(json))
     refuse_repeated(checkpoint, _FIELDS)

@@ -1,4 +1,4 @@
-"""The SQLite file of a journal: opened, marked as ours, and every trouble with it in one sentence."""
+"""The SQLite file of a journal: opening it, recognising it, and explaining each error of SQLite in one sentence."""
 
 from __future__ import annotations
 
@@ -13,28 +13,29 @@ from ..errors import JournalError
 from .rows import DECLARATIONS
 
 APPLICATION_ID = 0x66616E6F
-"""`"fano"`: what `PRAGMA application_id` of a journal says."""
+"""`"fano"` in ASCII: the `PRAGMA application_id` of a journal."""
 
 SCHEMA_VERSION = 2
-"""What `PRAGMA user_version` of a journal says.
+"""The `PRAGMA user_version` of a journal.
 
-Those of version 1 have four more columns in `workflows` (token, pid_space, started, renewed), which are not used now.
+Journals of version 1 have four more columns in `workflows` (token, pid_space, started, renewed), unused now.
 """
 
 BUSY_S = 10.0
-"""How long to wait for another program that keeps the file locked."""
+"""How many seconds to wait for another program that keeps the file locked."""
 
 CHECKPOINT_PAGES = 8000
-"""So large, in pages of 4 KiB, the write-ahead log becomes before it is moved into the file, while the run waits.
+"""The size of the write-ahead log, in pages of 4 KiB, at which SQLite copies it into the file, while the run waits.
 
-What is written a few rows at a time writes the same pages again and again; moved later, each is moved once.
+A journal is written a few rows at a time, so the same pages are written again and again. A larger log is copied less
+often, and each page in it only once.
 """
 
 SCHEMA = f"""
 CREATE TABLE workflows (
     id INTEGER PRIMARY KEY,
     workflow_id TEXT NOT NULL UNIQUE,
-    pid INTEGER,     -- of the process that holds it, or was the last to hold it: see `lock`
+    pid INTEGER,     -- of the process that holds the workflow or was the last to hold it: see `lock`
     host TEXT,       -- of that process
     since REAL       -- seconds since the epoch
 );
@@ -55,15 +56,15 @@ _MARK = """
 SELECT application_id, user_version, (SELECT count(*) FROM sqlite_master)
 FROM pragma_application_id, pragma_user_version
 """
-# One statement, so that all three are of one moment: somebody else may just be making the file.
+# One statement, so that the three values are consistent: another process may be creating the file at the same time.
 _RETRY_S = 0.01
 
 
 def writer_of(path: Path) -> sqlite3.Connection:
-    """Open a journal to write in, and make it if there is none; what is there is looked through for damage first.
+    """Open a journal for writing and check it for damage; create it if there is none.
 
     Raises:
-        JournalError: It cannot be used; the error says why and what to do.
+        JournalError: The journal cannot be used; the error says why and what to do.
     """
     _refuse_what_is_no_file(path)
     with explained(path):
@@ -86,10 +87,10 @@ def writer_of(path: Path) -> sqlite3.Connection:
 
 @contextmanager
 def reader_of(path: Path) -> Iterator[sqlite3.Connection]:
-    """Open a journal to read in, for the length of a `with` block; errors of SQLite in the block are explained too.
+    """Open a journal for reading, for the length of a `with` block; errors of SQLite in the block are explained too.
 
     Raises:
-        JournalError: It cannot be read; the error says why and what to do.
+        JournalError: The journal cannot be read; the error says why and what to do.
     """
     _refuse_what_is_no_file(path)
     with explained(path):
@@ -101,43 +102,43 @@ def reader_of(path: Path) -> Iterator[sqlite3.Connection]:
 
 @contextmanager
 def explained(path: Path) -> Iterator[None]:
-    """Make a `JournalError` of any error of SQLite or of the system in the block."""
+    """Turn any error of SQLite or of the operating system in the block into a `JournalError`."""
     try:
         yield
     except (sqlite3.Error, sqlite3.Warning, OverflowError) as error:
         raise JournalError(f"{path}: {_explanation(path, error)}") from error
     except UnicodeEncodeError as error:
-        raise JournalError(f"{path}: no text of a journal, such as {error.object!r}: {error.reason}") from error
+        raise JournalError(f"{path}: {error.object!r} cannot be stored in a journal: {error.reason}") from error
     except OSError as error:
         raise JournalError(f"{path}: {error.strerror or error}; check the storage") from error
 
 
 @contextmanager
 def transaction(connection: sqlite3.Connection) -> Iterator[None]:
-    """Do all of the block or nothing, with nobody else writing meanwhile."""
+    """Run the block as one transaction: all or nothing, and no other connection writes meanwhile."""
     try:
         connection.execute("BEGIN IMMEDIATE")
         yield
         connection.execute("COMMIT")
     finally:
-        if connection.in_transaction:  # something went wrong; an interrupt too may not leave it half done
+        if connection.in_transaction:  # an error or an interrupt; neither may leave the transaction open
             connection.execute("ROLLBACK")
 
 
 def _connected(path: Path, mode: str) -> sqlite3.Connection:
-    # A URI, because only that can say "but do not make it".
+    # A URI, because only a URI can say "do not create the file".
     uri = f"{path.as_uri()}?{'immutable=1' if mode == 'immutable' else f'mode={mode}'}"
     return sqlite3.connect(uri, timeout=BUSY_S, isolation_level=None, check_same_thread=False, uri=True)
 
 
 def _reader(path: Path) -> sqlite3.Connection:
-    # Not `mode=ro`: whoever may not write leaves -wal and -shm lying about on closing. SQLite itself turns to reading
-    # only where the file cannot be written.
+    # Not `mode=ro`: a read-only connection leaves -wal and -shm behind when it closes. SQLite itself opens a file
+    # read-only that it cannot write.
     try:
         return _checked_reader(_connected(path, "rw"), path)
     except sqlite3.OperationalError as error:
-        # In a directory that cannot be written, or on a full disk, no side files can be made. If there are none then
-        # the file is all there is, and nobody writes it.
+        # In a read-only directory, or on a full disk, SQLite cannot create its side files. If there is no log, then
+        # nobody writes the journal and the file is complete.
         if "locked" in str(error) or (wal_of(path).exists() and wal_of(path).stat().st_size):
             raise
         return _checked_reader(_connected(path, "immutable"), path)
@@ -156,7 +157,7 @@ def _checked_reader(connection: sqlite3.Connection, path: Path) -> sqlite3.Conne
 
 
 def _empty() -> sqlite3.Connection:
-    # A journal in memory: an empty file reads as one without workflows.
+    # An empty file is read as a journal without workflows.
     connection = sqlite3.connect(":memory:", isolation_level=None)
     for statement in _CREATION:
         connection.execute(statement)
@@ -170,12 +171,12 @@ def wal_of(path: Path) -> Path:
 
 
 def _is_journal(connection: sqlite3.Connection, path: Path) -> bool:
-    # Whether there is a journal in it; False if there is nothing at all.
+    # False if the file is empty.
     application, version, tables = connection.execute(_MARK).fetchone()
     if not application and not version and not tables:
         return False
     if application != APPLICATION_ID:
-        raise JournalError(f"{path}: is an SQLite database, but no journal of fanout_sync; give another path")
+        raise JournalError(f"{path}: is an SQLite database, but not a journal of fanout_sync; give another path")
     if version > SCHEMA_VERSION:
         raise JournalError(
             f"{path}: was written by a newer version of fanout_sync (schema {version}, this one reads up to "
@@ -191,7 +192,7 @@ def _refuse_damage(connection: sqlite3.Connection, path: Path) -> None:
 
 
 def _use_wal(connection: sqlite3.Connection, path: Path) -> None:
-    # SQLite does not wait here: of two that make the file at once, one would hear at once that it is locked.
+    # SQLite does not wait here: of two processes that create the file, one would get the error "locked" at once.
     give_up_at = time.monotonic() + BUSY_S
     while True:
         try:
@@ -202,26 +203,28 @@ def _use_wal(connection: sqlite3.Connection, path: Path) -> None:
                 raise
         time.sleep(_RETRY_S)
     if mode != "wal":
-        raise JournalError(f"{path}: its file system is not fit for a journal in use; put it on a local disk")
+        raise JournalError(
+            f"{path}: its file system does not support the write-ahead log of SQLite; put it on a local disk"
+        )
 
 
-_DAMAGED = "is damaged ({reason}); put back a copy of it, or move it away and begin anew"
+_DAMAGED = "is damaged ({reason}); restore it from a copy, or move it away and start again"
 _EXPLANATIONS = {
-    "not a database": "is no SQLite database, so no journal; give another path",
+    "not a database": "is not an SQLite database, so not a journal; give another path",
     "malformed": _DAMAGED,
     "no such": _DAMAGED,
     "decode": _DAMAGED,
-    "is full": "cannot be written, the disk is full; make room and run again, what is journalled is kept",
+    "is full": "cannot be written, the disk is full; make room and run again: what is journalled is kept",
     "readonly": "cannot be written, it is read-only; make it writable, or use a copy of it elsewhere",
     "locking protocol": "its file system cannot lock files; put it on a local disk",
-    "locked": "is kept locked by another program (waited {busy:g} s); let that end, and run again",
+    "locked": "is locked by another program (waited {busy:g} s); let that program end, and run again",
     "too big": "cannot be written, a record is too big for SQLite ({reason})",
-    "I/O": "the storage fails ({reason}); make sure that the disk is in order and has room",
+    "I/O": "reading or writing failed ({reason}); make sure that the disk is in order and has room",
 }
 
 
 def _explanation(path: Path, error: BaseException) -> str:
-    # By the text: Python tells SQLite's error codes from 3.11 on.
+    # By the text, because Python has SQLite's error codes only from 3.11 on.
     text = str(error)
     if "unable to open" in text:
         return _obstacle(path)
@@ -249,4 +252,4 @@ def _refuse_what_is_no_file(path: Path) -> None:
         if path.is_dir():
             raise JournalError(f"{path}: is a directory; give the path of a file")
         if path.exists() and not path.is_file():
-            raise JournalError(f"{path}: is no regular file; give another path")
+            raise JournalError(f"{path}: is not a regular file; give another path")

@@ -1,4 +1,4 @@
-"""How what SQLite has written comes to survive a power failure."""
+"""Making what SQLite has written survive a power failure."""
 
 from __future__ import annotations
 
@@ -16,14 +16,15 @@ _NO_FILE = -1
 
 @define(eq=False)
 class Durability:
-    """The syncing of one journal, while a connection to it is open.
+    """Syncs one journal while a connection to it is open.
 
-    SQLite appends each transaction to the write-ahead log and hands it to the system, which a killed process does not
-    undo; a power failure could. At a checkpoint SQLite itself syncs the log, moves it into the main file, syncs that,
-    and begins the log anew: so whatever is not in the log any more is safe, and to sync the log is enough.
+    SQLite appends each transaction to the write-ahead log and hands it to the operating system. It then survives if the
+    process is killed, but not a power failure. At a checkpoint SQLite itself syncs the log, copies it into the main
+    file, syncs that file, and starts the log again. So what is no longer in the log is safe, and it is enough to sync
+    the log.
 
-    The descriptor is one of the log, never of the main file: to close any descriptor of that would drop the locks that
-    SQLite holds on it (https://sqlite.org/howtocorrupt.html#_posix_advisory_locks_canceled_by_a_separate_thread_doing_close_).
+    The descriptor here is one of the log, never of the main file: closing any descriptor of that file would drop the
+    locks that SQLite holds on it (https://sqlite.org/howtocorrupt.html#_posix_advisory_locks_canceled_by_a_separate_thread_doing_close_).
     """
 
     _path: Path
@@ -32,22 +33,22 @@ class Durability:
 
     @classmethod
     def of(cls, path: Path) -> Durability:
-        """Return that of a journal that exists."""
+        """Return the object for a journal, whose file exists."""
         return cls(path, path.stat().st_ino)
 
     def sync(self) -> None:
-        """Return when the log is on the disk.
+        """Write the log to the disk, and return when that is done.
 
         Raises:
             JournalError: The journal has been deleted or replaced meanwhile.
-            OSError: The storage says that it is lost.
+            OSError: The disk reports that data was lost.
         """
         self._refuse_another_file()
         if self._descriptor == _NO_FILE:
             log = wal_of(self._path)
             self._descriptor = os.open(log, os.O_RDWR | getattr(os, "O_BINARY", 0))
             _fsync(self._descriptor)
-            _fsync_directory(log.parent)  # or the files are there after a power failure, but not their names
+            _fsync_directory(log.parent)  # otherwise a power failure could remove the name of a new file
         else:
             _fsync(self._descriptor)
 
@@ -58,7 +59,7 @@ class Durability:
             os.close(descriptor)
 
     def _refuse_another_file(self) -> None:
-        # SQLite goes on writing into a deleted file, which nobody will ever find.
+        # SQLite would go on writing into a deleted file, which nobody can open again.
         try:
             inode = self._path.stat().st_ino
         except FileNotFoundError:
@@ -68,7 +69,7 @@ class Durability:
 
 
 def _fsync(descriptor: int) -> None:
-    if sys.platform == "darwin":  # where fsync only hands the data to the drive, which may keep it in its cache
+    if sys.platform == "darwin":  # there fsync only hands the data to the drive, which may keep it in its cache
         import fcntl
 
         fcntl.fcntl(descriptor, fcntl.F_FULLFSYNC)

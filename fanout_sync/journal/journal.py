@@ -1,4 +1,4 @@
-"""What a run needs of a journal."""
+"""The interface of a journal: what a run, and its users, can do with it."""
 
 from __future__ import annotations
 
@@ -17,15 +17,15 @@ from .checkpoint import read_checkpoint, write_checkpoint
 __all__ = ["Journal", "OpenWorkflow", "Workflow"]
 
 DEFAULT_WORKFLOW_ID = "default"
-"""The workflow of a run that names none."""
+"""The workflow id of a run that does not name one."""
 
 
 class OpenWorkflow(abc.ABC):
-    """One run's hold on one workflow of a journal; nobody else has it until `close`. Used by one thread at a time."""
+    """A workflow that one run holds, exclusively, until `close`. Used by one thread at a time."""
 
     @abc.abstractmethod
     def identities(self, task_ids: Iterable[str]) -> dict[str, str | None]:
-        """Return the identities of those of the steps that are journalled with success, or not; see `JournalRecord`.
+        """Return the identity of each of these steps that is journalled, succeeded or not; see `JournalRecord`.
 
         Raises:
             JournalError: The journal cannot be read.
@@ -33,7 +33,7 @@ class OpenWorkflow(abc.ABC):
 
     @abc.abstractmethod
     def find(self, task_id: str) -> JournalRecord | None:
-        """Return what is journalled of a step; `None` if nothing is.
+        """Return the record of a step; `None` if the step is not journalled.
 
         Raises:
             JournalError: The journal cannot be read.
@@ -41,31 +41,31 @@ class OpenWorkflow(abc.ABC):
 
     @abc.abstractmethod
     def write(self, records: Sequence[JournalRecord]) -> None:
-        """Journal steps, all or none, each in the place of what was there; a killed process does not undo it.
+        """Write records, all or none; each replaces an earlier record of its step. They survive a killed process.
 
         Raises:
-            JournalError: It cannot be written.
+            JournalError: The journal cannot be written.
         """
 
     @abc.abstractmethod
     def sync(self) -> None:
-        """Return when nothing that was written can be lost by a power failure either.
+        """Make everything that was written survive a power failure, too, and return when that is done.
 
         Raises:
-            JournalError: The storage says that it is lost.
+            JournalError: The disk reports that data was lost.
         """
 
     @abc.abstractmethod
     def close(self) -> None:
-        """Let go of the workflow. Raises nothing; calling it again does nothing."""
+        """Release the workflow. Raises nothing; calling it again does nothing."""
 
 
 class Journal(abc.ABC):
-    """A durable store of outcomes, by workflow and `task_id`: one from the box, or a subclass with its own store."""
+    """A durable store of outcomes, by workflow and `task_id`. Subclasses store them in their own way."""
 
     @abc.abstractmethod
     def open(self, workflow_id: str) -> OpenWorkflow:
-        """Take hold of a workflow, which need not exist.
+        """Open a workflow and hold it; create it if it does not exist.
 
         Raises:
             JournalError: The journal cannot be used, or another living run, which is named, holds the workflow.
@@ -73,7 +73,7 @@ class Journal(abc.ABC):
 
     @abc.abstractmethod
     def workflows(self) -> list[str]:
-        """Return the ids of all workflows, in the order in which they were begun.
+        """Return the ids of all workflows, in the order in which they were created.
 
         Raises:
             JournalError: The journal cannot be read.
@@ -81,7 +81,7 @@ class Journal(abc.ABC):
 
     @abc.abstractmethod
     def records(self, workflow_id: str) -> Sequence[JournalRecord]:
-        """Return what is journalled of a workflow, in the order of its steps' indices; empty if there is no such one.
+        """Return the records of a workflow, in the order of its steps' indices; none if there is no such workflow.
 
         Raises:
             JournalError: The journal cannot be read.
@@ -89,33 +89,33 @@ class Journal(abc.ABC):
 
     @abc.abstractmethod
     def delete(self, workflow_id: str) -> None:
-        """Forget a workflow; one that does not exist is forgotten already.
+        """Delete a workflow and its records; do nothing if it does not exist.
 
         Raises:
             JournalError: The journal cannot be written, or a living run holds the workflow.
         """
 
     def workflow(self, workflow_id: str, on_conflict: Literal["refuse", "rerun"] = "refuse") -> Workflow:
-        """Return what `Runner(journal=…)` takes.
+        """Return a workflow of this journal, as `Runner(journal=…)` takes it.
 
         Args:
-            workflow_id: Names the work: a run resumes what an earlier one with the same id has done.
-            on_conflict: What to do with a step whose `task_id` is journalled with another spec: `"refuse"` the run, or
+            workflow_id: Names the work: a run reuses what an earlier run with the same id has done.
+            on_conflict: What to do if the `task_id` of a step is journalled with another spec: `"refuse"` the run, or
                 `"rerun"` the step.
 
         Raises:
-            OptionError: An argument that nobody can mean; it is named.
+            OptionError: An argument has no valid value; it is named.
         """
         return Workflow(self, workflow_id, on_conflict)
 
     def export_checkpoint(self, workflow_id: str) -> str:
-        """Return what is done of a workflow, for other programs.
+        """Return the steps of a workflow that succeeded, as JSON for other programs.
 
         Returns:
             Compact JSON, an object such as
             `{"schema_version":1,"workflow_id":…,"steps":[{"task_id":…,"outcome":{…}}, …],"checkpoint_ms":…}`.
-            The steps are those that succeeded, in order, because whoever reads it takes all of them for done;
-            `checkpoint_ms` is now, in milliseconds since the epoch.
+            The steps are those that succeeded, in order, because a reader takes all steps in a checkpoint for done;
+            `checkpoint_ms` is the time now, in milliseconds since the epoch.
 
         Raises:
             JournalError: The journal cannot be read, there is no such workflow, or an outcome nests too deep.
@@ -125,19 +125,19 @@ class Journal(abc.ABC):
         return write_checkpoint(workflow_id, self.records(workflow_id))
 
     def import_checkpoint(self, json: str | bytes | Mapping[str, Any]) -> str:
-        """Journal the steps of a checkpoint, all or none. A step that is journalled with success already is kept.
+        """Journal the steps of a checkpoint, all or none. A step that has succeeded in the journal stays as it is.
 
         Args:
-            json: What `export_checkpoint` returns, or such data. A missing `schema_version` is 0; fields that are not
-                known are ignored; a step that failed is journalled as failed.
+            json: What `export_checkpoint` returns, as text or as a mapping. A missing `schema_version` counts as 0,
+                unknown fields are ignored, and a step that failed is journalled as failed.
 
         Returns:
-            The id of its workflow.
+            The id of the workflow.
 
         Raises:
-            WireError: It is no checkpoint; the field is named, such as `"steps[3].outcome.success"`.
-            JournalError: A newer version has written it, the journal cannot be used, or a living run holds the
-                workflow.
+            WireError: This is not a checkpoint; the field at fault is named, such as `"steps[3].outcome.success"`.
+            JournalError: The checkpoint was written by a newer version, the journal cannot be used, or a living run
+                holds the workflow.
         """
         workflow_id, records = read_checkpoint(json)
         workflow = self.open(workflow_id)
@@ -164,7 +164,7 @@ def _a_reaction(_: Any, __: Any, value: Any) -> None:
 
 @frozen
 class Workflow:
-    """One workflow of a journal, as `Journal.workflow` gives it."""
+    """One workflow of a journal, as `Journal.workflow` returns it."""
 
     journal: Journal
     workflow_id: str = field(default=DEFAULT_WORKFLOW_ID, validator=_a_workflow_id)

@@ -1,4 +1,4 @@
-"""One run's hold on one workflow of an SQLite journal: a lock of the system, and a row that names the holder."""
+"""How a run holds a workflow of an SQLite journal: a lock of the operating system, and a row that names the holder."""
 
 from __future__ import annotations
 
@@ -15,13 +15,13 @@ from .lock_file import ByteLock, byte_lock
 
 
 def take(connection: sqlite3.Connection, path: Path, workflow_id: str) -> tuple[int, ByteLock]:
-    """Take hold of a workflow, which is begun if there is no such one.
+    """Lock a workflow for this run; create it if it does not exist.
 
     Returns:
         The id of its row, and the lock.
 
     Raises:
-        JournalError: Another run holds it, or it cannot be locked.
+        JournalError: Another run holds the workflow, or it cannot be locked.
     """
     lock = byte_lock(path, workflow_id)
     try:
@@ -41,10 +41,10 @@ def take(connection: sqlite3.Connection, path: Path, workflow_id: str) -> tuple[
 
 
 def refuse_if_held(connection: sqlite3.Connection, path: Path, workflow_id: str) -> None:
-    """Refuse to go on, within a transaction, if a run holds the workflow; none can begin before that ends.
+    """Refuse to go on if a run holds the workflow. To be called in a transaction: no run can lock it before that ends.
 
     Raises:
-        JournalError: One does; the error names it. Or it cannot be locked.
+        JournalError: A run holds the workflow, and is named; or the workflow cannot be locked.
     """
     lock = byte_lock(path, workflow_id)
     _lock_or_refuse(lock, connection, path, workflow_id)
@@ -52,11 +52,13 @@ def refuse_if_held(connection: sqlite3.Connection, path: Path, workflow_id: str)
 
 
 def _lock_or_refuse(lock: ByteLock, connection: sqlite3.Connection, path: Path, workflow_id: str) -> None:
-    # Within a transaction, so that the row names whoever has the lock and not who had it before.
+    # In a transaction, so that the row names the process that has the lock, not an earlier one.
     if not lock.take():
         sql = "SELECT pid, host, since FROM workflows WHERE workflow_id = ?"
         row = connection.execute(sql, (workflow_id,)).fetchone()
-        who = "another run" if row is None or None in row else _named(*row)  # in a file that has replaced theirs
+        who = (
+            "another run" if row is None or None in row else _named(*row)
+        )  # the file has been replaced since, and its row knows no holder
         raise JournalError(
             f"{path}: workflow {workflow_id!r} is held by {who}; let that run end, or use another workflow id"
         )

@@ -1,16 +1,16 @@
-"""A lock file beside the journal: one byte of it for each workflow, locked by the operating system for its holder.
+"""A lock file beside the journal: the process that holds a workflow locks one byte of it.
 
-These are POSIX record locks (`fcntl`), because they belong to a process and to no other: the system drops them when the
-process ends, however it ends, and a forked child has none of its parent's. A lock of `flock`, or an open file
-description lock, belongs to the open file, which a forked child shares: the lock would outlive its process in a child
-that goes on running, and the child could drop it. What record locks lack is made up for here:
+The locks are POSIX record locks (`fcntl`), because these belong to one process: the operating system drops them when
+the process ends, in whatever way, and a forked child does not inherit them. A lock of `flock`, or an open file
+description lock, belongs to the open file, which a forked child shares: the child would keep the lock after its
+parent has ended, or could drop it. Record locks have two weaknesses, which this module makes up for:
 
-- A process that asks twice is granted the same lock twice. So a table says what this process has, guarded by a mutex.
+- A process that asks twice is granted the same lock twice. So a table, guarded by a mutex, says what this process has.
 - Closing *any* descriptor of a file drops all locks that the process has on it. So there is one descriptor for each
-  file, closed with the last lock. And so the file is never the database, which SQLite locks in the same way. Others in
-  the process may still read the file, to copy all of a directory, say: so each write takes the lock again.
+  file, closed with the last lock; and the file is never the database, which SQLite locks in the same way. Other code in
+  the process may still open and close the file, to copy a directory, say: so each write takes the lock again.
 
-The file is empty, and stays where it is: to remove it would race with whoever has opened it but not locked it yet.
+The file is empty and is never removed: another process may have opened it and not locked it yet.
 """
 
 from __future__ import annotations
@@ -28,7 +28,7 @@ from attrs import define, field
 
 from ..errors import JournalError
 
-if sys.platform == "win32":  # its locks belong to the process, too
+if sys.platform == "win32":  # locks belong to the process there, too
     import msvcrt
 
     def _lock(descriptor: int, offset: int) -> None:
@@ -50,12 +50,12 @@ else:
 
 
 SUFFIX = "-lock"
-"""What the name of the lock file has more than that of the journal."""
+"""The name of the lock file is that of the journal and this."""
 
 _HELD_BY_ANOTHER = (errno.EACCES, errno.EAGAIN)  # POSIX allows both
 _CANNOT_LOCK = (errno.ENOLCK, errno.ENOSYS, errno.EOPNOTSUPP, errno.EINVAL)
 
-_Key = tuple[int, int, int]  # the process, and the device and the inode of the file
+_Key = tuple[int, int, int]  # the id of the process; the device and the inode of the file
 
 
 @define(eq=False)
@@ -67,11 +67,11 @@ class _LockFile:
 _files: dict[_Key, _LockFile] = {}
 """The lock files that this process has open, with the offsets of the bytes that it has locked.
 
-The id of the process is part of the key: code in C may fork without Python's hearing of it, see the end of this module.
+The process id is part of the key, because C code may fork without running the fork hooks at the end of this module.
 """
 
 _mutex = threading.RLock()
-"""Guards `_files`. Reentrant, because the garbage collector may release a lock in the midst of taking another."""
+"""Guards `_files`. Reentrant, because the garbage collector may release a lock while another is being taken."""
 
 
 @define(eq=False)
@@ -85,10 +85,10 @@ class ByteLock:
     _file: _LockFile | None = None
 
     def take(self) -> bool:
-        """Take the lock; return whether nobody else has it, in this process or in another.
+        """Take the lock; return whether that succeeded: `False` if another run has it, in this process or in another.
 
         Raises:
-            JournalError: The lock file cannot be made, opened or locked.
+            JournalError: The lock file cannot be created, opened or locked.
         """
         try:
             with _mutex:
@@ -98,19 +98,21 @@ class ByteLock:
 
     def release(self) -> None:
         """Release the lock. Calling it again does nothing, and neither does calling it in a forked child."""
-        if self._is_taken_here():  # asked beforehand, so that a finalizer seldom waits for the mutex
+        if self._is_taken_here():  # checked first, so that a finalizer seldom waits for the mutex
             with _mutex:
                 if self._file is not None and self._key is not None:
                     self._drop(self._file, self._key)
 
     def keep(self) -> None:
-        """Take the lock again, in case that code of this process has opened and closed the lock file, which drops it.
+        """Take the lock again, in case other code in this process has dropped it by closing the lock file.
 
         Raises:
-            JournalError: Another run has taken it meanwhile.
-            OSError: The system says so.
+            JournalError: Another run has taken the lock meanwhile.
+            OSError: The lock file cannot be locked.
         """
-        if sys.platform == "win32" or self._file is None:  # there it is not dropped, nor granted twice
+        if (
+            sys.platform == "win32" or self._file is None
+        ):  # on Windows closing a file does not drop the lock, and it is not granted twice
             return
         try:
             _lock(self._file.descriptor, self._offset)
@@ -118,15 +120,15 @@ class ByteLock:
             if error.errno not in _HELD_BY_ANOTHER:
                 raise
             raise JournalError(
-                f"{self._journal}: code in this process has opened and closed {self._path.name}, which drops the hold "
-                "on the workflow, and another run has taken it over; nothing was written"
+                f"{self._journal}: code in this process has opened and closed {self._path.name}, which released the "
+                "workflow, and another run holds it now; nothing was written"
             ) from error
 
     def check(self) -> None:
-        """Make sure that others who want this lock find its file.
+        """Check that the lock file is still in its place, so that other runs find the lock.
 
         Raises:
-            JournalError: It has been deleted or replaced.
+            JournalError: The lock file has been deleted or replaced.
         """
         if _key_of(self._path) != self._key:
             raise JournalError(
@@ -142,7 +144,7 @@ class ByteLock:
             self._key, self._file = key, file
             file.offsets.add(self._offset)
             if _files.get(key) is file:
-                break  # otherwise the garbage collector has just released its last lock, and so closed it
+                break  # otherwise the garbage collector has just released its last lock and closed it
         try:
             _lock(file.descriptor, self._offset)
         except OSError as error:
@@ -153,11 +155,11 @@ class ByteLock:
         return True
 
     def _drop(self, file: _LockFile, key: _Key) -> None:
-        with suppress(OSError):  # no memory to split a range, say; then closing the file does it
+        with suppress(OSError):  # such as no memory to split a range; then closing the file releases it
             _unlock(file.descriptor, self._offset)
         self._file = None
         file.offsets.discard(self._offset)
-        # Popped and not looked up: of two releases, one in the midst of the other, only one closes.
+        # `pop`, so that only one of two nested releases closes the file.
         if not file.offsets and _files.pop(key, None) is not None:
             os.close(file.descriptor)
 
@@ -167,28 +169,28 @@ class ByteLock:
     def _obstacle(self, error: OSError) -> str:
         if error.errno in _CANNOT_LOCK:
             return "its file system cannot lock files; put it on a local disk"
-        return f"its lock file {self._path} cannot be opened and locked ({error.strerror}); make sure it can be written"
+        return f"its lock file {self._path} cannot be opened and locked ({error.strerror}); make it writable"
 
     def __del__(self) -> None:
         self.release()
 
 
 def path_of_lock_file(journal: Path) -> Path:
-    """Return the path of the lock file of a journal: beside the file itself, where a symbolic link leads to one."""
+    """Return the path of the lock file of a journal: beside the real file, if the path is a symbolic link."""
     real = Path(os.path.realpath(journal))
     return real.with_name(real.name + SUFFIX)
 
 
 def byte_lock(journal: Path, workflow_id: str) -> ByteLock:
-    """Return the lock of a workflow, not yet taken; the journal is there already."""
-    # By a hash and not by the row's id: that is given to another workflow when this one is deleted, or when another
-    # file takes the place of the journal. Offsets have 63 bits, and may lie beyond the end of the file.
+    """Return the lock of a workflow, not taken yet. The journal must exist."""
+    # The offset is a hash of the workflow id, not the id of its row: another workflow may get that row id when this one
+    # is deleted or the journal is replaced. Offsets have 63 bits and may lie beyond the end of the file.
     digest = blake2b(workflow_id.encode(), digest_size=8).digest()
     return ByteLock(journal, path_of_lock_file(journal), int.from_bytes(digest, "big") >> 2)
 
 
 def _opened(path: Path, journal: Path) -> tuple[_Key, _LockFile]:
-    # Looked for before it is opened: a second descriptor could never be closed again.
+    # Looked up before it is opened, because a second descriptor could not be closed without dropping the locks.
     key = _key_of(path)
     if key is None or (file := _files.get(key)) is None:
         descriptor = _open(path, journal)
@@ -216,7 +218,7 @@ def _open(path: Path, journal: Path) -> int:
 
 
 def _share_as(descriptor: int, model: os.stat_result) -> None:
-    # Whoever may write the journal may lock it, as with SQLite's own side files.
+    # Users who may write the journal may lock it, as with the side files of SQLite.
     with suppress(OSError):  # some file systems have no owners
         os.fchmod(descriptor, stat.S_IMODE(model.st_mode) & 0o666)
         if os.geteuid() == 0:
@@ -224,7 +226,7 @@ def _share_as(descriptor: int, model: os.stat_result) -> None:
 
 
 def _before_fork() -> None:
-    # So that no thread is in the midst of a change, and what the child has of `_files` is whole.
+    # No thread is changing `_files` during the fork, so the child gets a consistent copy.
     _mutex.acquire()
 
 
@@ -233,7 +235,7 @@ def _after_fork_in_parent() -> None:
 
 
 def _after_fork_in_child() -> None:
-    # The locks have stayed with the parent; closing its descriptors here drops none of them.
+    # The locks stay with the parent; closing its descriptors in the child does not drop them.
     global _mutex
     _mutex = threading.RLock()
     inherited = list(_files.values())

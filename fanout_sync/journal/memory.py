@@ -19,12 +19,12 @@ __all__ = ["MemoryJournal"]
 
 @define(eq=False)
 class MemoryJournal(Journal):
-    """A journal that lasts as long as this object: for tests, and for runs in a notebook that are run again.
+    """A journal that lasts as long as this object, for tests and notebooks.
 
-    It may be used by several threads at once.
+    Several threads may use it at once.
     """
 
-    # Rows, not records: what came out of a step may be changed by whoever has it, what is journalled may not.
+    # Rows, not records: the caller may change the value of an outcome, and must not change the journal with it.
     _workflows: dict[str, dict[str, Row]] = field(init=False, factory=dict, repr=False)
     _holders: WeakValueDictionary[str, _OpenMemoryWorkflow] = field(init=False, factory=WeakValueDictionary, repr=False)
     _lock: threading.Lock = field(init=False, factory=threading.Lock, repr=False)

@@ -1,6 +1,6 @@
-"""Journal records as rows of plain values, and back: everything that two journals have to agree on.
+"""Journal records as rows of plain values, and back, for all journals of this package.
 
-What is in a row follows from the fields of `JournalRecord`, and how it is stored from their types.
+The columns follow from the fields of `JournalRecord`, and their SQL types from the types of the fields.
 """
 
 from __future__ import annotations
@@ -33,7 +33,7 @@ def row_of(record: JournalRecord) -> Row:
     """Return the record as a row.
 
     Raises:
-        JournalError: It holds what cannot be journalled, such as a lone surrogate; the step is named.
+        JournalError: The record holds a value that cannot be stored, such as a lone surrogate; the step is named.
     """
     try:
         row = _row_of(record)
@@ -46,10 +46,10 @@ def row_of(record: JournalRecord) -> Row:
 
 
 def record_of(row: Row) -> JournalRecord:
-    """Return the record that a row was made of.
+    """Return the record that a row stores.
 
     Raises:
-        JournalError: The row is no such record; the step is named.
+        JournalError: The row is not a valid record; the step is named.
     """
     try:
         return _record_of(row)
@@ -58,7 +58,7 @@ def record_of(row: Row) -> JournalRecord:
 
 
 def is_text(value: str) -> bool:
-    """Return whether UTF-8 can carry it; what it cannot carry is in no journal."""
+    """Return whether a text can be encoded as UTF-8; a text that cannot is in no journal."""
     try:
         return value.isascii() or bool(value.encode())
     except UnicodeEncodeError:
@@ -69,7 +69,7 @@ def is_text(value: str) -> bool:
 
 
 def _text_of_spec(spec: AgentStepSpec) -> str:
-    """Return JSON from which the spec can be read; what is plain its class has checked already."""
+    """Return the spec as JSON. Only JSON values are checked; the class has checked the other fields."""
     rest = ""
     if spec.max_steps is not None:
         rest += f',"max_steps":{int(spec.max_steps)}'
@@ -82,7 +82,7 @@ def _text_of_spec(spec: AgentStepSpec) -> str:
         f'"description":{quoted(spec.description)},"prompt":{quoted(spec.prompt)}{rest}}}'
     )
     if not is_text(text):
-        spec.to_json()  # which names the field
+        spec.to_json()  # raises an error that names the field
     return text
 
 
@@ -105,7 +105,7 @@ def _checked(value: Json, name: str) -> str:
 
 def _text_of_attempts(attempts: tuple[AttemptRecord, ...]) -> str:
     if len(attempts) == 1 and (only := attempts[0]).reason is None and only.wait_s is None:
-        # As nearly every step has it.
+        # A faster way for nearly every step.
         return (
             f'[{{"number":{only.number},"status":"{only.status}","reason":null,'
             f'"duration_s":{_write(only.duration_s)},"wait_s":null}}]'
@@ -139,9 +139,9 @@ class _Column:
     """How the values of one field are stored.
 
     Attributes:
-        declaration: The name of the column and its type, as SQL has it.
-        write: Makes a plain value of a value that is not `None`; `None` if it is one already.
-        read: The way back.
+        declaration: The name of the column and its type, in SQL.
+        write: Turns a value that is not `None` into one that SQLite can store; `None` if it can store it as it is.
+        read: The reverse of `write`.
     """
 
     declaration: str
@@ -153,9 +153,9 @@ class _Column:
         return self.declaration.partition(" ")[0]
 
 
-_DERIVED = ("finished", "from_journal")  # from the others, and from being read
-_SPREAD = "usage"  # over a column for each of its own fields, the last ones of a row
-_NAMES = {"index": "position"}  # the other is a word of SQL
+_DERIVED = ("finished", "from_journal")  # computed from other fields when a row is read
+_SPREAD = "usage"  # stored in one column for each of its fields, at the end of a row
+_NAMES = {"index": "position"}  # "index" is a keyword of SQL
 
 _STORED: dict[Any, tuple[str, Callable[[Any], Any] | None, Callable[[Any], Any] | None]] = {
     "int": ("INTEGER", None, None),
@@ -169,7 +169,7 @@ _STORED: dict[Any, tuple[str, Callable[[Any], Any] | None, Callable[[Any], Any] 
     "AgentStepSpec": ("TEXT", _text_of_spec, AgentStepSpec.from_json),
     "StepOutcome": ("TEXT", _text_of_outcome, StepOutcome.from_json),
 }
-"""By the annotation of a field: the type of its column, and how values get there and back. Texts are JSON."""
+"""For each annotation of a field: the type of its column, and its `write` and `read`. Texts are JSON."""
 
 
 def _column_of(field: attrs.Attribute[Any]) -> _Column:
@@ -211,7 +211,7 @@ def _row_of(record: JournalRecord) -> Row:
 def _record_of(row: Row) -> JournalRecord:
     values: dict[str, Any] = {
         name: value if read is None or value is None else read(value)
-        for (name, read), value in zip(_readers, row, strict=False)  # what is left is the usage
+        for (name, read), value in zip(_readers, row, strict=False)  # the rest of the row is the usage
     }
     usage = row[len(_readers) :]
     started, duration_s = values["started"], values["duration_s"]

@@ -36,34 +36,36 @@ _OF_WORKFLOW = "workflow = (SELECT id FROM workflows WHERE workflow_id = ?)"
 _ROWS = f"SELECT {_COLUMNS} FROM steps WHERE {_OF_WORKFLOW}"
 _IDS_AT_ONCE = 900  # SQLite before 3.32 takes 999 parameters
 _ROWS_AT_ONCE = 50
-_ROWS_WRITTEN_AT_ONCE = 50  # of 17 values each: see above
+_ROWS_WRITTEN_AT_ONCE = 50  # of 17 parameters each: see above
 
 
 def _absolute(path: str | os.PathLike[str]) -> Path:
     is_path: bool = isinstance(path, (str, os.PathLike))
     if not is_path or not os.fspath(path) or "\0" in os.fsdecode(path):
-        raise OptionError(f"path must be that of a file, as a str or a pathlib.Path, got {describe(path)}")
+        raise OptionError(f"path must be the path of a file, a str or a pathlib.Path, got {describe(path)}")
     if path == ":memory:":
-        raise OptionError("path must be that of a file, got ':memory:'; MemoryJournal() keeps everything in memory")
+        raise OptionError(
+            "path must be the path of a file, got ':memory:'; use MemoryJournal() for a journal in memory"
+        )
     return Path(os.fsdecode(path)).absolute()
 
 
 @frozen
 class SqliteJournal(Journal):
-    """A journal in one SQLite file, which is made when a run first uses it.
+    """A journal in one SQLite file, which the first run creates.
 
-    Any number of runs, in one process or in several, may use one file at once, each on a workflow of its own, while
-    others read it. It has to be on a local disk: SQLite's write-ahead log does not work on network file systems
+    Any number of runs, in one process or in several, may use one file at once, each with its own workflow, while other
+    programs read it. The file must be on a local disk: SQLite's write-ahead log does not work on network file systems
     (https://sqlite.org/wal.html).
 
     Attributes:
-        path: The file; a relative path is made absolute. Beside it SQLite keeps `<path>-wal` and `<path>-shm` while it
-            is in use: they belong to it, and whoever copies it then has to use SQLite's own means. `<path>-lock` is
-            made by the first run and stays: an empty file in which the system locks a byte for each workflow that a
-            run holds. It is not copied, and may be deleted while no run uses the journal.
+        path: The file; a relative path is made absolute. While it is in use, SQLite keeps `<path>-wal` and
+            `<path>-shm` beside it. They are part of the journal: to copy a journal in use, use SQLite's own backup.
+            The first run creates `<path>-lock`, which stays: an empty file in which the operating system locks a byte
+            for each workflow that a run holds. It need not be copied, and may be deleted while no run uses the journal.
 
     Raises:
-        OptionError: `path` is none.
+        OptionError: `path` is not the path of a file.
     """
 
     path: Path = field(converter=_absolute)
@@ -85,11 +87,11 @@ class SqliteJournal(Journal):
 
     def records(self, workflow_id: str) -> Sequence[JournalRecord]:
         records = _Records(self.path, workflow_id)
-        len(records)  # so that a journal that cannot be read is refused here, not somewhere later
+        len(records)  # a journal that cannot be read raises here, not at the first use of the records
         return records
 
     def delete(self, workflow_id: str) -> None:
-        with reader_of(self.path):  # which makes no file that is not there
+        with reader_of(self.path):  # does not create a missing file
             pass
         with explained(self.path), closing(writer_of(self.path)) as connection, transaction(connection):
             refuse_if_held(connection, self.path, workflow_id)
@@ -105,7 +107,7 @@ class _OpenSqliteWorkflow(OpenWorkflow):
     _lock: ByteLock
     _durability: Durability
     _pid: int = field(factory=os.getpid)
-    _is_unsynced: bool = True  # the beginning of the workflow is
+    _is_unsynced: bool = True  # the row of the workflow is not synced yet
 
     def identities(self, task_ids: Iterable[str]) -> dict[str, str | None]:
         connection = self._usable()
@@ -136,7 +138,7 @@ class _OpenSqliteWorkflow(OpenWorkflow):
                 with transaction(connection):
                     connection.executemany(_WRITE, rows)
             elif rows:
-                # One statement is a transaction too, and each one more gives other threads the time to be in the way.
+                # One statement is a transaction, too. Each further one would let other threads run in between.
                 sql = f"{_INSERT} VALUES {', '.join([_VALUES] * len(rows))}"
                 connection.execute(sql, tuple(chain.from_iterable(rows)))
 
@@ -158,30 +160,32 @@ class _OpenSqliteWorkflow(OpenWorkflow):
         try:
             with explained(self._path), closing(connection):
                 self._durability.close()
-        except JournalError:  # what was written is in the file, or in its log
+        except JournalError:  # what was written is in the file or in its log all the same
             logger.warning("a journal could not be closed", exc_info=True)
         finally:
             self._lock.release()
 
     def __del__(self) -> None:
-        with suppress(Exception):  # whoever was interrupted may never close it, nor have finished making it
+        with suppress(Exception):  # an interrupt may have prevented `close`, or the end of the constructor
             self.close()
 
     def _usable(self) -> sqlite3.Connection:
         if self._connection is None:
             raise JournalError(f"{self._path}: the workflow has been closed; open it again")
         if os.getpid() != self._pid:
-            raise JournalError(f"{self._path}: was opened before this process was forked; open it in this process")
+            raise JournalError(
+                f"{self._path}: the workflow was opened before this process was forked; open it in this process"
+            )
         return self._connection
 
 
 _INHERITED: list[sqlite3.Connection] = []
-"""What a forked child has of its parent's connections: to be neither used nor closed there."""
+"""Connections that a forked child has inherited: it must neither use nor close them, so they are kept alive."""
 
 
 @frozen(eq=False)
 class _Records(Sequence[JournalRecord]):
-    # What is journalled of a workflow, read when it is asked for.
+    # The records of a workflow, read when they are asked for.
     _path: Path
     _workflow_id: str
 
@@ -196,8 +200,8 @@ class _Records(Sequence[JournalRecord]):
         return self._walk("DESC", "<", (2**63 - 1, ""))
 
     def _walk(self, order: str, beyond: str, place: tuple[int, str]) -> Iterator[JournalRecord]:
-        # Some at a time, each time from where the last ones ended: a query that is left open while somebody thinks
-        # about its first row would keep the writers' log from ever being begun anew.
+        # Read in batches, each from where the last one ended: a query that stays open while the caller works on a row
+        # would keep SQLite from starting the write-ahead log again.
         sql = (
             f"{_ROWS} AND (position, task_id) {beyond} (?, ?) "
             f"ORDER BY position {order}, task_id {order} LIMIT {_ROWS_AT_ONCE}"

@@ -311,7 +311,8 @@ def test_steps_that_vanish_during_the_run(left: int, folder: Folder) -> None:
     outputs = outputs_in(done.stdout)
     assert outputs == ["done", "100000", "100000"][: len(outputs)]
     assert len(outputs) == max(left, 1)
-    reason = "EOFError: steps.jsonl had 6 steps a moment ago" if left else "WireError: steps.jsonl:2: "
+    shorter = "EOFError: steps.jsonl had 6 steps when they were checked, and has 3 now"
+    reason = shorter if left else "WireError: steps.jsonl:2: "
     assert done.stderr.startswith(f"Error: the input raised after {len(outputs)} specs: ")
     assert reason in done.stderr
     assert done.stderr.endswith(f"; {len(outputs)} of 6 outcomes were written\n")
@@ -404,7 +405,8 @@ def test_disk_that_fills_up_leaves_whole_lines(folder: Folder) -> None:
 
 def test_slow_reader_of_a_pipe_that_does_not_block(folder: Folder, gate: Gate) -> None:
     """A full pipe that another program made non-blocking is waited for."""
-    folder.steps(*[("repeat", "50000")] * 10, ("begin_and_wait", "begun gate"))
+    # The waiting step comes first: on a slow machine the others may be done before the last one of a list begins.
+    folder.steps(("begin_and_wait", "begun gate"), *[("repeat", "50000")] * 10)
     os.mkfifo(folder / "begun")
     gate.open()
     reader, writer = os.pipe()
@@ -427,7 +429,7 @@ def test_slow_reader_of_a_pipe_that_does_not_block(folder: Folder, gate: Gate) -
         with os.fdopen(reader, encoding="utf-8") as lines:
             assert (folder / "begun").read_text() == "begun\n"
             outputs = outputs_in(lines.read()[filled:])
-        assert outputs == ["x" * 50000] * 10 + ["opened by the test\n"]
+        assert outputs == ["opened by the test\n"] + ["x" * 50000] * 10
         assert process.wait(LIMIT_S) == 0
         guard.cancel()
 
@@ -519,9 +521,18 @@ GOOD = '{"task_id":"a","agent":"leave_mark","description":"","prompt":""}'
         (["--job", "3", "--nope"], "No such option"),
         (["-o", "nope/out.jsonl"], "Error: cannot write nope/out.jsonl: No such file or directory\n"),
         (["-o", "."], "Error: cannot write .: Is a directory\n"),
-        (["-o", "steps.jsonl"], "Error: steps.jsonl cannot take the outcomes: it is the file of the steps\n"),
-        (["-o", "./link"], "Error: ./link cannot take the outcomes: it is the file of the steps\n"),
-        (["--events", "steps.jsonl"], "Error: steps.jsonl cannot take the events: it is the file of the steps\n"),
+        (
+            ["-o", "steps.jsonl"],
+            "Error: cannot use steps.jsonl for the outcomes: it is the file of the steps; give another one\n",
+        ),
+        (
+            ["-o", "./link"],
+            "Error: cannot use ./link for the outcomes: it is the file of the steps; give another one\n",
+        ),
+        (
+            ["--events", "steps.jsonl"],
+            "Error: cannot use steps.jsonl for the events: it is the file of the steps; give another one\n",
+        ),
         (["--events", "-"], "Error: outcomes and events cannot both go to the standard output; name a file with -o\n"),
         (["--executor", "nope:x"], "Error: executor target 'nope:x': No module named 'nope'"),
         (["--executor", "agents"], "Error: executor target 'agents': expected package.module:name or path/file.py:n"),
@@ -562,7 +573,7 @@ def test_outcomes_are_not_added_to_the_steps(redirection: str, folder: Folder) -
     before = (folder / "steps.jsonl").read_text()
     done = folder.shell(f"$FANOUT run --executor agents.py:executor {redirection}")
     assert done.returncode == 2
-    assert "cannot take the outcomes: it is the file of the steps" in done.stderr
+    assert "for the outcomes: it is the file of the steps; give another one" in done.stderr
     assert (folder / "steps.jsonl").read_text() == before
     assert folder.nothing_ran()
 

@@ -110,8 +110,10 @@ def table_in(text: str) -> list[list[str]]:
 # Runs that resume -----------------------------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("backend", ["thread", "process"])
-@pytest.mark.parametrize("number", [signal.SIGKILL, signal.SIGINT, signal.SIGTERM])
+@pytest.mark.parametrize(
+    ("number", "backend"),
+    [(signal.SIGKILL, "process"), (signal.SIGINT, "process"), (signal.SIGINT, "thread"), (signal.SIGTERM, "thread")],
+)
 def test_the_same_command_resumes(
     number: signal.Signals, backend: str, folder: Folder, begun: Gate, journal: SqliteJournal
 ) -> None:
@@ -289,7 +291,7 @@ def test_options_reach_the_runner(folder: Folder, monkeypatch: pytest.MonkeyPatc
         (["--on-conflict", "skip"], "Invalid value for '--on-conflict': 'skip' is not one of 'refuse', 'rerun'."),
         (["--journal", ""], "Error: --journal must not be empty\n"),
         (["--journal", "run.db", "--workflow", ""], "Error: --workflow must not be empty\n"),
-        (["--journal", "agents.py"], "agents.py: is no SQLite database, so no journal; give another path\n"),
+        (["--journal", "agents.py"], "agents.py: is not an SQLite database, so not a journal; give another path\n"),
         (["--journal", "."], ": is a directory; give the path of a file\n"),
         (["--journal", "nope/run.db"], "nope; make it, or give another path\n"),
         (["--retry", "0"], "Invalid value for '--retry': 0 is not in the range x>=1."),
@@ -320,19 +322,43 @@ def test_bad_option_is_refused(options: list[str], said: str, folder: Folder) ->
 @pytest.mark.parametrize(
     ("options", "said"),
     [
-        (["--journal", "steps.jsonl"], "steps.jsonl cannot take the journal: it is the file of the steps\n"),
+        (
+            ["--journal", "steps.jsonl"],
+            "cannot use steps.jsonl for the journal: it is the file of the steps; give another one\n",
+        ),
         (
             ["--journal", "x.db", "-o", "x.db-wal"],
-            "x.db-wal cannot take the outcomes: part of the journal is kept",
+            "cannot write the outcomes to x.db-wal: the journal uses that file",
         ),
-        (["--journal", "x.db", "--events", "./x.db-shm"], "cannot take the events: part of the journal is kept there"),
-        (["--journal", "x.db", "-o", "x.db-lock"], "cannot take the outcomes: part of the journal is kept there"),
-        (["--journal", "loose", "-o", "new.db-lock"], "cannot take the outcomes: part of the journal is kept there"),
-        (["--journal", "link"], "link cannot take the journal: it is the file of the steps\n"),
-        (["--journal", "new.db", "-o", "new.db"], "new.db cannot take the journal: it is the file of the outcomes\n"),
-        (["--journal", "./old.db", "-o", "old.db"], "old.db cannot take the journal: it is the file of the outcomes\n"),
-        (["--journal", "new.db", "--events", "new.db"], "cannot take the journal: it is the file of the events\n"),
-        (["--journal", "loose", "-o", "new.db"], "loose cannot take the journal: it is the file of the outcomes\n"),
+        (
+            ["--journal", "x.db", "--events", "./x.db-shm"],
+            "cannot write the events to ./x.db-shm: the journal uses that file; give another one",
+        ),
+        (
+            ["--journal", "x.db", "-o", "x.db-lock"],
+            "cannot write the outcomes to x.db-lock: the journal uses that file",
+        ),
+        (
+            ["--journal", "loose", "-o", "new.db-lock"],
+            "cannot write the outcomes to new.db-lock: the journal uses that file",
+        ),
+        (["--journal", "link"], "cannot use link for the journal: it is the file of the steps; give another one\n"),
+        (
+            ["--journal", "new.db", "-o", "new.db"],
+            "cannot use new.db for the journal: it is the file of the outcomes; give another one\n",
+        ),
+        (
+            ["--journal", "./old.db", "-o", "old.db"],
+            "cannot use ./old.db for the journal: it is the file of the outcomes; give another one\n",
+        ),
+        (
+            ["--journal", "new.db", "--events", "new.db"],
+            "cannot use new.db for the journal: it is the file of the events; give another one\n",
+        ),
+        (
+            ["--journal", "loose", "-o", "new.db"],
+            "cannot use loose for the journal: it is the file of the outcomes; give another one\n",
+        ),
     ],
 )
 def test_journal_needs_a_file_of_its_own(options: list[str], said: str, folder: Folder) -> None:
@@ -437,15 +463,24 @@ def test_full_disk(command: str, said: str, folder: Folder, journal: SqliteJourn
         (["export", "empty.db"], "there is no workflow in empty.db\n"),
         (["show", "nope.db"], "nope.db: there is no such file; check the path, or run with it as journal first\n"),
         (["export", "nope.db"], "nope.db: there is no such file; check the path, or run with it as journal first\n"),
-        (["show", "agents.py"], "agents.py: is no SQLite database, so no journal; give another path\n"),
-        (["show", "other.db"], "other.db: is an SQLite database, but no journal of fanout_sync; give another path\n"),
+        (["show", "agents.py"], "agents.py: is not an SQLite database, so not a journal; give another path\n"),
+        (
+            ["show", "other.db"],
+            "other.db: is an SQLite database, but not a journal of fanout_sync; give another path\n",
+        ),
         (["export", "."], ": is a directory; give the path of a file\n"),
-        (["export", "run.db", "weekly", "-o", "run.db"], "run.db cannot take the checkpoint: it is the file of the j"),
+        (
+            ["export", "run.db", "weekly", "-o", "run.db"],
+            "cannot use run.db for the checkpoint: it is the file of the j",
+        ),
         (["import", "run.db", "nope.json"], "Error: cannot read nope.json: No such file or directory\n"),
         (["import", "run.db", "agents.py"], "Error: agents.py: no valid JSON: "),
         (["import", "run.db", "bad.json"], "Error: bad.json: steps[0].task_id: missing; a checkpoint requires it\n"),
         (["import", "run.db", "newer.json"], "Error: cannot import newer.json: the checkpoint was written by a newer"),
-        (["import", "agents.py", "good.json"], "agents.py: is no SQLite database, so no journal; give another path\n"),
+        (
+            ["import", "agents.py", "good.json"],
+            "agents.py: is not an SQLite database, so not a journal; give another path\n",
+        ),
     ],
 )
 def test_what_is_not_there_is_named(arguments: list[str], said: str, folder: Folder, journal: SqliteJournal) -> None:

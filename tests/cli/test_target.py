@@ -178,7 +178,7 @@ def test_dot_in_place_of_the_colon() -> None:
 
 def test_relative_module() -> None:
     """A module is named from the top."""
-    assert "'.agents' is no absolute name of a module" in refusal(".agents:functions")
+    assert "'.agents' is not an absolute module name" in refusal(".agents:functions")
 
 
 def test_missing_file(tmp_path: Path) -> None:
@@ -195,13 +195,13 @@ def test_missing_file_on_a_windows_drive() -> None:
 def test_folder_in_place_of_a_file(tmp_path: Path) -> None:
     """A folder is no file, whatever it is called."""
     (tmp_path / "agents.py").mkdir()
-    assert f"{tmp_path / 'agents.py'} is no file" in refusal("agents.py:functions")
+    assert f"{tmp_path / 'agents.py'} is not a file" in refusal("agents.py:functions")
 
 
 def test_file_that_is_not_python() -> None:
     """A path has to lead to a Python file."""
     write("agents.txt", AGENTS)
-    assert "'./agents.txt' is no Python file" in refusal("./agents.txt:functions")
+    assert "'./agents.txt' is not a Python file" in refusal("./agents.txt:functions")
 
 
 def test_missing_module(tmp_path: Path) -> None:
@@ -238,7 +238,7 @@ def test_name_that_raises_when_it_is_looked_up(tmp_path: Path) -> None:
     [
         ("number", "number is int 3; expected an executor, an executor class"),
         ("empty", "empty is empty; expected functions by the name of their agent"),
-        ("numbers", "numbers is no dict of functions: agent 'shout' must be a function, got int 3"),
+        ("numbers", "numbers is not a dict of functions: agent 'shout' must be a function, got int 3"),
         ("shout", "shout(spec) needs arguments; expected an executor, an executor class or a function without"),
         ("shout", "an agent's function belongs in a dict: {'shout': shout}"),
         ("Named", "Named(name) needs arguments; expected"),
@@ -308,7 +308,7 @@ def test_file_of_a_package_with_relative_imports() -> None:
     """Who names a file where the package is needed is told so."""
     write("team/__init__.py", "")
     write("team/agents.py", "from . import words")
-    assert "the file is part of a package: name it as package.module:name" in refusal("team/agents.py:functions")
+    assert "the file is in a package: write the target as package.module:name" in refusal("team/agents.py:functions")
 
 
 def test_file_that_hides_the_library_it_wants() -> None:

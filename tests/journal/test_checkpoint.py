@@ -67,7 +67,7 @@ def test_an_outcome_that_nests_too_deep_is_named(journal: Journal) -> None:
     deep = evolve(record("a"), outcome=StepOutcome("a", "s", "coder", "", True, nested))
     fill(journal, deep)
     assert list(journal.records("w")) == [deep]
-    with pytest.raises(JournalError, match=r"'w' fits in no checkpoint: .*nested deeper"):
+    with pytest.raises(JournalError, match=r"'w' cannot be exported: .*nested deeper"):
         journal.export_checkpoint("w")
 
 

@@ -298,7 +298,7 @@ def test_reading_the_lock_file_gives_nothing_away_for_long(path: Path, opened: O
     path_of_lock_file(path).read_bytes()
     with script(HOLDS, path, "w") as process:
         assert says(process) == "held"
-        with pytest.raises(JournalError, match=r"opened and closed runs\.db-lock.* taken it over; nothing was written"):
+        with pytest.raises(JournalError, match=r"closed runs\.db-lock.* another run holds it now; nothing was written"):
             opened.write([record("b")])
         assert [each.task_id for each in SqliteJournal(path).records("w")] == ["a"]
         opened.close()

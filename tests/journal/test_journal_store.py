@@ -242,7 +242,7 @@ def test_making_a_journal_touches_nothing(path: Path) -> None:
 @pytest.mark.parametrize("wrong", ["", None, 7, "a\0b", ":memory:"])
 def test_a_path_that_is_none_is_refused(wrong: Any) -> None:
     """What can be no path is refused when the journal is made."""
-    with pytest.raises(OptionError, match="path must be that of a file"):
+    with pytest.raises(OptionError, match="path must be the path of a file"):
         SqliteJournal(wrong)
 
 
@@ -311,14 +311,14 @@ def test_a_file_of_something_else_is_left_alone(path: Path) -> None:
     """Neither text nor another program's database is touched, and each is called what it is."""
     path.write_bytes(b"This is no database. " * 200)
     for use in _all_uses(path):
-        with pytest.raises(JournalError, match="is no SQLite database, so no journal"):
+        with pytest.raises(JournalError, match="is not an SQLite database, so not a journal"):
             use()
     path.unlink()
     with closing(sqlite3.connect(path)) as connection:
         connection.execute("CREATE TABLE theirs (x)")
     before = path.read_bytes()
     for use in _all_uses(path):
-        with pytest.raises(JournalError, match="is an SQLite database, but no journal of fanout_sync"):
+        with pytest.raises(JournalError, match="is an SQLite database, but not a journal of fanout_sync"):
             use()
     assert path.read_bytes() == before
 
@@ -346,7 +346,7 @@ def test_places_that_are_no_file_are_refused(tmp_path: Path) -> None:
         SqliteJournal(tmp_path).open("w")
     with pytest.raises(JournalError, match=f"there is no directory {tmp_path}/missing"):
         SqliteJournal(tmp_path / "missing" / "runs.db").open("w")
-    with pytest.raises(JournalError, match="is no regular file"):
+    with pytest.raises(JournalError, match="is not a regular file"):
         SqliteJournal("/dev/null").open("w")
     (tmp_path / "file").write_text("x")
     with pytest.raises(JournalError, match="there is no directory"):
@@ -414,9 +414,9 @@ def test_a_program_that_keeps_the_file_locked_is_waited_for(path: Path, monkeypa
     opened = journal.open("w")
     with closing(sqlite3.connect(path, isolation_level=None)) as other:
         other.execute("BEGIN IMMEDIATE")
-        with pytest.raises(JournalError, match="is kept locked by another program"):
+        with pytest.raises(JournalError, match="is locked by another program"):
             opened.write([record("a")])
-        with pytest.raises(JournalError, match="is kept locked by another program"):
+        with pytest.raises(JournalError, match="is locked by another program"):
             journal.open("v")
         other.execute("ROLLBACK")
     opened.write([record("a")])
@@ -447,7 +447,10 @@ def _interrupted(connection: sqlite3.Connection) -> Iterator[None]:
     ("error", "explanation"),
     [
         (sqlite3.OperationalError("locking protocol"), "its file system cannot lock files; put it on a local disk"),
-        (sqlite3.OperationalError("disk I/O error"), r"the storage fails \(disk I/O error\); make sure that the disk"),
+        (
+            sqlite3.OperationalError("disk I/O error"),
+            r"reading or writing failed \(disk I/O error\); make sure that the disk",
+        ),
         (sqlite3.DataError("string or blob too big"), "a record is too big for SQLite"),
         (sqlite3.OperationalError("something new"), r"SQLite fails \(OperationalError: something new\)"),
         (sqlite3.OperationalError("unable to open database file"), "make sure that .* not too many files are open"),

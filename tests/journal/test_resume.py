@@ -87,7 +87,7 @@ def test_only_successes_are_reused(ledger: Ledger, journal: Journal) -> None:
         return StepOutcome.failed(spec.task_id, spec.agent, "no")
 
     executor = LedgerExecutor(ledger, {"t1": _raise, "t2": _die, "t3": _hang, "t4": say_no, "t5": lambda spec: None})
-    options: dict[str, Any] = {"journal": journal, "backend": "process", "timeout": 3}
+    options: dict[str, Any] = {"journal": journal, "backend": "process", "timeout": 1.5}
     run = Runner(executor, **options).run(make_specs(7))
     assert [record.status for record in run.records] == [
         "succeeded",
