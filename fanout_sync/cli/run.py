@@ -5,7 +5,7 @@ from __future__ import annotations
 import signal
 import threading
 from collections.abc import Callable, Iterator
-from contextlib import ExitStack, closing, contextmanager, suppress
+from contextlib import ExitStack, closing, contextmanager
 from typing import TYPE_CHECKING, Any, Literal, NoReturn
 
 import click
@@ -157,9 +157,16 @@ def run(
         )
         source.check(before_first=outcomes.begin)
         summary = Summary(len(source))
-        _run(runner, source, outcomes, summary)
-        reused = 0 if source.journal is None else source.journal.reused
-        click.echo(summary.text(reused, [] if budget is None else [budget.summary_line()]), err=True)
+        with _sigterm_as_ctrl_c(), InterruptScope(encloses_others=True) as scope:
+            cancelled = _write_outcomes(runner, source, outcomes, summary, scope)
+            if scope.is_interrupted:
+                text = summary.interrupted(cancelled, resumes=source.journal is not None)
+            else:
+                reused = 0 if source.journal is None else source.journal.reused
+                text = summary.text(reused, [] if budget is None else [budget.summary_line()])
+            click.echo(text, err=True)
+        if scope.is_interrupted:
+            raise click.exceptions.Exit(INTERRUPTED)
         if event_tx is not None and event_tx.error is not None:
             raise write_error(event_tx.lines, event_tx.error, "events")
     if summary.failed:
@@ -212,32 +219,43 @@ class Limits:
         return Budget(max_cost_usd=self.max_cost)
 
 
-def _run(runner: Runner, source: StepsFile, outcomes: LinesFile, summary: Summary) -> None:
-    """Write the outcome of each step; end the command if the run ends early."""
+def _write_outcomes(
+    runner: Runner, source: StepsFile, outcomes: LinesFile, summary: Summary, scope: InterruptScope
+) -> list[str] | None:
+    """Write the outcome of each step, and those of an interrupted run that were done.
+
+    Returns:
+        The task ids of the steps of an interrupted run that were read and cancelled; `None` if that is not known.
+
+    Raises:
+        ClickException, Exit, FanoutError: The run ended early, and not because of an interrupt.
+    """
 
     def take(outcome: StepOutcome) -> None:
         write_line(outcomes, outcome.to_json(), "outcomes")
         summary.add(outcome)
 
-    cancelled: list[str] = []
-    with _sigterm_as_ctrl_c(), InterruptScope(encloses_others=True) as scope:
+    cancelled: list[str] | None = None
+    try:
+        with closing(runner.stream(source)) as stream:
+            for outcome in stream:
+                take(outcome)
+    except FanoutInterrupted as interrupted:
+        scope.note()
+        cancelled = _cancelled_of(interrupted.run)
         try:
-            with closing(runner.stream(source)) as stream:
-                for outcome in stream:
-                    take(outcome)
-        except FanoutInterrupted as interrupted:
-            scope.note()
-            cancelled = _cancelled_of(interrupted.run)
-            with suppress(KeyboardInterrupt):  # another Ctrl-C, because writing takes long
-                _take_done(interrupted.run, take)
-        except KeyboardInterrupt:  # a second Ctrl-C, because writing takes long
-            scope.note()
-        except FanoutError as error:
-            _end_with(error, take, summary)
-    if scope.is_interrupted:
-        advice = "; the same command resumes" if source.journal is not None else ""
-        click.echo(f"Interrupted: {summary.progress()}{summary.cancelled(cancelled)}{advice}", err=True)
-        raise click.exceptions.Exit(INTERRUPTED)
+            _take_done(interrupted.run, take)
+        except (KeyboardInterrupt, click.exceptions.Exit, click.ClickException):
+            # Another Ctrl-C, because writing takes long; or the reader of a pipe was interrupted as well.
+            cancelled = None
+    except KeyboardInterrupt:  # a second Ctrl-C, because writing takes long
+        scope.note()
+    except FanoutError as error:
+        _end_with(error, take, summary)
+    except (click.exceptions.Exit, click.ClickException):  # the outcomes cannot be written
+        if not scope.is_interrupted:
+            raise
+    return cancelled
 
 
 def _end_with(error: FanoutError, take: Callable[[StepOutcome], None], summary: Summary) -> NoReturn:

@@ -39,16 +39,20 @@ class Summary:
         """Return how far a run came that ended early."""
         return f"{self.done} of {self._total} outcomes were written"
 
-    def cancelled(self, known: list[str]) -> str:
-        """Return a text that says which steps were not done; empty if all were.
+    def interrupted(self, cancelled: list[str] | None, *, resumes: bool) -> str:
+        """Say how far an interrupted run came.
 
         Args:
-            known: The task ids of the cancelled steps that had been read.
+            cancelled: The task ids of the steps that were read and cancelled; `None` if that is not known.
+            resumes: Whether the same command resumes the run.
         """
-        names = ", ".join(map(shown, known[:MAX_CANCELLED_SHOWN]))
-        more = self._total - self.done - min(len(known), MAX_CANCELLED_SHOWN)
-        listed = " and ".join(filter(None, (names, f"{more} {'more' if names else 'steps'}" if more else "")))
-        return f"; cancelled: {listed}" if listed else ""
+        parts = [f"Interrupted: {self.progress()}"]
+        if cancelled is not None:
+            names = ", ".join(map(shown, cancelled[:MAX_CANCELLED_SHOWN]))
+            more = self._total - self.done - min(len(cancelled), MAX_CANCELLED_SHOWN)
+            told = " and ".join(filter(None, (names, f"{more} {'more' if names else 'steps'}" if more else "")))
+            parts += [f"cancelled: {told}"] * bool(told)
+        return "; ".join([*parts, *["the same command resumes"] * resumes])
 
     def text(self, reused: int, notes: list[str]) -> str:
         """Return the summary of a run that came to its end.

@@ -79,6 +79,8 @@ def writer_of(path: Path) -> sqlite3.Connection:
                 if not _is_journal(connection, path):
                     for statement in _CREATION:
                         connection.execute(statement)
+                # An older version, which would not see who holds a workflow, refuses the file from now on.
+                connection.execute(f"PRAGMA user_version = {SCHEMA_VERSION}")
         except BaseException:
             connection.close()
             raise

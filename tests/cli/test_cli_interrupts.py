@@ -112,11 +112,13 @@ class Command:
         process: The process.
         reader: Where its outcomes go; `None` for a file.
         marks: Where its steps leave marks.
+        opened: The descriptors that the test closes in the end.
     """
 
     process: subprocess.Popen[str]
     reader: Reader | None
     marks: Marks
+    opened: list[int]
 
     def is_stuck(self) -> Callable[[], bool]:
         """Return a function: whether all steps that have begun are done, and the command waits for its reader."""
@@ -203,7 +205,7 @@ def running(folder: Folder, *options: str, to: str = "pipe", target: str = "agen
     try:
         with process:
             try:
-                yield Command(process, reader, Marks(folder.path))
+                yield Command(process, reader, Marks(folder.path), opened)
             finally:
                 process.kill()
     finally:
@@ -330,6 +332,23 @@ def test_a_later_interrupt_ends_a_command_that_nobody_reads(folder: Folder, mark
     assert written == [f"t{number}" for number in range(len(written))]
     assert run.process.returncode == 130
     assert f"Interrupted: {len(written)} of 300 outcomes were written" in said
+
+
+@pytest.mark.parametrize("backend", ["thread", "process"])
+def test_an_interrupt_that_ends_the_reader_too(backend: str, folder: Folder, marks: Marks) -> None:
+    """Ctrl-C in a pipeline ends the program that reads as well: status and summary are those of an interrupt."""
+    write_steps(folder, ["quick"] * 300, 30)
+    with running(folder, "--backend", backend, "-j", "3") as run:
+        run.wait_until(run.is_stuck())
+        run.send([signal.SIGINT])
+        assert run.reader is not None
+        os.close(run.reader.descriptor)
+        run.opened.remove(run.reader.descriptor)
+        said = run.end()
+    numbers = re.fullmatch(r"Interrupted: (\d+) of 300 outcomes were written\n", said)
+    assert numbers is not None, said
+    assert int(numbers[1]) < len(marks.named("done"))
+    assert run.process.returncode == 130
 
 
 # At any moment --------------------------------------------------------------------------------------------------------

@@ -563,7 +563,7 @@ def test_what_has_finished_is_journalled_when_a_stream_is_left(
 
 
 @pytest.mark.parametrize("leaving", ["close", "break"])
-@each_reaction
+@pytest.mark.parametrize("on_interrupt", ["raise", "return"])
 def test_an_interrupt_while_a_stream_is_left_is_the_programs(on_interrupt: Any, leaving: str) -> None:
     """Ctrl-C while what had finished is being written reaches the program when that is done, unless it is to return."""
 
