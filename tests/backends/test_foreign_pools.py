@@ -26,6 +26,8 @@ from fanout_sync.backends.state_file import StateFile
 from fanout_sync.testing import Ledger, make_specs
 from fanout_sync.workers.messages import read_report, unpack
 
+pytestmark = pytest.mark.xdist_group("timing")
+
 SHORT_S = 0.3
 
 pytestmark = pytest.mark.filterwarnings("ignore:the timeout is a soft one:UserWarning")

@@ -11,6 +11,7 @@ import textwrap
 import threading
 import time
 from collections.abc import Iterator
+from contextlib import closing
 from pathlib import Path
 from typing import Any
 
@@ -270,17 +271,16 @@ def test_a_stream_yields_an_outcome_before_the_window_is_full(backend: Any) -> N
         nonlocal read
         for spec in make_specs(100):
             if read:
-                done.wait(0.05)  # a slow input, as from a network
+                done.wait(1)  # a slow input, as from a network
             read += 1
             yield spec
 
     done = threading.Event()
-    runner = Runner(FunctionExecutor({"tester": lambda spec: spec.prompt}), backend=backend, max_concurrency=90)
-    stream: Any = runner.stream(specs())
-    assert next(stream).output == "0"
-    done.set()
-    assert read < 90
-    stream.close()
+    runner = Runner(FunctionExecutor({"tester": lambda spec: spec.prompt}), backend=backend, max_concurrency=30)
+    with closing(runner.stream(specs())) as stream:
+        assert next(stream).output == "0"
+        done.set()
+        assert read < 30
 
 
 @pytest.mark.parametrize("order", ["input", "completion"])

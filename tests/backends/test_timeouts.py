@@ -35,6 +35,8 @@ from fanout_sync import (
 )
 from fanout_sync.testing import Ledger, LedgerExecutor, make_specs
 
+pytestmark = pytest.mark.xdist_group("timing")
+
 SHORT_S = 0.2
 FOREVER_S = 3600.0
 

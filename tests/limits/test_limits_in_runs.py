@@ -33,6 +33,8 @@ from fanout_sync import (
 )
 from fanout_sync.testing import Ledger, LedgerExecutor, make_specs
 
+pytestmark = pytest.mark.xdist_group("timing")
+
 MakeRunner = Callable[..., Runner]
 
 
