@@ -1,4 +1,4 @@
-"""What the tests of the command line have in common: a folder in which commands run, and what came of them."""
+"""Helpers for the tests of the command line: a folder in which commands run, and reading their output."""
 
 from __future__ import annotations
 
@@ -56,7 +56,7 @@ class Folder:
 
     @contextmanager
     def running(self, *options: str, target: str = "agents.py:executor") -> Iterator[subprocess.Popen[str]]:
-        """Run the steps in `steps.jsonl`, meanwhile the body; what takes too long is killed."""
+        """Run the steps in `steps.jsonl` during a `with` block; a command that takes too long is killed."""
         with subprocess.Popen(
             command("run", "steps.jsonl", "--executor", target, *options),
             stdin=subprocess.DEVNULL,
@@ -91,19 +91,19 @@ class Folder:
         return not (self / "marks").exists()
 
 
-class Gate:
-    """A pipe with a name, at which a step waits, or through which lines come."""
+class NamedPipe:
+    """A named pipe on which a step waits, or through which a step tells that it has begun."""
 
     def __init__(self, path: Path) -> None:
         os.mkfifo(path)
-        # Held for reading and writing, so that opening it elsewhere waits for nobody.
+        # Open for reading and writing, so that opening it elsewhere does not block.
         self._descriptor = os.open(path, os.O_RDWR)
 
     def open(self) -> None:
         os.write(self._descriptor, b"opened by the test\n")
 
     def wait(self) -> None:
-        """Wait until somebody else has opened it."""
+        """Wait until something has been written to the pipe."""
         ready, _, _ = select.select([self._descriptor], [], [], LIMIT_S)
         assert ready, "nothing came through"
         os.read(self._descriptor, 1000)

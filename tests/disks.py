@@ -14,7 +14,7 @@ import pytest
 
 @contextmanager
 def small_disk(path: Path, kib: int = 1024) -> Iterator[Path]:
-    """Make a directory that is a disk of so many KiB; skips the test where nobody lets us mount one."""
+    """Make a directory a disk of `kib` KiB; skip the test if mounting is not permitted."""
     path.mkdir(parents=True, exist_ok=True)
     _run("mount", "-t", "tmpfs", "-o", f"size={kib}k", "tmpfs", str(path))
     try:
@@ -25,7 +25,7 @@ def small_disk(path: Path, kib: int = 1024) -> Iterator[Path]:
 
 @contextmanager
 def read_only(path: Path) -> Iterator[Path]:
-    """Make a directory with all that is in it read-only: by its permissions, which root is above, or by a mount."""
+    """Make a directory and its content read-only: by permissions, or for root, which ignores them, by a mount."""
     if os.geteuid():
         with _without_permission(path):
             yield path

@@ -1,4 +1,4 @@
-"""What the tests of early ends have in common: steps that can be held, every way to call a runner, and Ctrl-C."""
+"""Helpers for the tests of early ends: steps that the test controls, every way to call a runner, and Ctrl-C."""
 
 from __future__ import annotations
 
@@ -33,7 +33,7 @@ ORDERS = ("input", "completion")
 BOUND_S = 60
 LOOK_EVERY_S = 0.02
 CALM_LOOKS = 5
-"""So often in a row a thread has to be found asleep: then it has handed over what its step returned."""
+"""How many times in a row a thread must be found asleep: then it has handed over the result of its step."""
 
 
 # Steps ----------------------------------------------------------------------------------------------------------------
@@ -41,7 +41,7 @@ CALM_LOOKS = 5
 
 @frozen
 class Marks:
-    """A folder in which steps leave marks, and in which they find that they are released."""
+    """A folder in which steps leave marks, and through which the test releases held steps."""
 
     folder: Path = field(converter=Path)
 
@@ -64,7 +64,7 @@ class Marks:
         return lambda: set(task_ids) <= set(self.named("begun"))
 
     def at_rest(self) -> Callable[[], bool]:
-        """Return what tells when all steps that have begun are done, and their workers wait for other ones."""
+        """Return a function: whether all steps that have begun are done, and their workers wait for further steps."""
         calm = 0
 
         def is_at_rest() -> bool:
@@ -135,7 +135,7 @@ def in_order(task_ids: Iterable[str]) -> list[str]:
 
 
 def _sleeps(thread: str) -> bool:
-    """Whether a thread, of whatever process, waits for something; one that is gone waits for nothing more."""
+    """Whether a thread of any process sleeps, or has ended."""
     try:
         text = Path(f"/proc/{thread}/stat").read_text()
     except (FileNotFoundError, ProcessLookupError):
@@ -149,7 +149,7 @@ def _await(condition: Callable[[], bool]) -> None:
         if condition():
             return
         clock.wait(LOOK_EVERY_S)
-    raise TimeoutError("nothing came of it")
+    raise TimeoutError("the condition never held")
 
 
 # Calls ----------------------------------------------------------------------------------------------------------------
@@ -157,7 +157,7 @@ def _await(condition: Callable[[], bool]) -> None:
 
 @define
 class CallResult:
-    """What came of a call of a runner.
+    """The result of a call of a runner.
 
     Attributes:
         seen: The outcomes that were returned or yielded.
@@ -177,7 +177,7 @@ class CallResult:
 
     @property
     def outcomes(self) -> list[StepOutcome]:
-        """All that were given to the caller in one way or the other."""
+        """All outcomes that the caller got, returned, yielded or in the error's run."""
         return self.seen if self.error is None else [*self.seen, *self.run]
 
     @property
@@ -190,7 +190,7 @@ class CallResult:
 
 
 def call_runner(way: str, runner: Runner, specs: Iterable[AgentStepSpec]) -> CallResult:
-    """Call a runner and return what comes of it; interrupts and errors of the library, too."""
+    """Call a runner in one of the ways and return the result, with an interrupt or an error of the library."""
     result = CallResult()
     try:
         if way == "run":
@@ -223,7 +223,7 @@ def press_ctrl_c() -> None:
 
 @contextmanager
 def ctrl_c_when(condition: Callable[[], bool], then: Callable[[], None] | None = None) -> Iterator[None]:
-    """Press Ctrl-C once, when something holds while the body runs; a body that ends before fails."""
+    """Press Ctrl-C once, when a condition holds during the `with` block; fail if the block ends before that."""
     is_over, is_pressed = threading.Event(), threading.Event()
 
     def press() -> None:
@@ -242,7 +242,7 @@ def ctrl_c_when(condition: Callable[[], bool], then: Callable[[], None] | None =
     finally:
         is_over.set()
         thread.join(BOUND_S)
-    assert is_pressed.is_set(), "it ended by itself"
+    assert is_pressed.is_set(), "the block ended before the condition held"
 
 
 # Journals -------------------------------------------------------------------------------------------------------------

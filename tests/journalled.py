@@ -1,4 +1,4 @@
-"""What several tests of journals have in common: records, and processes that use a journal."""
+"""Helpers for the tests of journals: records, and processes that use a journal."""
 
 from __future__ import annotations
 
@@ -40,14 +40,14 @@ def record(task_id: str, index: int = 0, *, success: bool = True, output: str = 
 
 
 def edit(path: Path, sql: str, *values: Any) -> None:
-    """Change a journal behind its back."""
+    """Change the file of a journal directly."""
     with closing(sqlite3.connect(path, isolation_level=None)) as connection:
         connection.execute(sql, values)
 
 
 @contextmanager
 def script(text: str, *arguments: object) -> Iterator[subprocess.Popen[str]]:
-    """Run Python with these modules at hand; it is told when to go on through its standard input. Killed at the end."""
+    """Run Python with these modules importable, and kill it at the end; `tell` lets it go on."""
     preamble = f"import sys; sys.path.insert(0, {str(TESTS)!r})\nfrom journalled import record\n"
     command = [sys.executable, "-c", preamble + text, *map(str, arguments)]
     with subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True) as process:
@@ -78,4 +78,4 @@ opened.write([record("a")])
 print("held", flush=True)
 input()
 """
-"""A script that holds a workflow, in which it has written a step, until it is told to end without letting go."""
+"""A script that holds a workflow and has written a step; when told to, it ends without closing the workflow."""

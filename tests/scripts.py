@@ -22,7 +22,7 @@ from bounds import HANG_BOUND_S
 from fanout_sync.testing import Ledger
 
 EXIT_BOUND_S = 20
-"""Far more than a script takes from its interrupt to its end: one that takes this long hangs."""
+"""Seconds: far more than a script takes from its interrupt to its end."""
 
 SEARCHED = [str(Path(folder).absolute()) for folder in os.environ.get("PYTHONPATH", "").split(os.pathsep) if folder]
 TOKEN = "FANOUT_SYNC_TEST"
@@ -34,7 +34,7 @@ import fcntl, os, sys, termios
 fcntl.ioctl(0, termios.TIOCSCTTY, 0)
 os.execv(sys.executable, [sys.executable, *sys.argv[1:]])
 """
-"""Makes the terminal that it is started on the controlling one, and becomes `python` with the same arguments."""
+"""Makes its standard input the controlling terminal, and becomes `python` with the same arguments."""
 
 PREAMBLE = """
 import gc, json, os, signal, subprocess, sys, threading, time
@@ -50,14 +50,14 @@ def statuses(run):
     return " ".join(record.status for record in run.records)
 
 def left():
-    # What still runs of this script, but for itself and multiprocessing's bookkeeper, which ends with it. What has
-    # been killed takes a moment to end.
+    # The processes of this script that still run after a moment: what has been killed takes a moment to end.
     deadline = time.monotonic() + 10
     while (found := running()) and time.monotonic() < deadline:
         time.sleep(0.01)
     return found
 
 def running():
+    # Without the script itself and the resource tracker of multiprocessing, which ends with it.
     found = []
     for process in Path("/proc").iterdir():
         if process.name.isdecimal() and int(process.name) != os.getpid():
@@ -110,7 +110,7 @@ class Script:
     said: str = ""
 
     def expect(self, *lines: str) -> None:
-        """Read on until each of these lines was written, in any order; they, and nothing else, have come."""
+        """Read until each of these lines has been written, in any order, and no other line."""
         missing = sorted(lines)
         while missing:
             line, is_whole, rest = self.said.partition("\n")
@@ -125,7 +125,7 @@ class Script:
         os.write(self.terminal, b"\x03")
 
     def end(self) -> str:
-        """Wait for its end, and that of all that it started; return what it had still written."""
+        """Wait until the program and all that it started have ended; return the rest of its output."""
         while self._read(EXIT_BOUND_S):
             pass
         self.process.wait(EXIT_BOUND_S)
@@ -137,7 +137,7 @@ class Script:
         assert ready, f"it hangs, having written: {self.said}"
         try:
             more = os.read(self.terminal, 65536)
-        except OSError:  # nobody has the terminal open any more
+        except OSError:  # no process has the terminal open any more
             return False
         self.said += more.decode()
         return True
@@ -197,7 +197,7 @@ def processes_with(token: str) -> list[int]:
         if process.name.isdecimal():
             try:
                 environment = (process / "environ").read_bytes()
-            except OSError:  # gone by now, or somebody else's
+            except OSError:  # it has ended, or belongs to another user
                 continue
             if token.encode() in environment:
                 found.append(int(process.name))
@@ -208,4 +208,4 @@ def await_condition(condition: Callable[[], bool]) -> None:
     deadline = time.monotonic() + HANG_BOUND_S
     while not condition():
         assert time.monotonic() < deadline
-        time.sleep(0.01)  # something of another process is what is awaited
+        time.sleep(0.01)  # the condition depends on another process, so it has to be polled

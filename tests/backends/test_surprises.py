@@ -50,7 +50,7 @@ def await_condition(condition: Any) -> None:
     deadline = time.monotonic() + HANG_BOUND_S
     while not condition():
         assert time.monotonic() < deadline
-        time.sleep(0.01)  # waits for another process
+        time.sleep(0.01)  # the condition depends on another process, so it has to be polled
 
 
 # Callers --------------------------------------------------------------------------------------------------------------

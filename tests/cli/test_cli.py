@@ -16,7 +16,7 @@ from importlib import metadata
 from pathlib import Path
 
 import pytest
-from command_line import ENVIRONMENT, LIMIT_S, Folder, Gate, command, outcomes_in, outputs_in
+from command_line import ENVIRONMENT, LIMIT_S, Folder, NamedPipe, command, outcomes_in, outputs_in
 
 from fanout_sync import AgentStepSpec, Event
 
@@ -120,8 +120,8 @@ def folder(tmp_path: Path) -> Folder:
 
 
 @pytest.fixture
-def gate(folder: Folder) -> Iterator[Gate]:
-    gate = Gate(folder / "gate")
+def gate(folder: Folder) -> Iterator[NamedPipe]:
+    gate = NamedPipe(folder / "gate")
     yield gate
     gate.close()
 
@@ -152,16 +152,16 @@ def test_outcomes_come_in_the_order_of_the_steps(backend: str, folder: Folder) -
 
 
 @pytest.mark.parametrize("backend", BACKENDS)
-def test_order_is_kept_when_a_later_step_ends_first(backend: str, folder: Folder, gate: Gate) -> None:
+def test_order_is_kept_when_a_later_step_ends_first(backend: str, folder: Folder, gate: NamedPipe) -> None:
     """The first step waits for the third, which needs three at once, as the executor hints."""
     folder.steps(("wait", "gate"), ("shout", "b"), ("open_gate", "gate"))
     done = folder.run("--backend", backend)
     assert outputs_in(done.stdout) == ["opened by a step\n", "B", "done"], done.stderr
 
 
-def test_jobs_says_how_many_run_at_once(folder: Folder, gate: Gate) -> None:
+def test_jobs_says_how_many_run_at_once(folder: Folder, gate: NamedPipe) -> None:
     """Of an executor that hints three, four steps run at once: three of them wait for the fourth."""
-    gates = [Gate(folder / "second"), Gate(folder / "third")]
+    gates = [NamedPipe(folder / "second"), NamedPipe(folder / "third")]
     folder.steps(("wait", "gate"), ("wait", "second"), ("wait", "third"), ("open_gate", "gate second third"))
     done = folder.run("--jobs", "4")
     for each in gates:
@@ -171,7 +171,9 @@ def test_jobs_says_how_many_run_at_once(folder: Folder, gate: Gate) -> None:
 
 @pytest.mark.parametrize("destination", ["stdout", "file"])
 @pytest.mark.parametrize("backend", BACKENDS)
-def test_outcome_is_written_as_soon_as_order_allows(backend: str, destination: str, folder: Folder, gate: Gate) -> None:
+def test_outcome_is_written_as_soon_as_order_allows(
+    backend: str, destination: str, folder: Folder, gate: NamedPipe
+) -> None:
     """The second step ends only after the outcome of the first has been read."""
     folder.steps(("shout", "first"), ("wait", "gate"))
     os.mkfifo(folder / "out")
@@ -303,8 +305,8 @@ def test_line_that_is_added_during_the_run(folder: Folder) -> None:
 
 
 @pytest.mark.parametrize("left", [0, 3])
-def test_steps_that_vanish_during_the_run(left: int, folder: Folder) -> None:
-    """Steps that were checked and are gone when their turn comes are missed aloud; what was done is written."""
+def test_steps_that_are_deleted_during_the_run(left: int, folder: Folder) -> None:
+    """If checked steps are missing when the run reads them, an error says so; outcomes of done steps are written."""
     folder.steps(("cut_steps", str(left)), *[("measure", "x" * 100_000)] * 5)
     done = folder.run("-j", "1")
     assert done.returncode == 1
@@ -322,7 +324,7 @@ def test_steps_that_vanish_during_the_run(left: int, folder: Folder) -> None:
 
 
 def test_output_replaces_what_was_there(folder: Folder) -> None:
-    """Nothing of a longer file of before is left."""
+    """Nothing of a longer earlier file is left."""
     (folder / "out.jsonl").write_text("old\n" * 1000)
     (folder / "events.jsonl").write_text("old\n" * 1000)
     folder.steps(("shout", "a"))
@@ -342,7 +344,7 @@ def test_output_replaces_what_was_there(folder: Folder) -> None:
 )
 @pytest.mark.parametrize("is_new", [False, True])
 def test_refused_run_leaves_files_as_they_are(options: list[str], is_new: bool, folder: Folder) -> None:
-    """Whatever was wrong, the outcomes of an earlier run are still there, and no empty file is where none was."""
+    """The outcomes of an earlier run are still there, and no empty file has been created."""
     folder.steps(("leave_mark", ""))
     if not is_new:
         (folder / "out.jsonl").write_text("precious\n")
@@ -355,8 +357,8 @@ def test_refused_run_leaves_files_as_they_are(options: list[str], is_new: bool, 
 
 
 @pytest.mark.parametrize("backend", BACKENDS)
-def test_reader_that_leaves_ends_the_run_quietly(backend: str, folder: Folder, gate: Gate) -> None:
-    """When nobody reads the outcomes any more, the run ends without a word, and no worker is left."""
+def test_reader_that_leaves_ends_the_run_quietly(backend: str, folder: Folder, gate: NamedPipe) -> None:
+    """When the reader of the outcomes leaves, the run ends without a message, and no worker is left."""
     folder.steps(("tell_pid", ""), ("wait", "gate"), *[("tell_pid", "")] * 50)
     with folder.running("--backend", backend, "-j", "2") as process:
         assert process.stdout is not None
@@ -403,7 +405,7 @@ def test_disk_that_fills_up_leaves_whole_lines(folder: Folder) -> None:
     assert done.stderr == f"Error: cannot write outcomes to out.jsonl: File too large; {len(outputs)} were written\n"
 
 
-def test_slow_reader_of_a_pipe_that_does_not_block(folder: Folder, gate: Gate) -> None:
+def test_slow_reader_of_a_pipe_that_does_not_block(folder: Folder, gate: NamedPipe) -> None:
     """A full pipe that another program made non-blocking is waited for."""
     # The waiting step comes first: on a slow machine the others may be done before the last one of a list begins.
     folder.steps(("begin_and_wait", "begun gate"), *[("repeat", "50000")] * 10)
@@ -468,7 +470,7 @@ def test_events_tell_the_whole_run(backend: str, folder: Folder) -> None:
 
 
 @pytest.mark.parametrize("backend", BACKENDS)
-def test_events_are_written_live(backend: str, folder: Folder, gate: Gate) -> None:
+def test_events_are_written_live(backend: str, folder: Folder, gate: NamedPipe) -> None:
     """What a step says can be read before the last step is allowed to end."""
     folder.steps(("say", "hello"), ("wait", "gate"))
     with folder.running("--backend", backend, "-o", "out.jsonl", "--events", "-") as process:
@@ -493,7 +495,7 @@ def test_events_that_cannot_be_written_cost_no_step(folder: Folder) -> None:
 
 
 def test_reader_of_events_that_leaves_ends_nothing(folder: Folder) -> None:
-    """`| head` on the events has what it wanted, and the run goes on."""
+    """When `| head` on the events ends, the run goes on."""
     folder.steps(*[("say", "x" * 10_000)] * 50)
     done = folder.shell(
         "($FANOUT run steps.jsonl --executor agents.py:executor -o out.jsonl --events -; echo $? > status) | head -n 1"
@@ -604,7 +606,7 @@ def test_executor_that_does_not_pickle(folder: Folder) -> None:
 
 
 def test_unforeseen_error_is_not_hidden(folder: Folder) -> None:
-    """What nobody expected, here a bug in the executor, shows its traceback."""
+    """An unexpected error, here a bug in the executor, shows its traceback."""
     folder.steps(("shout", "a"))
     done = folder.run(target="agents:Broken")
     assert done.returncode == 1
@@ -617,7 +619,7 @@ def test_unforeseen_error_is_not_hidden(folder: Folder) -> None:
 
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
 @pytest.mark.parametrize("backend", BACKENDS)
-def test_ctrl_c_ends_the_run(backend: str, number: signal.Signals, folder: Folder, gate: Gate) -> None:
+def test_ctrl_c_ends_the_run(backend: str, number: signal.Signals, folder: Folder, gate: NamedPipe) -> None:
     """An interrupt ends the run without a traceback, says how far it came and what it cost, and leaves no worker."""
     folder.steps(("tell_pid", ""), ("begin_and_wait", "begun gate"), ("shout", "c"))
     os.mkfifo(folder / "begun")
@@ -637,7 +639,7 @@ def test_ctrl_c_ends_the_run(backend: str, number: signal.Signals, folder: Folde
 
 
 def test_the_command_runs_in_any_thread(folder: Folder) -> None:
-    """Whoever embeds it may call it where signal handlers cannot be set."""
+    """A program may call the command in a thread in which signal handlers cannot be set."""
     folder.steps(("shout", "a"), ("shout", "b"))
     program = (
         "import threading\n"
@@ -681,7 +683,7 @@ def test_validate_counts_the_steps(count: int, said: str, folder: Folder) -> Non
     ],
 )
 def test_validate_names_the_line_and_the_field(line: str | bytes, said: str, folder: Folder) -> None:
-    """What is wrong with the first bad line comes after its place, as compilers put it."""
+    """The message begins with file and line, as those of compilers do."""
     data = line.encode() if isinstance(line, str) else line
     (folder / "steps.jsonl").write_bytes(GOOD.encode() + b"\n" + data + b"\n" + b"nonsense\n")
     done = folder.call("validate", "steps.jsonl")
@@ -692,7 +694,7 @@ def test_validate_names_the_line_and_the_field(line: str | bytes, said: str, fol
 
 
 def test_validate_names_a_missing_file(folder: Folder) -> None:
-    """A file that cannot be read is no valid one."""
+    """The message names the file, and the status is 2."""
     done = folder.call("validate", "nope.jsonl")
     assert (done.returncode, done.stderr) == (2, "Error: cannot read nope.jsonl: No such file or directory\n")
 
@@ -711,7 +713,7 @@ def test_help(arguments: list[str], folder: Folder) -> None:
 
 
 def test_library_does_without_the_command_line(folder: Folder) -> None:
-    """Who imports the package does not load click."""
+    """Importing the package does not import click."""
     code = "import sys, fanout_sync; sys.exit('click' in sys.modules or 'fanout_sync.cli.group' in sys.modules)"
     done = subprocess.run([sys.executable, "-c", code], cwd=folder.path, env=ENVIRONMENT, timeout=LIMIT_S, check=False)
     assert done.returncode == 0

@@ -17,7 +17,7 @@ from typing import Any, NoReturn
 
 import pytest
 from click.testing import CliRunner
-from command_line import ENVIRONMENT, LIMIT_S, Folder, Gate, outcomes_in, outputs_in
+from command_line import ENVIRONMENT, LIMIT_S, Folder, NamedPipe, outcomes_in, outputs_in
 from journalled import HOLDS, record, says, script
 
 from fanout_sync import OptionError
@@ -85,9 +85,9 @@ def journal(folder: Folder) -> SqliteJournal:
 
 
 @pytest.fixture
-def begun(folder: Folder) -> Iterator[Gate]:
+def begun(folder: Folder) -> Iterator[NamedPipe]:
     """The gate that `mark_and_wait` opens before it waits at another one, which nobody opens."""
-    begun, gate = Gate(folder / "begun"), Gate(folder / "gate")
+    begun, gate = NamedPipe(folder / "begun"), NamedPipe(folder / "gate")
     yield begun
     begun.close()
     gate.close()
@@ -115,7 +115,7 @@ def table_in(text: str) -> list[list[str]]:
     [(signal.SIGKILL, "process"), (signal.SIGINT, "process"), (signal.SIGINT, "thread"), (signal.SIGTERM, "thread")],
 )
 def test_the_same_command_resumes(
-    number: signal.Signals, backend: str, folder: Folder, begun: Gate, journal: SqliteJournal
+    number: signal.Signals, backend: str, folder: Folder, begun: NamedPipe, journal: SqliteJournal
 ) -> None:
     """Whatever ended a run, what was journalled does not run again, and the output has each step once, in order."""
     folder.steps(*[("mark", f"a{n}") for n in range(40)], ("mark_and_wait", ""), *[("mark", "z")] * 19)
@@ -143,7 +143,7 @@ def test_the_same_command_resumes(
 
 
 def test_nothing_runs_twice(folder: Folder) -> None:
-    """Of a run that came to its end all but the failed steps come from the journal, also onto the standard output."""
+    """After a complete run only failed steps run again, also if the outcomes go to the standard output."""
     folder.steps(("mark", "a"), ("fail", "no"), ("mark", "c"))
     first = folder.run("--journal", "run.db")
     again = folder.run("--journal", "run.db")
@@ -247,7 +247,7 @@ def test_journal_that_fails_in_the_middle(folder: Folder) -> None:
         ),
     ],
 )
-def test_limits_are_kept_to(steps: list[tuple[str, str]], options: list[str], said: str, folder: Folder) -> None:
+def test_limits_are_applied(steps: list[tuple[str, str]], options: list[str], said: str, folder: Folder) -> None:
     """Each option does to the steps what it does in a `Runner`."""
     folder.steps(*steps)
     done = folder.run("-j", "1", *options)
@@ -406,7 +406,7 @@ def test_steps_are_listed(folder: Folder) -> None:
     )
 
 
-def test_nothing_that_is_shown_is_obeyed_by_a_terminal(folder: Folder, journal: SqliteJournal) -> None:
+def test_control_characters_are_escaped(folder: Folder, journal: SqliteJournal) -> None:
     """Escape sequences are spelled out, and what is long is cut."""
     name = "\x1b[31mred" + "x" * 1000
     fill(journal, name, f"{name} task", success=False, output="\x1b]0;title\x07" + "y" * 1000)
@@ -420,7 +420,7 @@ def test_nothing_that_is_shown_is_obeyed_by_a_terminal(folder: Folder, journal: 
 
 
 def test_outcomes_are_written_as_a_run_writes_them(folder: Folder) -> None:
-    """`show --jsonl` gives the very lines of the run's output."""
+    """`show --jsonl` writes the same lines as the run."""
     folder.steps(("mark", "größe"), ("fail", "b"), ("mark", "c"))
     folder.run(*KEPT)
     done = folder.call("show", "run.db", "--jsonl")
@@ -446,7 +446,7 @@ def test_reader_that_leaves_early(command: str, folder: Folder, journal: SqliteJ
     ],
 )
 def test_full_disk(command: str, said: str, folder: Folder, journal: SqliteJournal) -> None:
-    """What cannot be written is said."""
+    """A message says what could not be written."""
     fill(journal, "w", "a")
     done = folder.shell(f"$FANOUT {command}")
     assert (done.returncode, done.stderr) == (1, f"Error: {said}; 0 were written\n")
@@ -483,7 +483,9 @@ def test_full_disk(command: str, said: str, folder: Folder, journal: SqliteJourn
         ),
     ],
 )
-def test_what_is_not_there_is_named(arguments: list[str], said: str, folder: Folder, journal: SqliteJournal) -> None:
+def test_missing_and_unusable_files_are_named(
+    arguments: list[str], said: str, folder: Folder, journal: SqliteJournal
+) -> None:
     """The status is 2, and no file is made or changed."""
     fill(journal, "nightly", "a")
     fill(journal, "weekly", "a")
@@ -514,7 +516,7 @@ def test_journal_without_workflows(folder: Folder) -> None:
 
 
 @pytest.mark.parametrize("way", ["file", "pipe"])
-def test_what_is_done_moves_to_another_journal(way: str, folder: Folder) -> None:
+def test_successes_move_to_another_journal(way: str, folder: Folder) -> None:
     """A run with the other journal resumes there."""
     folder.steps(("mark", "a"), ("fail", "b"), ("mark", "c"))
     folder.run("--journal", "run.db", "--workflow", "nightly")
@@ -561,7 +563,7 @@ def test_help(name: str, folder: Folder) -> None:
 
 
 def test_nothing_is_loaded_that_is_not_used(folder: Folder) -> None:
-    """Who has no journal does not load SQLite."""
+    """Without a journal, SQLite is not imported."""
     folder.steps(("mark", "a"))
     program = (
         "import sys\n"

@@ -99,7 +99,7 @@ def output_of(executor: AgentExecutor) -> str:
 
 @pytest.mark.parametrize("name", ["shouter", "Shouter", "make", "functions", "make_functions", "holder.executor"])
 @pytest.mark.parametrize("place", ["agents.py", "./agents.py", "agents"])
-def test_runnable_things_become_executors(place: str, name: str) -> None:
+def test_targets_that_become_executors(place: str, name: str) -> None:
     """An executor, a class, a factory and a dict of functions can be run, from a file and from a module."""
     write("agents.py", AGENTS)
     assert output_of(resolve_target(f"{place}:{name}")) == "HELLO"
@@ -161,23 +161,23 @@ def test_path_may_have_colons() -> None:
 
 
 @pytest.mark.parametrize("target", ["", ":", "agents", "agents:", ":executor", "agents:not-a-name", r"C:\agents.py"])
-def test_target_of_no_known_form(target: str) -> None:
-    """A target that is neither of the two forms is told what they are."""
+def test_target_in_neither_form(target: str) -> None:
+    """The error names the two forms of a target."""
     assert "expected package.module:name or path/file.py:name" in refusal(target)
 
 
 def test_file_without_a_name() -> None:
-    """Who names only a file is shown how to go on."""
+    """If the target is only a file, the error shows how to name the executor in it."""
     assert "such as 'agents.py:executor'" in refusal("agents.py")
 
 
 def test_dot_in_place_of_the_colon() -> None:
-    """Who writes a dot where the colon belongs is shown where."""
+    """If the target has a dot where the colon belongs, the error shows the right form."""
     assert "(did you mean 'team.agents:functions'?)" in refusal("team.agents.functions")
 
 
 def test_relative_module() -> None:
-    """A module is named from the top."""
+    """A relative module name is refused."""
     assert "'.agents' is not an absolute module name" in refusal(".agents:functions")
 
 
@@ -205,7 +205,7 @@ def test_file_that_is_not_python() -> None:
 
 
 def test_missing_module(tmp_path: Path) -> None:
-    """A module that does not exist is told from a similar one, and where it was looked for."""
+    """The error names a similar module, and where the module was looked for."""
     write("team/__init__.py", "")
     write("team/agents.py", AGENTS)
     message = refusal("team.agnets:functions")
@@ -215,7 +215,7 @@ def test_missing_module(tmp_path: Path) -> None:
 
 
 def test_missing_name(tmp_path: Path) -> None:
-    """A name that does not exist is told from a similar one."""
+    """The error names a similar name in the module."""
     write("agents.py", AGENTS)
     assert refusal("agents:function").endswith(
         f"{tmp_path / 'agents.py'} has no 'function' (did you mean 'functions'?)"
@@ -251,8 +251,8 @@ def test_name_that_raises_when_it_is_looked_up(tmp_path: Path) -> None:
         ("AgentExecutor", "AgentExecutor() raised TypeError: Can't instantiate abstract class AgentExecutor"),
     ],
 )
-def test_thing_that_cannot_be_run(name: str, said: str) -> None:
-    """What is nothing runnable is named, with what came and what is expected."""
+def test_targets_that_are_not_runnable(name: str, said: str) -> None:
+    """The error names the target, what it is and what is expected."""
     write("agents.py", AGENTS)
     assert said in refusal(f"agents.py:{name}")
 
@@ -275,7 +275,7 @@ def test_thing_that_cannot_be_run(name: str, said: str) -> None:
 def test_error_on_import_names_the_line_in_the_file(
     place: str, text: str, said: str, line: int, tmp_path: Path
 ) -> None:
-    """What importing raises is told with its type, its message and the user's own line, not one of a library."""
+    """The message has the type, the message and the line in the user's own code, not one in a library."""
     write("agents.py", text)
     message = refusal(f"{place}:functions")
     assert said in message
@@ -290,7 +290,7 @@ def test_error_on_import_names_the_line_in_a_sibling(tmp_path: Path) -> None:
 
 
 def test_error_on_import_is_the_cause() -> None:
-    """Who calls `resolve_target` from Python can see the whole of what was raised."""
+    """The error that the import raised is the cause of the `OptionError`."""
     write("agents.py", "raise ValueError('boom')")
     with pytest.raises(OptionError) as caught:
         resolve_target("agents.py:functions")
@@ -298,21 +298,21 @@ def test_error_on_import_is_the_cause() -> None:
 
 
 def test_ctrl_c_during_the_import_is_no_error_of_the_target() -> None:
-    """Ctrl-C while a slow module is imported is Ctrl-C."""
+    """Ctrl-C while a module is imported raises `KeyboardInterrupt`."""
     write("agents.py", "raise KeyboardInterrupt")
     with pytest.raises(KeyboardInterrupt):
         resolve_target("agents.py:functions")
 
 
 def test_file_of_a_package_with_relative_imports() -> None:
-    """Who names a file where the package is needed is told so."""
+    """The error says to name the package instead of the file."""
     write("team/__init__.py", "")
     write("team/agents.py", "from . import words")
     assert "the file is in a package: write the target as package.module:name" in refusal("team/agents.py:functions")
 
 
 def test_file_that_hides_the_library_it_wants() -> None:
-    """A file named after the library that it imports is told so."""
+    """The error says that the file hides the library that it imports."""
     write("installed/sdk.py", "client = 1")
     write("here/sdk.py", "from sdk import client")
     sys.path.append(str(Path("installed").absolute()))
@@ -322,7 +322,7 @@ def test_file_that_hides_the_library_it_wants() -> None:
 
 @pytest.mark.parametrize("name", ["json", "sys", "statistics", "__main__", "pytest"])
 def test_file_named_after_another_module(name: str) -> None:
-    """A file whose name stands for another module, loaded or to be loaded, has to be renamed."""
+    """A file with the name of another module, imported or not, is refused: it has to be renamed."""
     write(f"deep/{name}.py", AGENTS)
     message = refusal(f"deep/{name}.py:functions")
     assert f"the module {name!r}" in message or f"library's module {name!r}" in message

@@ -180,7 +180,7 @@ def test_no_attempt_begins_before_its_time(waits: list[float], seed: int) -> Non
         assert after - before <= wait_s + 1.0 + 1e-6
 
 
-def test_waiting_steps_hold_no_place_but_are_not_endless() -> None:
+def test_waiting_steps_hold_no_place_but_their_number_is_bounded() -> None:
     """While steps back off others run in their place; but no more than so many wait, however long the input is."""
     read = 0
 

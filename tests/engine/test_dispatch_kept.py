@@ -109,7 +109,7 @@ def _kept(
 
 @settings(deadline=None, max_examples=200)
 @given(st.integers(0, 40), st.integers(1, 20), scripts, retries, st.integers(0, 2**32))
-def test_what_is_handed_out_is_durable(
+def test_reports_are_durable_before_they_are_yielded(
     count: int, bound: int, script: dict[int, list[str]], retry: Any, seed: int
 ) -> None:
     """Each outcome once, none before it is synced; no more under way or unwritten than may run at once."""
@@ -246,7 +246,7 @@ def _slow(count: int, bound: int) -> tuple[Dispatch, SlowSession, WatchedWorkflo
 
 
 @pytest.mark.parametrize("ends_after", [10.0, 10_000.0])
-def test_a_run_whose_time_is_up_waits_at_rest(ends_after: float) -> None:
+def test_a_run_out_of_time_does_not_poll(ends_after: float) -> None:
     """For what is still running: it does not look at the clock in the meantime."""
     clock = FakeClock()
     session = SlowSession(clock, random.Random(0), {}, ends_at=clock.now + ends_after)
@@ -258,7 +258,7 @@ def test_a_run_whose_time_is_up_waits_at_rest(ends_after: float) -> None:
     assert len(reports) == 9
 
 
-def test_a_run_whose_journal_has_failed_waits_at_rest() -> None:
+def test_a_run_whose_journal_has_failed_does_not_poll() -> None:
     """For the steps that were started, whatever is overdue by then."""
     dispatch, session, watched = _slow(3, 3)
     watched.fails_at = 1
@@ -268,7 +268,7 @@ def test_a_run_whose_journal_has_failed_waits_at_rest() -> None:
     assert sorted(report.index for report in dispatch.rest()) == [0, 1, 2]
 
 
-def test_steps_that_back_off_hold_nobody_up_under_a_budget() -> None:
+def test_steps_that_back_off_do_not_delay_others_under_a_budget() -> None:
     """Nor under a limit for all: their slots are free."""
     clock = FakeClock()
     policy = retry_policy(Retry(2, wait=1e6))
@@ -283,7 +283,7 @@ def test_steps_that_back_off_hold_nobody_up_under_a_budget() -> None:
         assert max(healthy) - began < 1e6
 
 
-def test_what_was_read_before_the_journal_failed_is_not_lost() -> None:
+def test_steps_read_before_the_journal_failed_are_not_lost() -> None:
     """Steps that it had already given are among the rest."""
     journal = MemoryJournal()
     dispatch, _, watched = _kept(6, 6, {}, None, 3, journal)
@@ -330,7 +330,7 @@ def test_the_identity_of_a_step(spec: AgentStepSpec) -> None:
     assert len(fields) == 7
 
 
-def test_a_journal_that_is_back_to_normal_is_of_no_use_in_the_same_run() -> None:
+def test_a_journal_that_has_failed_is_not_used_again_in_the_run() -> None:
     """After it has failed nothing more is journalled: what is missing must not be taken for done."""
     dispatch, _, watched = _kept(5, 1, {}, Retry(1), 7, MemoryJournal())
     watched.fails_at = 2

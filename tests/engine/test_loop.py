@@ -47,7 +47,7 @@ def test_rounds_go_on_until_stop(make_runner: MakeRunner) -> None:
 
 
 @pytest.mark.parametrize("cap", [1, 2, 7])
-def test_the_cap_holds(cap: int, ledger: Ledger) -> None:
+def test_max_iterations_is_the_largest_number_of_rounds(cap: int, ledger: Ledger) -> None:
     """`next_round` that always continues is asked once less than there are rounds."""
     asked = 0
 
@@ -62,7 +62,7 @@ def test_the_cap_holds(cap: int, ledger: Ledger) -> None:
     assert asked == cap - 1
 
 
-def test_an_empty_round_ends_it() -> None:
+def test_an_empty_round_ends_the_loop() -> None:
     """The outcomes before it are the result; an empty first one has none."""
     assert [o.output for o in Runner(ECHO).loop(make_specs(2), 5, lambda outcomes: Continue([]))] == ["0", "1"]
     assert Runner(ECHO).loop([], 5, lambda outcomes: Continue(make_specs(1))) == []
@@ -97,13 +97,13 @@ def test_failed_steps_are_outcomes_like_others() -> None:
 
 
 @pytest.mark.parametrize("cap", [0, -1, True, 1.5, None, "3"])
-def test_the_cap_is_a_positive_int(cap: Any) -> None:
+def test_max_iterations_is_a_positive_int(cap: Any) -> None:
     """It is refused before anything runs, by name."""
     with pytest.raises(OptionError, match="max_iterations must be an int of at least 1, got"):
         Runner(ECHO).loop(make_specs(1), cap, _longer)
 
 
-def test_the_cap_is_mandatory() -> None:
+def test_max_iterations_is_mandatory() -> None:
     """There is no loop without one."""
     with pytest.raises(TypeError, match="max_iterations"):
         Runner(ECHO).loop(make_specs(1), next_round=_longer)  # type: ignore[call-arg]  # that is the point
@@ -124,7 +124,7 @@ def test_next_round_must_be_a_function() -> None:
         (Continue(3), "next_round raised TypeError: 'int' object is not iterable"),  # type: ignore[arg-type]
     ],
 )
-def test_a_useless_answer_loses_nothing(answer: Any, told: str) -> None:
+def test_an_invalid_result_of_next_round_loses_nothing(answer: Any, told: str) -> None:
     """The error has the round that was done."""
     with pytest.raises(InputError, match=told) as caught:
         Runner(ECHO).loop(make_specs(2), 3, lambda outcomes: answer)
@@ -143,7 +143,7 @@ def test_next_round_that_raises_loses_nothing() -> None:
     assert [outcome.output for outcome in caught.value.run] == ["0", "1"]
 
 
-def test_specs_of_a_round_that_are_none_end_it() -> None:
+def test_items_of_a_round_that_are_not_specs_end_the_loop() -> None:
     """As for any run: what was started before is in the error."""
     mixed: list[Any] = [*make_specs(1), "no spec"]
     with pytest.raises(InputError, match=r"specs\[1\] is str 'no spec'") as caught:
@@ -194,7 +194,7 @@ def _pid(spec: AgentStepSpec) -> str:
     return str(os.getpid())
 
 
-def test_workers_stay_from_round_to_round() -> None:
+def test_workers_are_kept_from_round_to_round() -> None:
     """A loop does not start its worker processes anew for each round, and leaves none behind."""
     pids: set[str] = set()
 

@@ -30,7 +30,7 @@ def _all_failing(ledger: Ledger, count: int, concurrency: int = 4) -> LedgerExec
     return LedgerExecutor(ledger, {f"t{n}": _raise for n in range(count)}, concurrency)
 
 
-def test_a_wrong_key_does_not_spend_everything(make_runner: MakeRunner, ledger: Ledger) -> None:
+def test_no_more_steps_are_started_after_max_failures(make_runner: MakeRunner, ledger: Ledger) -> None:
     """Of 2 000 steps that all fail few are started, and every one has its outcome, in order."""
     run = make_runner(_all_failing(ledger, 2000), max_failures=3).run(make_specs(2000))
     assert [outcome.task_id for outcome in run] == [f"t{n}" for n in range(2000)]
@@ -78,7 +78,7 @@ def test_retries_do_not_count(ledger: Ledger) -> None:
     assert len(run.succeeded) == 4
 
 
-def test_a_wrong_key_with_retries_does_not_spend_everything(ledger: Ledger) -> None:
+def test_no_more_retries_are_started_after_max_failures(ledger: Ledger) -> None:
     """Steps that wait for another attempt make room, but not for the whole list to be tried once."""
     runner = Runner(_all_failing(ledger, 2000), max_failures=2, retry=Retry(3, wait=0.05))
     run = runner.run(make_specs(2000))

@@ -115,7 +115,7 @@ def test_a_stage_that_raises_ends_its_chain_only() -> None:
     assert outcomes[2] == StepOutcome.failed("item-2", "pipeline", "stage 1 of 2 (first) raised SystemExit: 3")
 
 
-def test_a_stage_that_returns_garbage_ends_its_chain_only() -> None:
+def test_a_stage_that_returns_no_spec_ends_its_chain_only() -> None:
     """What is neither a spec nor `None` is said to be so."""
     garbage: Any = lambda outcome, item: "a prompt"  # noqa: E731
     outcomes = Runner(ECHO).pipeline("a", [garbage])
@@ -262,7 +262,7 @@ def test_an_interrupt_ends_a_pipeline() -> None:
     assert [outcome.output for outcome in caught.value.run][:1] == ["a"]
 
 
-def test_an_interrupted_item_is_no_finished_one() -> None:
+def test_an_interrupted_item_is_not_finished() -> None:
     """With `on_interrupt="return"`: an item that was not through all stages is not taken for one that was."""
     both_drafted = threading.Barrier(2, timeout=HANG_BOUND_S)
 

@@ -38,8 +38,8 @@ def checkpoint(*outcomes: dict[str, Any], **changes: Any) -> dict[str, Any]:
     return {"schema_version": 1, "workflow_id": "w", "steps": steps, "checkpoint_ms": 1, **changes}
 
 
-def test_what_is_done_is_exported(journal: Journal, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Compact, in the order of the steps, without those that failed."""
+def test_successes_are_exported(journal: Journal, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A checkpoint has the steps that succeeded, in order, as compact JSON."""
     monkeypatch.setattr(time, "time", lambda: 1700000000.9876)
     fill(journal, record("b", 1, output="für"), record("f", 2, success=False), record("a", 0))
     assert journal.export_checkpoint("w") == (
@@ -52,7 +52,7 @@ def test_what_is_done_is_exported(journal: Journal, monkeypatch: pytest.MonkeyPa
 
 
 def test_an_unknown_workflow_has_no_checkpoint(journal: Journal) -> None:
-    """It is named; one without steps has an empty one."""
+    """The error names the workflow; a workflow without steps has a checkpoint without steps."""
     fill(journal)
     with pytest.raises(JournalError, match=r"there is no workflow 'v' in (SqliteJournal|MemoryJournal)"):
         journal.export_checkpoint("v")
@@ -60,7 +60,7 @@ def test_an_unknown_workflow_has_no_checkpoint(journal: Journal) -> None:
 
 
 def test_an_outcome_that_nests_too_deep_is_named(journal: Journal) -> None:
-    """What fits on the wire alone is beyond the limit inside a checkpoint, which nobody could read."""
+    """An outcome at the limit of nesting is beyond it inside a checkpoint, which could not be read."""
     nested: Any = 1
     for _ in range(126):
         nested = [nested]
@@ -73,7 +73,7 @@ def test_an_outcome_that_nests_too_deep_is_named(journal: Journal) -> None:
 
 @pytest.mark.parametrize("form", [json.dumps, lambda data: json.dumps(data).encode(), dict, MappingProxyType])
 def test_a_checkpoint_is_imported(journal: Journal, form: Callable[[Any], Any]) -> None:
-    """From text, bytes or data: what is done is journalled, with what failed as failed, and the rest as unknown."""
+    """From text, bytes or a mapping: outcomes are journalled, failed ones as failed; times and workers are unknown."""
     failed = {**OUTCOME, "task_id": "b", "success": False}
     assert journal.import_checkpoint(form(checkpoint(OUTCOME, failed, unknown=[1]))) == "w"
     first, second = journal.records("w")
@@ -83,8 +83,8 @@ def test_a_checkpoint_is_imported(journal: Journal, form: Callable[[Any], Any]) 
     assert (second.index, second.task_id, second.status, second.outcome.success) == (1, "b", "failed", False)
 
 
-def test_a_checkpoint_comes_back_as_it_went(journal: Journal) -> None:
-    """What one journal exports another imports, and exports the same but for the time."""
+def test_an_imported_checkpoint_exports_the_same(journal: Journal) -> None:
+    """What one journal exports, another imports, and exports again with only the time changed."""
     fill(journal, *(record(f"{i:03}", i) for i in range(100)))
     text = journal.export_checkpoint("w")
     other = MemoryJournal()
@@ -93,7 +93,7 @@ def test_a_checkpoint_comes_back_as_it_went(journal: Journal) -> None:
 
 
 def test_a_success_that_is_journalled_is_kept(journal: Journal) -> None:
-    """A step that failed here is replaced by the checkpoint's, one that succeeded is not, and others stay."""
+    """A checkpoint replaces a journalled step that failed, but not one that succeeded; other steps stay."""
     fill(journal, record("a", 5, output="mine"), record("b", 6, success=False), record("c", 7))
     journal.import_checkpoint(checkpoint(OUTCOME, {**OUTCOME, "task_id": "b"}))
     found = {step.task_id: step for step in journal.records("w")}
@@ -102,7 +102,7 @@ def test_a_success_that_is_journalled_is_kept(journal: Journal) -> None:
 
 
 def test_a_checkpoint_without_a_version_is_an_old_one(journal: Journal) -> None:
-    """It reads as version 0, whose form is the same."""
+    """It is read as version 0, which has the same fields."""
     old = checkpoint(OUTCOME)
     del old["schema_version"]
     assert journal.import_checkpoint(old) == "w"
@@ -110,7 +110,7 @@ def test_a_checkpoint_without_a_version_is_an_old_one(journal: Journal) -> None:
 
 
 def test_a_newer_checkpoint_is_refused(journal: Journal) -> None:
-    """Whatever else it says: it tells to upgrade."""
+    """Whatever else it contains, the error says to upgrade."""
     with pytest.raises(JournalError, match=r"newer version \(schema 2, this one reads up to 1\); upgrade"):
         journal.import_checkpoint({"schema_version": 2})
 
@@ -161,8 +161,8 @@ STEP = {"task_id": "a", "outcome": OUTCOME}
         (checkpoint(steps=[STEP, STEP]), "steps[1].task_id", "duplicate; steps[0] is that step too"),
     ],
 )
-def test_what_is_no_checkpoint_is_refused(journal: Journal, wrong: Any, field: str, reason: str) -> None:
-    """The field at fault is named, and nothing is journalled: not even the workflow is begun."""
+def test_an_invalid_checkpoint_is_refused(journal: Journal, wrong: Any, field: str, reason: str) -> None:
+    """The field at fault is named, nothing is journalled, and no workflow is created."""
     fill(journal)
     journal.delete("w")
     with pytest.raises(WireError, match=re.escape(reason)) as caught:
@@ -171,7 +171,7 @@ def test_what_is_no_checkpoint_is_refused(journal: Journal, wrong: Any, field: s
     assert journal.workflows() == []
 
 
-def test_what_is_not_even_text_is_refused(journal: Journal) -> None:
-    """A number is no JSON text."""
+def test_a_checkpoint_that_is_a_number_is_refused(journal: Journal) -> None:
+    """A number is neither JSON text nor a mapping."""
     with pytest.raises(TypeError, match="JSON is read from str or bytes, got int"):
         journal.import_checkpoint(7)  # type: ignore[arg-type]

@@ -59,8 +59,8 @@ def test_a_workflow_has_one_holder(journal: Journal) -> None:
     journal.open("w").close()
 
 
-def test_a_workflow_that_nobody_refers_to_is_free(journal: Journal) -> None:
-    """Whoever loses the only way to close it has let go of it."""
+def test_a_workflow_without_references_is_free(journal: Journal) -> None:
+    """An open workflow to which nothing refers any more is released."""
     opened = journal.open("w")
     opened.write([record("a")])
     del opened
@@ -88,7 +88,7 @@ def what_others_hear(path: Path, workflow_id: str = "w") -> str:
 
 
 def test_a_workflow_that_is_dropped_is_free_for_others_too(path: Path) -> None:
-    """For other processes, also where somebody is writing the file just then."""
+    """It is free for other processes, too, even if another process is writing the file at that moment."""
     opened = SqliteJournal(path).open("w")
     assert "held by process" in what_others_hear(path)
     with closing(sqlite3.connect(path, isolation_level=None)) as other:
@@ -100,7 +100,7 @@ def test_a_workflow_that_is_dropped_is_free_for_others_too(path: Path) -> None:
 
 
 def test_a_workflow_in_a_cycle_is_free_when_it_is_collected(path: Path) -> None:
-    """Whatever refers to it: an exception with its traceback, say, that a run was left with."""
+    """Such as the cycle of an exception and its traceback."""
     opened = SqliteJournal(path).open("w")
     cycle: list[object] = [opened]
     cycle.append(cycle)
@@ -109,8 +109,8 @@ def test_a_workflow_in_a_cycle_is_free_when_it_is_collected(path: Path) -> None:
     assert what_others_hear(path) == "free"
 
 
-def test_a_workflow_is_let_go_on_a_full_disk(tmp_path: Path) -> None:
-    """Nothing is written for it: dropped or closed, the workflow is free once there is room for the next run."""
+def test_a_workflow_is_released_on_a_full_disk(tmp_path: Path) -> None:
+    """Releasing writes nothing: dropped or closed, the workflow is free as soon as there is room for the next run."""
     with small_disk(tmp_path / "disk") as disk:
         journal = SqliteJournal(disk / "runs.db")
         dropped, closed = journal.open("dropped"), journal.open("closed")
@@ -127,7 +127,7 @@ def test_a_workflow_is_let_go_on_a_full_disk(tmp_path: Path) -> None:
 
 
 def test_closing_one_workflow_keeps_the_others(path: Path) -> None:
-    """Those of one file and one process share a descriptor of its lock file, which goes with the last of them."""
+    """The workflows of one file in one process share a descriptor, which is closed with the last of them."""
     before = descriptors()
     journals = [SqliteJournal(path), SqliteJournal(str(path))]
     opened = [journals[n % 2].open(f"{n}") for n in range(3)]
@@ -143,7 +143,7 @@ def descriptors() -> int:
 
 
 def test_a_living_process_is_named(path: Path) -> None:
-    """Its process id, its host and since when; it is waited for by nobody."""
+    """The error names process, host and time, and is raised at once."""
     with script(HOLDS, path, "w") as process:
         assert says(process) == "held"
         moment = r"\d{4}-\d\d-\d\d \d\d:\d\d:\d\d UTC"
@@ -156,7 +156,7 @@ def test_a_living_process_is_named(path: Path) -> None:
 
 
 def test_the_workflow_of_a_killed_process_is_taken_over(path: Path) -> None:
-    """At once, with all that it had written."""
+    """The next run holds it at once, and finds all that was written."""
     with script(HOLDS, path, "w") as process:
         assert says(process) == "held"
     again = SqliteJournal(path).open("w")
@@ -164,8 +164,8 @@ def test_the_workflow_of_a_killed_process_is_taken_over(path: Path) -> None:
     again.close()
 
 
-def test_a_zombie_holds_nothing(path: Path) -> None:
-    """A process that has ended, and whose parent has not yet asked after it, is dead."""
+def test_a_zombie_does_not_hold_its_workflow(path: Path) -> None:
+    """A process that has ended and is not reaped yet does not hold a workflow."""
     with script(HOLDS, path, "w") as process:
         assert says(process) == "held"
         os.kill(process.pid, signal.SIGKILL)
@@ -176,7 +176,7 @@ def test_a_zombie_holds_nothing(path: Path) -> None:
 
 @pytest.mark.parametrize("days", [1, 1000])
 def test_a_hold_lasts_while_nothing_is_written(path: Path, days: int) -> None:
-    """A stream's consumer may be away for as long as it likes; others, also on other hosts, know nothing of time."""
+    """The consumer of a stream may take any time: a hold does not expire, on any host."""
     executor = FunctionExecutor({"coder": lambda spec: "done"})
     specs = [AgentStepSpec(f"{n}", "coder", "a step", "do it") for n in range(50)]
     stream = Runner(executor, journal=SqliteJournal(path).workflow("w"), max_concurrency=2).stream(specs)
@@ -196,8 +196,8 @@ def test_a_hold_lasts_while_nothing_is_written(path: Path, days: int) -> None:
         "token = 'a', pid = NULL, host = NULL, since = NULL",
     ],
 )
-def test_a_row_holds_nothing(path: Path, row: str) -> None:
-    """Not that of a run that was killed, in a journal of the first layout either, which can be read and written."""
+def test_the_row_of_a_dead_run_does_not_hold_the_workflow(path: Path, row: str) -> None:
+    """Also in a journal of schema version 1, which can be read and written."""
     written = SqliteJournal(path).open("w")
     written.write([record("a")])
     written.close()
@@ -216,7 +216,7 @@ def test_a_row_holds_nothing(path: Path, row: str) -> None:
 
 
 def test_deleting_is_refused_while_another_process_holds(path: Path) -> None:
-    """Only that workflow cannot be deleted, and its steps stay; when the process is dead it can."""
+    """Only that workflow cannot be deleted, and its steps stay; when the process is dead, it can be deleted."""
     SqliteJournal(path).open("other").close()
     with script(HOLDS, path, "w") as process:
         assert says(process) == "held"
@@ -229,7 +229,7 @@ def test_deleting_is_refused_while_another_process_holds(path: Path) -> None:
 
 
 def test_a_workflow_that_takes_the_row_of_another_is_another(path: Path) -> None:
-    """The lock is that of its name: ids of rows are given again when a workflow is deleted."""
+    """The lock is that of the workflow id, because the id of a deleted row is used again."""
     journal = SqliteJournal(path)
     journal.open("first").close()
     journal.delete("first")
@@ -258,8 +258,8 @@ def test_paths_that_lead_to_one_file_share_its_locks(tmp_path: Path, monkeypatch
     assert sorted(each.name for each in (tmp_path / "real").iterdir()) == ["runs.db", "runs.db-lock"]
 
 
-def test_a_lock_file_that_is_deleted_in_use_is_missed(path: Path, opened: OpenWorkflow) -> None:
-    """Others could take the workflow then, without knowing of this run: the next sync says so."""
+def test_deleting_the_lock_file_of_a_run_is_an_error(path: Path, opened: OpenWorkflow) -> None:
+    """Another run could hold the workflow then, too, so the next sync raises."""
     opened.write([record("a")])
     opened.sync()
     lock_file = path_of_lock_file(path)
@@ -271,8 +271,8 @@ def test_a_lock_file_that_is_deleted_in_use_is_missed(path: Path, opened: OpenWo
 
 
 @pytest.mark.parametrize("with_lock_file", [False, True])
-def test_a_file_that_takes_the_place_of_a_held_one(path: Path, opened: OpenWorkflow, with_lock_file: bool) -> None:
-    """It is as good as any; only who finds the old lock file is refused until the old run has ended."""
+def test_replacing_a_journal_in_use(path: Path, opened: OpenWorkflow, with_lock_file: bool) -> None:
+    """The new file can be used; if the lock file is the old one, only when the old run has ended."""
     opened.write([record("a")])
     for each in path.parent.iterdir():
         if with_lock_file or each != path_of_lock_file(path):
@@ -290,8 +290,8 @@ def test_a_file_that_takes_the_place_of_a_held_one(path: Path, opened: OpenWorkf
     assert what_others_hear(path) == "free"
 
 
-def test_reading_the_lock_file_gives_nothing_away_for_long(path: Path, opened: OpenWorkflow) -> None:
-    """Closing any descriptor of it drops the lock, such as that of a program that reads all files: writing takes it."""
+def test_a_lock_dropped_by_reading_the_lock_file_is_taken_again(path: Path, opened: OpenWorkflow) -> None:
+    """Closing any descriptor of the lock file drops the lock; the next write takes it again."""
     assert path_of_lock_file(path).read_bytes() == b""
     opened.write([record("a")])
     assert "held by process" in what_others_hear(path)
@@ -307,7 +307,7 @@ def test_reading_the_lock_file_gives_nothing_away_for_long(path: Path, opened: O
 
 
 def test_readers_need_no_lock(path: Path) -> None:
-    """Whoever reads neither makes the lock file nor minds that it is missing, and is never refused."""
+    """A reader does not create the lock file, does not need it, and is never refused."""
     journal = SqliteJournal(path)
     opened = journal.open("w")
     opened.write([record("a")])
@@ -319,7 +319,7 @@ def test_readers_need_no_lock(path: Path) -> None:
     assert list(path.parent.iterdir()) == [path]
 
 
-def test_a_lock_file_that_cannot_be_made_is_named(tmp_path: Path) -> None:
+def test_a_lock_file_that_cannot_be_created_is_named(tmp_path: Path) -> None:
     """The journal is there and may be written, but its lock file is a directory, or leads nowhere."""
     path, lock_file = tmp_path / "runs.db", tmp_path / "runs.db-lock"
     SqliteJournal(path).open("w").close()
@@ -340,10 +340,10 @@ def test_a_lock_file_that_cannot_be_made_is_named(tmp_path: Path) -> None:
         (errno.EIO, "cannot be opened and locked .*Input/output error"),
     ],
 )
-def test_a_file_system_that_locks_nothing_is_called_that(
+def test_a_file_system_without_locks_is_an_error(
     path: Path, monkeypatch: pytest.MonkeyPatch, number: int, message: str
 ) -> None:
-    """It is no reason to run without a hold; nothing is left of the attempt."""
+    """The workflow is not opened without a lock, and no descriptor is left open."""
 
     def fail(*_: object) -> None:
         raise OSError(number, os.strerror(number))
@@ -357,8 +357,8 @@ def test_a_file_system_that_locks_nothing_is_called_that(
     SqliteJournal(path).open("w").close()
 
 
-def test_whoever_may_write_the_journal_may_lock_it(path: Path) -> None:
-    """The lock file has its permissions, whatever those of new files are just now."""
+def test_the_lock_file_has_the_permissions_of_the_journal(path: Path) -> None:
+    """Whatever the umask is."""
     written = SqliteJournal(path).open("w")
     written.close()
     path_of_lock_file(path).unlink()
@@ -386,8 +386,8 @@ input()
 """
 
 
-def test_of_those_who_race_for_a_dead_hold_one_wins(path: Path) -> None:
-    """Four processes take over at the same moment: three hear of the fourth."""
+def test_one_of_several_processes_takes_over_a_dead_hold(path: Path) -> None:
+    """Of four processes that open the workflow at the same time, one holds it and three get a `JournalError`."""
     with script(HOLDS, path, "w") as process:
         assert says(process) == "held"
     with ExitStack() as stack:
@@ -426,8 +426,8 @@ input()
 """
 
 
-def test_a_forked_child_harms_nothing(path: Path) -> None:
-    """It can use neither the workflow nor its hold, and its end, with or without `close`, takes neither away."""
+def test_a_forked_child_does_not_affect_its_parents_hold(path: Path) -> None:
+    """It can use neither the workflow nor the hold; its end, with or without `close`, releases neither."""
     with script(_FORKS, path) as process:
         assert "was opened before this process was forked" in says(process)
         assert "was opened before this process was forked" in says(process)
@@ -455,8 +455,8 @@ os.kill(os.getpid(), 9)
 """
 
 
-def test_a_forked_child_does_not_hold_on_for_its_parent(path: Path) -> None:
-    """The parent is killed, the child lives on: the workflow is free, for the child too."""
+def test_a_forked_child_does_not_keep_the_hold_of_a_dead_parent(path: Path) -> None:
+    """When the parent is killed while the child runs on, the workflow is free, for the child too."""
     with script(_FORKS_AND_DIES, path) as process:
         assert says(process) == "held"
         assert process.wait(HANG_BOUND_S) == -signal.SIGKILL
@@ -489,8 +489,8 @@ input()
 """
 
 
-def test_a_forked_child_has_holds_of_its_own(path: Path) -> None:
-    """On the same file: neither its holds nor their end concern those of its parent."""
+def test_a_forked_child_can_hold_other_workflows(path: Path) -> None:
+    """On the same file; holding and releasing them does not affect the holds of its parent."""
     with script(_FORKS_AND_OPENS, path) as process:
         assert says(process) == "open"
         assert f"held by process {process.pid}" in what_others_hear(path, "w")
@@ -552,7 +552,7 @@ print(*[name for name in names if not byte_lock(Path(sys.argv[1]), name).take()]
 
 
 def test_the_garbage_collector_may_release_a_lock_at_any_moment(path: Path) -> None:
-    """In the midst of taking or releasing another one of the same file, in each of several threads."""
+    """Also while a thread takes or releases another lock of the same file."""
     path.touch()
     before = descriptors()
     kept: list[ByteLock] = []
@@ -588,7 +588,7 @@ def _take_and_drop(path: Path, prefix: str, kept: list[ByteLock]) -> None:
             cycle.append(cycle)
 
 
-def test_threads_race_too(journal: Journal) -> None:
+def test_one_of_several_threads_opens_a_workflow(journal: Journal) -> None:
     """Of eight threads that open one workflow at once, one has it."""
     gate = threading.Barrier(8)
     won: list[OpenWorkflow] = []
@@ -740,6 +740,6 @@ def test_of_several_processes_exactly_one_wins(path: Path) -> None:
 
 
 def test_a_run_without_a_journal_loads_no_sqlite() -> None:
-    """Whoever wants no journal does not pay for one."""
+    """Without a journal, `sqlite3` is not imported."""
     text = "import sys, fanout_sync, fanout_sync.runner.runner; sys.exit('sqlite3' in sys.modules)"
     assert subprocess.run([sys.executable, "-c", text], timeout=HANG_BOUND_S, check=False).returncode == 0

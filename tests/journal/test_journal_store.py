@@ -63,8 +63,8 @@ def test_what_is_written_is_found(journal: Journal) -> None:
     assert journal.workflows() == ["w"]
 
 
-def test_what_is_not_there_is_not_found(journal: Journal) -> None:
-    """No step is `None`, no workflow is an empty one, and neither is an error; text that is none is in no journal."""
+def test_missing_steps_and_workflows_are_not_errors(journal: Journal) -> None:
+    """A missing step is `None`, a missing workflow is empty; text that UTF-8 cannot encode is never found."""
     opened = journal.open("w")
     assert opened.find("a") is None
     assert opened.find("\ud800") is None
@@ -74,8 +74,8 @@ def test_what_is_not_there_is_not_found(journal: Journal) -> None:
     journal.delete("other")
 
 
-def test_a_step_takes_the_place_of_what_was_there(journal: Journal) -> None:
-    """Written again, a step is there once; of one that comes twice at once, the last counts."""
+def test_writing_a_step_again_replaces_it(journal: Journal) -> None:
+    """Each step has one record; if one `write` has a step twice, the last record counts."""
     opened = journal.open("w")
     opened.write([record("a", success=False)])
     opened.write([record("a", output="first"), record("a", output="second")])
@@ -126,7 +126,7 @@ def test_workflows_do_not_mix(journal: Journal) -> None:
 
 
 def test_a_record_that_cannot_be_journalled_is_named(journal: Journal) -> None:
-    """What no text can carry is refused with the step's name, and nothing of the same `write` is journalled."""
+    """The error names the step, and nothing of the same `write` is journalled."""
     opened = journal.open("w")
     with pytest.raises(JournalError, match=r"step 'b' cannot be journalled: output: a lone surrogate"):
         opened.write([record("a"), record("b", output="\udcff")])
@@ -136,7 +136,7 @@ def test_a_record_that_cannot_be_journalled_is_named(journal: Journal) -> None:
     opened.close()
 
 
-def test_a_workflow_that_is_closed_is_of_no_more_use(journal: Journal) -> None:
+def test_a_closed_workflow_cannot_be_used(journal: Journal) -> None:
     """Closing twice is fine; everything else says that it is closed."""
     opened = journal.open("w")
     opened.close()
@@ -152,7 +152,7 @@ def test_a_workflow_that_is_closed_is_of_no_more_use(journal: Journal) -> None:
 
 
 def test_what_is_journalled_does_not_change_with_the_outcome(journal: Journal) -> None:
-    """Whoever changes an outcome's data later, or those of a record that was read, does not change the journal."""
+    """Changing the data of an outcome, or of a record that was read, does not change the journal."""
     opened = journal.open("w")
     step = evolve(record("a"), outcome=StepOutcome("a", "s", "coder", "", True, {"k": [1]}))
     opened.write([step])
@@ -228,8 +228,8 @@ def _shared_journal(factory: pytest.TempPathFactory) -> SqliteJournal:
 # --- the file -------------------------------------------------------------------------------------------------------
 
 
-def test_making_a_journal_touches_nothing(path: Path) -> None:
-    """Only a run makes the file; to read what is not there is an error that makes nothing either."""
+def test_creating_the_object_creates_no_file(path: Path) -> None:
+    """Only a run creates the file; reading a missing one is an error, and does not create it."""
     journal = SqliteJournal(str(path))
     for use in (journal.workflows, lambda: journal.records("w"), lambda: journal.delete("w")):
         with pytest.raises(JournalError, match="there is no such file"):
@@ -240,14 +240,14 @@ def test_making_a_journal_touches_nothing(path: Path) -> None:
 
 
 @pytest.mark.parametrize("wrong", ["", None, 7, "a\0b", ":memory:"])
-def test_a_path_that_is_none_is_refused(wrong: Any) -> None:
-    """What can be no path is refused when the journal is made."""
+def test_an_invalid_path_is_refused(wrong: Any) -> None:
+    """It is refused when the object is created."""
     with pytest.raises(OptionError, match="path must be the path of a file"):
         SqliteJournal(wrong)
 
 
 def test_a_relative_path_stays_the_same_file(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Whoever changes the directory later does not change the journal, and odd names are names."""
+    """Changing the working directory later does not change the journal; unusual file names work."""
     monkeypatch.chdir(tmp_path)
     journal = written(Path("odd ?mode=memory#%41 ü.db"), record("a"))
     monkeypatch.chdir("/")
@@ -278,7 +278,7 @@ def test_an_empty_file_is_a_fresh_journal(path: Path) -> None:
 
 
 def test_reading_leaves_nothing_behind(path: Path) -> None:
-    """After all is closed there is the one file, and the empty one that writers lock, whoever has looked into it."""
+    """After all is closed, only the journal and the empty lock file are there."""
     journal = written(path, record("a"), record("b", 1))
     for step in journal.records("w"):
         assert step.task_id == "a"
@@ -289,7 +289,7 @@ def test_reading_leaves_nothing_behind(path: Path) -> None:
 
 
 def test_the_file_is_marked_as_ours(path: Path) -> None:
-    """Its application id and its version tell what it is, to `file` too."""
+    """It has the application id and the schema version, which `file` shows, too."""
     written(path)
     with closing(sqlite3.connect(path)) as connection:
         assert connection.execute("PRAGMA application_id").fetchone() == (database.APPLICATION_ID,)
@@ -307,8 +307,8 @@ def _all_uses(path: Path) -> list[Any]:
     ]
 
 
-def test_a_file_of_something_else_is_left_alone(path: Path) -> None:
-    """Neither text nor another program's database is touched, and each is called what it is."""
+def test_other_files_are_refused_and_not_changed(path: Path) -> None:
+    """Neither a text nor another program's database is changed, and the error says which it is."""
     path.write_bytes(b"This is no database. " * 200)
     for use in _all_uses(path):
         with pytest.raises(JournalError, match="is not an SQLite database, so not a journal"):
@@ -324,7 +324,7 @@ def test_a_file_of_something_else_is_left_alone(path: Path) -> None:
 
 
 def test_a_newer_schema_is_refused(path: Path) -> None:
-    """A file of a later version says which one, and that it is time to upgrade."""
+    """The error names the version of the file and says to upgrade."""
     written(path)
     edit(path, "PRAGMA user_version = 3")
     for use in _all_uses(path):
@@ -332,16 +332,16 @@ def test_a_newer_schema_is_refused(path: Path) -> None:
             use()
 
 
-def test_a_workflow_id_that_is_no_text_is_refused(path: Path) -> None:
-    """What UTF-8 cannot carry is no name for a workflow."""
+def test_a_workflow_id_that_utf_8_cannot_encode_is_refused(path: Path) -> None:
+    """Opening, reading, deleting and exporting it raise a `JournalError`."""
     journal = written(path)
     for use in (journal.open, journal.records, journal.delete, journal.export_checkpoint):
         with pytest.raises(JournalError, match=r"surrogates not allowed|there is no workflow '\\ud800'"):
             use("\ud800")
 
 
-def test_places_that_are_no_file_are_refused(tmp_path: Path) -> None:
-    """A directory, one that is missing, and a device are called by name."""
+def test_paths_that_are_not_files_are_refused(tmp_path: Path) -> None:
+    """The error says whether it is a directory, a missing directory or a device."""
     with pytest.raises(JournalError, match="is a directory"):
         SqliteJournal(tmp_path).open("w")
     with pytest.raises(JournalError, match=f"there is no directory {tmp_path}/missing"):
@@ -384,7 +384,7 @@ def test_damage_is_found_before_anything_runs(path: Path) -> None:
     ],
 )
 def test_a_row_that_cannot_be_read_back_is_named(path: Path, column: str, value: Any) -> None:
-    """Whoever has edited the file hears which step it was."""
+    """The error names the step whose row was edited."""
     usage = Usage(1, 2, 3.0)
     journal = written(path, evolve(record("a"), usage=usage))
     edit(path, f"UPDATE steps SET {column} = ?", value)
@@ -397,7 +397,7 @@ def test_a_row_that_cannot_be_read_back_is_named(path: Path, column: str, value:
 
 
 def test_a_journal_without_its_tables_is_damaged(path: Path) -> None:
-    """The mark alone makes no journal; text that is no text is damage as well."""
+    """A file with the right ids but without tables, or with invalid text, is damaged."""
     journal = written(path, record("a"))
     edit(path, "UPDATE steps SET spec = CAST(x'ff' AS TEXT)")
     with pytest.raises(JournalError, match="is damaged"):
@@ -408,7 +408,7 @@ def test_a_journal_without_its_tables_is_damaged(path: Path) -> None:
 
 
 def test_a_program_that_keeps_the_file_locked_is_waited_for(path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Not for ever: then the error says that it is locked."""
+    """For a bounded time; then the error says that the file is locked."""
     monkeypatch.setattr(database, "BUSY_S", 0.05)
     journal = written(path)
     opened = journal.open("w")
@@ -424,7 +424,7 @@ def test_a_program_that_keeps_the_file_locked_is_waited_for(path: Path, monkeypa
 
 
 def test_an_interrupted_write_leaves_nothing(path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Ctrl-C in the midst of it: nothing is written, and the workflow is as good as before."""
+    """Ctrl-C during a write: nothing is written, and the workflow can still be used."""
     opened = SqliteJournal(path).open("w")
     with monkeypatch.context() as patched:
         patched.setattr("fanout_sync.journal.sqlite.transaction", _interrupted)
@@ -457,7 +457,7 @@ def _interrupted(connection: sqlite3.Connection) -> Iterator[None]:
         (OverflowError("string longer than INT_MAX bytes"), "SQLite fails"),
     ],
 )
-def test_every_trouble_of_sqlite_is_explained(path: Path, error: Exception, explanation: str) -> None:
+def test_every_error_of_sqlite_is_explained(path: Path, error: Exception, explanation: str) -> None:
     """No error of SQLite leaves a journal as it is: it becomes one that names the file."""
     with pytest.raises(JournalError, match=rf"runs\.db: .*{explanation}"), database.explained(path):
         raise error

@@ -188,7 +188,7 @@ def test_streams_resume_too(make_runner: MakeRunner, ledger: Ledger, journal: Jo
 
 
 def test_outcomes_are_durable_before_they_are_handed_out(make_runner: MakeRunner, tmp_path: Path) -> None:
-    """Whoever looks into the file when an outcome arrives, or its end is told, finds it there."""
+    """When an outcome is yielded, or its `subagent_end` is sent, the file has it."""
     path = tmp_path / "run.db"
     reader = SqliteJournal(path)
     told: list[str] = []
@@ -286,7 +286,7 @@ def test_two_steps_with_one_name_are_refused(ledger: Ledger, journal: Journal) -
     assert len(Runner(LedgerExecutor(ledger)).run(specs)) == 5
 
 
-def test_a_stream_finds_conflicts_where_they_are(ledger: Ledger, journal: Journal) -> None:
+def test_when_a_stream_finds_conflicts(ledger: Ledger, journal: Journal) -> None:
     """Of a list, before anything runs; of a generator, when it comes to them: what came before is finished first."""
     runner = Runner(LedgerExecutor(ledger), journal=journal)
     runner.run(make_specs(1))
@@ -309,7 +309,7 @@ def _take_all(stream: Iterator[StepOutcome], taken: list[str]) -> None:
         taken.append(outcome.task_id)
 
 
-def test_an_input_that_raises_is_run_as_far_as_it_came(ledger: Ledger, journal: Journal) -> None:
+def test_steps_read_before_the_input_raised_are_run(ledger: Ledger, journal: Journal) -> None:
     """As without a journal; and what was done is journalled."""
 
     def specs() -> Iterator[AgentStepSpec]:
@@ -439,7 +439,7 @@ def test_a_place_that_is_not_there(tmp_path: Path, ledger: Ledger) -> None:
 
 
 @pytest.mark.parametrize("value", [3, "", b"run.db", SqliteJournal, object()])
-def test_what_is_no_journal_is_refused(value: Any, ledger: Ledger) -> None:
+def test_an_invalid_journal_argument_is_refused(value: Any, ledger: Ledger) -> None:
     """At construction, by name."""
     with pytest.raises(OptionError, match="journal must be the path of an SQLite file, a Journal or"):
         Runner(LedgerExecutor(ledger), journal=value)
@@ -470,7 +470,7 @@ def test_an_interrupted_run_has_journalled_what_was_done(ledger: Ledger, journal
     assert all(ledger.counts()[task_id] == 1 for task_id in kept)
 
 
-def test_a_value_that_others_change_costs_its_step_alone(ledger: Ledger, journal: Journal) -> None:
+def test_a_value_that_changes_during_the_write_fails_only_its_step(ledger: Ledger, journal: Journal) -> None:
     """On threads `structured` is the step's own object: what is journalled is what is handed out."""
     shared: dict[str, Any] = {"n": 0}
     stop = threading.Event()
@@ -527,7 +527,7 @@ except FanoutInterrupted as interrupted:
 
 @pytest.mark.parametrize("apart_s", [0, 0.002, 0.005, 0.01, 0.02])
 def test_an_interrupt_that_comes_twice(tmp_path: Path, apart_s: float) -> None:
-    """As a process manager may send it beside the terminal: the second one does not strike while the journal closes."""
+    """As when a process manager and the terminal send it: the second one does not disturb the closing journal."""
     command = [sys.executable, "-c", TWO_SIGNALS, str(tmp_path / "run.db"), str(apart_s)]
     done = subprocess.run(command, capture_output=True, text=True, timeout=HANG_BOUND_S, check=False)
     assert (done.stdout, done.stderr) == ("2000 True\n", "")
@@ -556,7 +556,7 @@ print(len(run.succeeded), len(set(outcome.task_id for outcome in run)), flush=Tr
 
 @pytest.mark.parametrize("backend", ["thread", "process"])
 def test_a_run_that_is_killed_ten_times(backend: str, tmp_path: Path) -> None:
-    """`kill -9` of the whole group at random moments: nothing that is journalled is done again, and little is lost."""
+    """`kill -9` of the process group at random moments: no journalled step runs again; only running steps are lost."""
     path, ledger, chance = tmp_path / "run.db", Ledger(tmp_path / "ledger"), random.Random(backend)
     command = [sys.executable, "-c", KILLED, str(path), str(ledger.path), backend]
     kept: set[str] = set()
@@ -592,7 +592,7 @@ def _wait_for_steps(ledger: Ledger, before: Any, count: int, process: subprocess
 
 
 def _settled(ledger: Ledger) -> Any:
-    """Return what the ledger says when nobody writes to it any more: workers end with their caller, not before it."""
+    """Return the counts of the ledger when they no longer change: workers may outlive their killed caller a little."""
     last = ledger.counts()
     clock = threading.Event()
     while True:
@@ -606,7 +606,7 @@ def _settled(ledger: Ledger) -> Any:
 
 
 def test_a_run_moves_to_another_machine(ledger: Ledger, journal: Journal, tmp_path: Path) -> None:
-    """What a checkpoint has is not run again; it has no specs, so a step goes by its `task_id` and agent."""
+    """Steps of a checkpoint do not run again; it has no specs, so only `task_id` and agent are compared."""
     Runner(LedgerExecutor(ledger, {"t1": _raise}), journal=journal.workflow("w")).run(make_specs(3))
     there = SqliteJournal(tmp_path / "there.db")
     assert there.import_checkpoint(journal.export_checkpoint("w")) == "w"
@@ -662,7 +662,7 @@ def test_a_pipeline_with_a_conflict(ledger: Ledger, journal: Journal) -> None:
 
 
 def test_a_loop_resumes(ledger: Ledger, journal: Journal) -> None:
-    """Rounds that were done are gone through again without running anything."""
+    """Rounds that were done are repeated from the journal without running a step."""
 
     def next_round(outcomes: Sequence[StepOutcome]) -> Continue | Stop:
         number = int(outcomes[0].output) + 1
@@ -728,7 +728,7 @@ print(succeeded, peak_kib() - before)
 
 
 def test_a_hundred_thousand_steps(tmp_path: Path) -> None:
-    """They are gone through in a stream, without one running, in memory that does not grow with them."""
+    """A stream finds all of them in the journal and runs none, in memory that does not grow with their number."""
     command = [sys.executable, "-c", LARGE, str(tmp_path / "run.db"), str(Path(__file__).parents[1])]
     done = subprocess.run(command, capture_output=True, text=True, timeout=100, check=False)
     assert done.stderr == ""

@@ -21,7 +21,7 @@ from fanout_sync.testing import Ledger, make_specs
 @each_backend
 @pytest.mark.parametrize("order", ["input", "completion"])
 @pytest.mark.parametrize("on_interrupt", ["raise", "return"])
-def test_while_a_stream_waits(on_interrupt: str, order: str, backend: str, launch: Launcher) -> None:
+def test_an_interrupt_while_a_stream_waits(on_interrupt: str, order: str, backend: str, launch: Launcher) -> None:
     """What the stream has not yielded yet is in the run of its exception, or is yielded then."""
     script = launch.script(
         """
@@ -145,7 +145,7 @@ LEAVING = {
 @each_backend
 @pytest.mark.parametrize("leaving", LEAVING)
 def test_a_stream_that_is_left_half_read(leaving: str, backend: str, launch: Launcher) -> None:
-    """However one leaves a stream: no worker process is left, and steps on threads are told to stop."""
+    """In whatever way a stream is left, no worker process is left behind, and steps on threads are told to stop."""
     script = launch.script(HALF_READ + "gate = sys.stdin\n" + textwrap.dedent(LEAVING[leaving]), backend=backend)
     script.expect(*["begun t0"] * (2 if leaving == "with" else 1), "begun t1")
     os.write(script.terminal, b"go on\n")

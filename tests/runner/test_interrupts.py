@@ -43,7 +43,7 @@ def test_what_was_done_is_kept(on_interrupt: str, backend: str, launch: Launcher
 
 
 def test_steps_on_threads_may_stop_by_themselves(launch: Launcher) -> None:
-    """A step on a thread is told to stop, and has a second: one that does is done, one that does not is cancelled."""
+    """A step on a thread is told to stop and has a second: one that returns in time is done, another is cancelled."""
     script = launch.script(
         """
         executor = FunctionExecutor({"tester": lambda spec: hang(spec) if spec.prompt == "1" else is_stopped(spec)})
@@ -59,8 +59,8 @@ def test_steps_on_threads_may_stop_by_themselves(launch: Launcher) -> None:
     assert script.end() == "succeeded cancelled succeeded cancelled cancelled stopped by itself\n"
 
 
-def test_whatever_the_steps_started_is_dead(launch: Launcher) -> None:
-    """When the script goes on, nothing runs of what its worker processes had started, wherever that had got to."""
+def test_processes_started_by_steps_are_killed(launch: Launcher) -> None:
+    """When the run has ended, no process runs that a worker process had started, also in the background."""
     script = launch.script(
         """
         def start_others(spec):
@@ -81,7 +81,7 @@ def test_whatever_the_steps_started_is_dead(launch: Launcher) -> None:
 
 
 @each_backend
-def test_a_script_that_does_not_catch_it_ends(backend: str, launch: Launcher) -> None:
+def test_a_script_that_does_not_catch_the_interrupt_ends(backend: str, launch: Launcher) -> None:
     """Sixty-four steps that sleep for an hour do not keep a script from ending as any other does on Ctrl-C."""
     count = 64 if backend == "thread" else 4
     script = launch.script(
@@ -102,8 +102,8 @@ def test_a_script_that_does_not_catch_it_ends(backend: str, launch: Launcher) ->
 
 
 @each_backend
-def test_more_of_them_while_it_cleans_up(backend: str, launch: Launcher) -> None:
-    """Pressing Ctrl-C again and again, while the first one is being seen to, changes nothing."""
+def test_further_interrupts_during_the_cleanup(backend: str, launch: Launcher) -> None:
+    """Pressing Ctrl-C again and again, while the run cleans up after the first one, changes nothing."""
     script = launch.script(
         """
         class Listener:
@@ -140,8 +140,8 @@ def test_more_of_them_while_it_cleans_up(backend: str, launch: Launcher) -> None
     assert script.process.returncode == 0
 
 
-def test_while_workers_start(launch: Launcher) -> None:
-    """A worker that has hardly begun to start, and that the terminal interrupts too, complains of nothing."""
+def test_an_interrupt_while_workers_start(launch: Launcher) -> None:
+    """A worker that has just been started, and that the terminal interrupts, too, prints no error."""
     (launch.folder / "sitecustomize.py").write_text(
         textwrap.dedent(
             """
@@ -190,8 +190,8 @@ signal.signal(signal.SIGINT, handler)
 
 @each_backend
 @pytest.mark.parametrize("handler", ["default", "raising"])
-def test_a_handler_that_raises_is_there_again(handler: str, backend: str, launch: Launcher) -> None:
-    """After a run that came to its end, and after one that was interrupted, the handler is the one of before."""
+def test_a_handler_that_raises_is_restored(handler: str, backend: str, launch: Launcher) -> None:
+    """After a complete run, and after an interrupted one, the signal handler is the earlier one."""
     script = launch.script(
         HANDLERS
         + """
@@ -224,7 +224,7 @@ except KeyboardInterrupt as interrupt:
 @each_backend
 @pytest.mark.parametrize("handler", ["noting", "ignoring"])
 def test_a_handler_that_does_not_raise_lets_the_run_go_on(handler: str, backend: str, launch: Launcher) -> None:
-    """What the program's own handler makes of a signal is what counts: a run is not interrupted behind its back."""
+    """If the program's own handler does not raise, the run is not interrupted."""
     os.mkfifo(launch.folder / "gate")
     script = launch.script(
         HANDLERS
@@ -233,7 +233,7 @@ def pass_gate(spec):
     begin(spec)
     return Path("gate").read_text()
 
-# Somebody else whom the terminal interrupts, and who tells when it does.
+# Another process on the terminal that reports when it is interrupted.
 LISTEN = """
 import os, signal
 signal.signal(signal.SIGINT, signal.default_int_handler)
@@ -259,8 +259,8 @@ neighbour.wait()
     assert script.end() == "succeeded open True\n"
 
 
-def test_a_handler_that_is_set_meanwhile_stays(launch: Launcher) -> None:
-    """Who replaces the handler while a stream is read keeps the new one, and can put back what was there before."""
+def test_a_handler_that_is_set_during_a_stream_stays(launch: Launcher) -> None:
+    """A handler that the program sets while a stream is read stays, and the program can restore the earlier one."""
     script = launch.script(
         """
         stream = Runner(FunctionExecutor({"tester": answer})).stream(make_specs(1))
@@ -371,7 +371,7 @@ def test_a_run_inside_a_step(backend: str, launch: Launcher) -> None:
 @pytest.mark.parametrize("blocking", ["time.sleep(3600)", "os.read(os.pipe()[0], 1)"], ids=["sleep", "pipe"])
 @pytest.mark.parametrize("call", ["run", "stream"])
 def test_an_input_that_blocks(call: str, blocking: str, backend: str, launch: Launcher) -> None:
-    """What waits for the next spec is interrupted there and then; what was read before is in the run."""
+    """An input that waits for its next spec is interrupted at once; the specs read before are in the run."""
     script = launch.script(
         f"""
         def read():
@@ -418,7 +418,7 @@ runner = Runner(executor, backend=BACKEND, max_concurrency=1)
 """Its `teardown` never ends, and so does a run or a `with`, unless it is given up."""
 
 
-def test_leaving_with_by_an_interrupt(launch: Launcher) -> None:
+def test_an_interrupt_that_leaves_a_with_block(launch: Launcher) -> None:
     """Workers that were kept warm are killed, without `teardown`, when an interrupt leaves the `with`."""
     script = launch.script(
         TEARDOWN
@@ -438,7 +438,7 @@ except KeyboardInterrupt as interrupt:
     assert script.end() == "KeyboardInterrupt []\n"
 
 
-def test_while_warm_workers_are_ended(launch: Launcher) -> None:
+def test_an_interrupt_while_warm_workers_are_shut_down(launch: Launcher) -> None:
     """Ctrl-C while the end of a `with` waits for `teardown` kills those workers, and is raised as such."""
     script = launch.script(
         TEARDOWN
@@ -458,7 +458,7 @@ except KeyboardInterrupt as interrupt:
 
 
 @each_backend
-def test_while_a_run_is_being_ended(backend: str, launch: Launcher) -> None:
+def test_an_interrupt_while_a_run_is_shut_down(backend: str, launch: Launcher) -> None:
     """Ctrl-C while a run waits for `teardown` ends that; all outcomes are there."""
     script = launch.script(
         TEARDOWN

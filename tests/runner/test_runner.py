@@ -125,7 +125,7 @@ def test_no_specs_is_an_empty_run(make_runner: MakeRunner) -> None:
 # The bound ----------------------------------------------------------------------------------------------------------
 
 
-def test_max_concurrency_wins_over_the_hint() -> None:
+def test_max_concurrency_overrides_the_hint() -> None:
     """The caller's bound replaces the executor's hint, in both directions."""
     executor = Gated({0, 1, 2})
     runner = Runner(executor, max_concurrency=3)
@@ -181,7 +181,7 @@ def test_a_stream_yields_every_outcome(make_runner: MakeRunner, order: Any) -> N
 
 
 def test_completion_order_is_that_of_ends() -> None:
-    """In completion order a slow first step holds nobody back."""
+    """In completion order a slow first step does not delay the others."""
     executor = Gated({0})
     stream = Runner(executor, max_concurrency=2).stream(make_specs(5), order="completion")
     assert {next(stream).output for _ in range(4)} == {"1", "2", "3", "4"}
@@ -189,8 +189,8 @@ def test_completion_order_is_that_of_ends() -> None:
     assert [outcome.output for outcome in stream] == ["0"]
 
 
-def test_a_consumer_that_stops_taking_stops_the_feed() -> None:
-    """What is read ahead of the consumer never exceeds the bound, however long it dawdles."""
+def test_a_slow_consumer_stops_the_reading_of_specs() -> None:
+    """No more specs are read ahead of the consumer than the bound, however slow it is."""
     source = Counted()
     stream = Runner(Echo(), max_concurrency=4).stream(source, order="completion")
     for taken in range(1, 200):
@@ -276,7 +276,7 @@ def test_specs_must_be_iterable(specs: Any) -> None:
 
 
 def test_a_keyboard_interrupt_of_the_input_passes() -> None:
-    """Ctrl-C while the input is being read is no fault of the input."""
+    """Ctrl-C while the input is being read raises `KeyboardInterrupt`, not `InputError`."""
     with pytest.raises(KeyboardInterrupt):
         Runner(Echo()).run(_broken_after(3, KeyboardInterrupt()))
 
@@ -298,8 +298,8 @@ def test_a_keyboard_interrupt_of_the_input_passes() -> None:
         ({"event_tx": 5}, "event_tx must be an EventChannel or have a send method, got int 5"),
     ],
 )
-def test_options_that_nobody_can_mean(options: dict[str, Any], message: str) -> None:
-    """A useless option is refused at construction; the error names it, what came and what is allowed."""
+def test_invalid_options_are_refused(options: dict[str, Any], message: str) -> None:
+    """The constructor refuses it; the error names the option, what came and what is allowed."""
     with pytest.raises(OptionError, match=message):
         Runner(Echo(), **options)
     with pytest.raises(OptionError, match=message):
@@ -316,13 +316,13 @@ def test_an_unknown_option() -> None:
 
 @pytest.mark.parametrize("executor", [None, len, object(), {"tester": len}])
 def test_the_executor_must_be_one(executor: Any) -> None:
-    """What is no executor is refused with a hint at how to make one."""
+    """The error has a hint at how to make an executor."""
     with pytest.raises(OptionError, match=r"executor must be an AgentExecutor.*FunctionExecutor"):
         Runner(executor)
 
 
 def test_an_executor_class_is_no_executor() -> None:
-    """Forgetting to call the class is told as that."""
+    """The error says that the class has to be called."""
     with pytest.raises(OptionError, match=r"got the class; call it: Echo\(\)"):
         Runner(Echo)  # type: ignore[arg-type]  # the mistake in question
 
