@@ -69,17 +69,7 @@ _NAMES_BY_MODULE = {
 }
 _MODULE_OF = {name: module for module, names in _NAMES_BY_MODULE.items() for name in names.split()}
 
-__all__ = sorted(_MODULE_OF)
-
 WireRecord.codec = RecordCodec()  # set here, because records/ must not import wire/
-
-
-def __getattr__(name: str) -> Any:
-    if name not in _MODULE_OF:
-        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
-    _keep_silent()
-    value = globals()[name] = getattr(importlib.import_module(f".{_MODULE_OF[name]}", __name__), name)
-    return value
 
 
 def _keep_silent() -> None:
@@ -91,5 +81,15 @@ def _keep_silent() -> None:
         logger.addHandler(logging.NullHandler())
 
 
-def __dir__() -> list[str]:
-    return __all__
+if not TYPE_CHECKING:  # type checkers take all names that are imported above, and know no others
+    __all__ = sorted(_MODULE_OF)
+
+    def __getattr__(name: str) -> Any:
+        if name not in _MODULE_OF:
+            raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+        _keep_silent()
+        value = globals()[name] = getattr(importlib.import_module(f".{_MODULE_OF[name]}", __name__), name)
+        return value
+
+    def __dir__() -> list[str]:
+        return __all__

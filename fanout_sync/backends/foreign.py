@@ -55,6 +55,7 @@ class ForeignSession(Session):
         try:
             future = self._pool.submit(step)
         except Exception as error:  # the pool is broken or shut down; the report of the step says so
+            step.withdraw()  # some pools have queued it by then, and must not run it any more
             self._ended.put((step, error, None))
         else:
             step.future = future

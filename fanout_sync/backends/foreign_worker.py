@@ -159,7 +159,7 @@ class RemoteStep:
         events, meter = _EventList(), _UsageList()
         with _executors.using(self._run, self._caller) as executor:
             report = self._report(executor, events, meter)
-            is_visible = executor is None or executor.states is not None
+            is_visible = executor is None or (executor.states is not None and not executor.states.has_failed)
         return RemoteResult(pack_report(report, self._step[0]), events.items, meter.items, is_visible)
 
     def _report(self, executor: _RemoteExecutor | None, events: _EventList, meter: _UsageList) -> Report:

@@ -8,6 +8,9 @@ import tempfile
 from contextlib import suppress
 from functools import partial
 
+FIRST_BLOCK_BYTES = 4096
+"""So many bytes are there from the beginning, so that a full disk shows at once: they are enough for 2 047 steps."""
+
 
 class StateFile:
     """The states of those steps of one run that were sent to other processes; each process opens the file by its path.
@@ -26,6 +29,7 @@ class StateFile:
 
     def __init__(self, path: str, descriptor: int) -> None:
         self.path = path
+        self.has_failed = False
         self._descriptor = descriptor
         # At the latest it runs when the interpreter exits, for example if a pool never ends some step.
         self._removal = partial(_remove, path, os.getpid())
@@ -40,6 +44,12 @@ class StateFile:
         except OSError:
             return None
         states = cls(path, descriptor)
+        try:
+            os.pwrite(descriptor, bytes(FIRST_BLOCK_BYTES), 0)
+        except OSError:  # the disk is full
+            states._removal()
+            states.close()
+            return None
         atexit.register(states._removal)
         return states
 
@@ -64,8 +74,7 @@ class StateFile:
 
     def withdraw(self, number: int) -> bool:
         """Withdraw this step; return whether the pool had not called it yet, so that it never begins."""
-        self._write(2 * number + 1, 1)
-        return not self.state_of(number)
+        return self._write(2 * number + 1, 1) and not self.state_of(number)
 
     def end(self) -> None:
         """Let no more steps begin."""
@@ -89,9 +98,13 @@ class StateFile:
     def _read(self, offset: int) -> int:
         return int.from_bytes(os.pread(self._descriptor, 1, offset), "little")
 
-    def _write(self, offset: int, value: int) -> None:
-        with suppress(OSError):  # the disk is full: then nobody sees the state, as on another machine
+    def _write(self, offset: int, value: int) -> bool:
+        try:
             os.pwrite(self._descriptor, bytes([value]), offset)
+        except OSError:  # the disk is full: then nobody sees the state, as on another machine
+            self.has_failed = True
+            return False
+        return True
 
 
 def _remove(path: str, pid: int) -> None:

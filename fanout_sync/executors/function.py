@@ -141,7 +141,7 @@ def _sender_place(name: str, function: AgentFunction) -> _SenderPlace | None:
         OptionError: `function` cannot be called with a spec, or with a spec and a sender.
     """
     try:
-        signature = inspect.signature(function)
+        signature = _own_signature(function)
     except (TypeError, ValueError):  # some builtins have no signature; one argument is the best guess
         return None
     place = _place_in(signature, function)
@@ -155,6 +155,17 @@ def _sender_place(name: str, function: AgentFunction) -> _SenderPlace | None:
             f"agent {name!r} must take (spec) or (spec, event_tx), but its signature is {signature}"
         ) from None
     return place
+
+
+def _own_signature(function: AgentFunction) -> inspect.Signature:
+    """Return what the function itself takes: of a decorator that passes on everything, what the decorated one does.
+
+    Raises:
+        TypeError, ValueError: It has no signature.
+    """
+    signature = inspect.signature(function, follow_wrapped=False)
+    kinds = [parameter.kind for parameter in signature.parameters.values()]
+    return inspect.signature(function) if inspect.Parameter.VAR_POSITIONAL in kinds else signature
 
 
 def _place_in(signature: inspect.Signature, function: AgentFunction) -> _SenderPlace | None:

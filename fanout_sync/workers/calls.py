@@ -62,18 +62,32 @@ class Calls:
 
     def _settle(self) -> None:
         """End the futures whose answers are there, and start as many waiting calls as there are places."""
+        # Again after each start: a call is answered at once if no worker can be started.
+        while self._end_answered() or self._start_waiting():
+            pass
+        if self._is_closing and not self._running and not self._waiting:
+            self._lanes.close()
+            self._watcher.request_stop()
+
+    def _end_answered(self) -> bool:
+        """End the futures whose answers are there; return whether there were any."""
+        has_ended = bool(self._lanes.answers)
         while self._lanes.answers:
             index, answer = self._lanes.answers.popleft()
             end_future(self._running.pop(index), *_read(answer))
+        return has_ended
+
+    def _start_waiting(self) -> bool:
+        """Start waiting calls while there are places for them; return whether any was started."""
+        has_started = False
         while self._waiting and len(self._running) < self._size:
             future, payload = self._waiting.popleft()
             if future.set_running_or_notify_cancel():
                 index = next(self._numbers)
                 self._running[index] = future
                 self._lanes.start(index, pack((messages.CALL, index, payload)))
-        if self._is_closing and not self._running and not self._waiting:
-            self._lanes.close()
-            self._watcher.request_stop()
+                has_started = True
+        return has_started
 
 
 class _WorkerTraceback(Exception):

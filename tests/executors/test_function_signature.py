@@ -205,3 +205,21 @@ def test_an_async_agent_raises_if_no_thread_can_be_started(monkeypatch: pytest.M
         warnings.simplefilter("error")
         with pytest.raises(RuntimeError, match="can't start new thread"):
             asyncio.run(main())
+
+
+def test_a_decorator_that_provides_further_arguments() -> None:
+    """A wrapper with a signature of its own is called with what it takes itself, not with what it wraps."""
+
+    def with_client(function: Callable[..., str]) -> Callable[..., str]:
+        @functools.wraps(function)
+        def wrapper(spec: AgentStepSpec) -> str:
+            return function(spec, "a client")
+
+        return wrapper
+
+    @with_client
+    def ask(spec: AgentStepSpec, client: str) -> str:
+        return f"{spec.prompt} asks {client}"
+
+    run = Runner(FunctionExecutor({"tester": ask})).run([AgentStepSpec("t0", "tester", "", "0")])
+    assert [outcome.output for outcome in run] == ["0 asks a client"]

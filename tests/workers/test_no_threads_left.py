@@ -8,9 +8,10 @@ import subprocess
 import sys
 import threading
 from collections.abc import Callable, Iterator
+from concurrent.futures import BrokenExecutor
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any
+from typing import Any, NoReturn
 
 import pytest
 from bounds import HANG_BOUND_S
@@ -28,6 +29,7 @@ from fanout_sync import (
     ThreadBackend,
 )
 from fanout_sync.testing import make_specs
+from fanout_sync.workers import worker_start
 from fanout_sync.workers.lanes import Lanes
 from fanout_sync.workers.watcher_thread import WatcherThread
 
@@ -283,3 +285,16 @@ def test_a_listener_whose_thread_cannot_start_is_not_added() -> None:
         channel.send(TextDelta("t", "after"))
         assert channel.flush(HANG_BOUND_S)
     assert heard == [TextDelta("t", "after")]
+
+
+def test_every_call_ends_when_no_worker_can_be_started(monkeypatch: pytest.MonkeyPatch) -> None:
+    """More calls than places: each future gets the error, also those that were waiting for a place."""
+
+    def refuse(*arguments: Any) -> NoReturn:
+        raise BlockingIOError("no more processes")
+
+    monkeypatch.setattr(worker_start, "start_worker", refuse)
+    with ProcessBackend(max_workers=2) as pool:
+        futures = [pool.submit(int, "1") for _ in range(6)]
+        for future in futures:
+            assert isinstance(future.exception(HANG_BOUND_S), BrokenExecutor)
