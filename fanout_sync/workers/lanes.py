@@ -76,6 +76,7 @@ class Lanes:
         self._on_event = on_event
         self._meter = meter
         self._max_tasks = max_tasks or math.inf
+        self._is_closing = False
         self._starter = WorkerStarter(self._prepare, captures_output)
         self._pending: deque[Assignment] = deque()
         self._watched = WatchedLanes()
@@ -164,6 +165,7 @@ class Lanes:
         Args:
             is_urgent: Asked now and after each turn whether to kill the idle ones, too.
         """
+        self._is_closing = True
         self._pending.clear()
         kill_lanes([lane for lane in self._lanes if lane.state != "idle" and not lane.is_tearing_down])
         for lane in [] if is_urgent() else list(self._idle):
@@ -219,6 +221,8 @@ class Lanes:
     def _needs_lane(self) -> bool:
         coming = sum(lane.state in ("starting", "idle") for lane in self._lanes)
         used_up = sum(lane.is_used_up for lane in self._lanes)
+        if self._is_closing:
+            return False
         has_room = len(self._lanes) - used_up < self._bound and len(self._lanes) < MAX_LANES_FACTOR * self._bound
         return coming < len(self._pending) + used_up and has_room
 

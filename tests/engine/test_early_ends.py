@@ -564,7 +564,7 @@ def test_what_has_finished_is_journalled_when_a_stream_is_left(
 
 @pytest.mark.parametrize("leaving", ["close", "break"])
 @pytest.mark.parametrize("on_interrupt", ["raise", "return"])
-def test_an_interrupt_while_a_stream_is_left_is_the_programs(on_interrupt: Any, leaving: str) -> None:
+def test_an_interrupt_while_a_stream_is_left_is_the_programs(on_interrupt: Any, leaving: str, marks: Marks) -> None:
     """Ctrl-C while what had finished is being written reaches the program when that is done, unless it is to return."""
 
     def hook(moment: str) -> None:
@@ -573,11 +573,13 @@ def test_an_interrupt_while_a_stream_is_left_is_the_programs(on_interrupt: Any, 
             signal.raise_signal(signal.SIGINT)
 
     is_leaving, journal = threading.Event(), HookedJournal(hook)
-    executor = FunctionExecutor({"tester": lambda spec: spec.prompt})
+    executor = ScriptedExecutor(marks.folder)
 
     def leave() -> None:
-        stream = Runner(executor, journal=journal, on_interrupt=on_interrupt).stream(make_specs(2000))
+        runner = Runner(executor, journal=journal, on_interrupt=on_interrupt, max_concurrency=4)
+        stream = runner.stream(scripted_specs(*["quick"] * 200))
         for _ in stream:
+            assert eventually(marks.at_rest())
             is_leaving.set()
             if leaving == "close":
                 stream.close()

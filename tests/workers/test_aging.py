@@ -86,6 +86,14 @@ def test_every_replaced_worker_tears_down(ledger: Ledger) -> None:
         assert ledger.counts()[f"teardown-{outcome.output}"] == 1
 
 
+def test_no_worker_starts_when_a_run_ends(ledger: Ledger, caplog: pytest.LogCaptureFixture) -> None:
+    """The end of a run replaces no worker: one that starts then would be waited for until it is killed."""
+    work = FunctionExecutor({"tester": lambda spec: spec.prompt})
+    run = Runner(work, backend=ProcessBackend(max_tasks_per_child=2), max_concurrency=2).run(make_specs(6))
+    assert not run.failed
+    assert "teardown() is still running" not in caplog.text
+
+
 def test_calls_count_for_the_limit() -> None:
     """A worker runs at most `max_tasks_per_child` calls of `submit`."""
     with ProcessBackend(1, max_tasks_per_child=2) as backend:
