@@ -111,11 +111,9 @@ POOLS: dict[str, Callable[[int], Executor]] = {
     "stdlib": ProcessPoolExecutor,
     "loky": _loky,
     "wrapped": lambda size: Wrapped(ProcessPoolExecutor(size)),
-    "wrapped loky": lambda size: Wrapped(_loky(size)),
     "silent": lambda size: Silent(ProcessPoolExecutor(size)),
     "threads": ThreadPoolExecutor,
     "wrapped threads": lambda size: Wrapped(ThreadPoolExecutor(size)),
-    "silent threads": lambda size: Silent(ThreadPoolExecutor(size)),
     "threads elsewhere": Elsewhere,
 }
 MakePool = Callable[[int], Executor]
@@ -161,13 +159,13 @@ def make_pool(request: pytest.FixtureRequest, ledger: Ledger) -> Iterator[MakePo
 
 
 every_pool = pytest.mark.parametrize("make_pool", POOLS, indirect=True)
-some_pools = pytest.mark.parametrize("make_pool", ["stdlib", "loky", "wrapped", "silent", "threads"], indirect=True)
+one_of_each_sort = pytest.mark.parametrize("make_pool", ["loky", "silent", "wrapped threads"], indirect=True)
 
 
 # When a step has begun ------------------------------------------------------------------------------------------------
 
 
-@every_pool
+@one_of_each_sort
 def test_endless_steps_in_every_place_time_out_together(make_pool: MakePool, ledger: Ledger) -> None:
     """Endless steps that run at once time out at once, whether the pool says how many places it has or not."""
     run = Runner(Endless(ledger), backend=make_pool(3), timeout=0.5).run(endless_specs(3))
@@ -178,7 +176,7 @@ def test_endless_steps_in_every_place_time_out_together(make_pool: MakePool, led
     assert run.elapsed < HANG_BOUND_S / 2
 
 
-@some_pools
+@one_of_each_sort
 def test_waiting_in_the_pool_does_not_count_as_running(make_pool: MakePool, ledger: Ledger) -> None:
     """No step is overdue because it waited for a place, even if the pool says that it was running."""
     specs = endless_specs(0, 10, "0.1")
@@ -186,7 +184,7 @@ def test_waiting_in_the_pool_does_not_count_as_running(make_pool: MakePool, ledg
     assert [record.status for record in run.records] == ["succeeded"] * 10
 
 
-@some_pools
+@one_of_each_sort
 def test_setup_does_not_count_as_time_of_a_step(make_pool: MakePool, ledger: Ledger) -> None:
     """The time of a step begins after `setup`, in other processes as well."""
     run = Runner(Endless(ledger, setup_s=0.8), backend=make_pool(2), timeout=0.4).run(endless_specs(0, 4))
@@ -309,7 +307,7 @@ def test_a_run_ends_though_every_place_of_the_pool_is_occupied(
     assert ledger.counts() == {"t0": 1, "t1": 1}
 
 
-@some_pools
+@one_of_each_sort
 def test_a_place_that_becomes_free_is_used(make_pool: MakePool, ledger: Ledger) -> None:
     """Waiting steps run when steps that were given up end."""
     runner = Runner(Endless(ledger), backend=make_pool(2), timeout=SHORT_S, max_concurrency=6)
@@ -321,7 +319,7 @@ def test_a_place_that_becomes_free_is_used(make_pool: MakePool, ledger: Ledger) 
     assert statuses == [False] * 2 + [True] * 10
 
 
-@some_pools
+@one_of_each_sort
 def test_one_free_place_is_enough(make_pool: MakePool, ledger: Ledger, monkeypatch: pytest.MonkeyPatch) -> None:
     """With one free place every other step runs, also one that waits longer than `PLACE_PATIENCE_S`."""
     monkeypatch.setattr(places, "PLACE_PATIENCE_S", 0.2)

@@ -617,8 +617,7 @@ def test_unforeseen_error_is_not_hidden(folder: Folder) -> None:
 # Ctrl-C ---------------------------------------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
-@pytest.mark.parametrize("backend", BACKENDS)
+@pytest.mark.parametrize(("backend", "number"), [("thread", signal.SIGTERM), ("process", signal.SIGINT)])
 def test_ctrl_c_ends_the_run(backend: str, number: signal.Signals, folder: Folder, gate: NamedPipe) -> None:
     """An interrupt ends the run without a traceback, says how far it came and what it cost, and leaves no worker."""
     folder.steps(("tell_pid", ""), ("begin_and_wait", "begun gate"), ("shout", "c"))

@@ -112,7 +112,7 @@ def table_in(text: str) -> list[list[str]]:
 
 @pytest.mark.parametrize(
     ("number", "backend"),
-    [(signal.SIGKILL, "process"), (signal.SIGINT, "process"), (signal.SIGINT, "thread"), (signal.SIGTERM, "thread")],
+    [(signal.SIGKILL, "process"), (signal.SIGINT, "process"), (signal.SIGTERM, "thread")],
 )
 def test_the_same_command_resumes(
     number: signal.Signals, backend: str, folder: Folder, begun: NamedPipe, journal: SqliteJournal

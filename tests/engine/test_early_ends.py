@@ -222,12 +222,10 @@ def test_an_interrupted_call_keeps_what_was_done(backend: str, way: str, make_ru
 @pytest.mark.parametrize(
     ("backend", "order", "kind"),
     [
-        ("thread", "input", "list"),
         ("thread", "completion", "generator"),
         ("process", "input", "generator"),
         ("process", "completion", "list"),
         ("foreign", "input", "list"),
-        ("foreign", "completion", "generator"),
     ],
 )
 def test_what_a_stream_says_when_it_is_interrupted(
@@ -756,7 +754,7 @@ def test_an_input_that_raises_keeps_what_was_started(way: str, make_runner: Make
     assert journalled(journal) == ["t0", "t1", "t2", "t3", "t4"]
 
 
-@each_call(thread=["run", "input order", "pipeline"], process=["loop"], foreign=["completion order"])
+@each_call(thread=["run", "pipeline"], process=["loop"], foreign=["completion order"])
 def test_an_interrupt_after_the_input_has_raised(way: str, make_runner: MakeRunner, marks: Marks) -> None:
     """Ctrl-C while the started steps are being finished stops them; the caller gets the steps that were done."""
     journal = MemoryJournal()
@@ -815,7 +813,7 @@ def test_a_journal_that_fails_loses_no_outcome(moment: str, way: str, make_runne
     assert set(journalled(journal)) <= set(result.succeeded)
 
 
-@each_call(thread=["run", "completion order", "pipeline"], process=["input order"], foreign=["loop"])
+@each_call(thread=["run", "completion order"], process=["pipeline"], foreign=["loop"])
 def test_a_journal_that_fails_when_the_call_is_interrupted(way: str, make_runner: MakeRunner, marks: Marks) -> None:
     """The caller gets the outcomes of all steps that were done, though the journal cannot keep them."""
     journal = HookedJournal(lambda moment: failing(moment))
@@ -864,7 +862,7 @@ def test_a_journal_that_fails_when_a_stream_is_left(order: Any, make_runner: Mak
 # A call inside a step -------------------------------------------------------------------------------------------------
 
 
-@each_call(thread=["run", "pipeline"], process=["completion order"], foreign=["input order", "loop"])
+@each_call(thread=["pipeline"], process=["completion order"], foreign=["loop"])
 def test_a_call_in_a_step_that_is_interrupted_keeps_what_was_done(
     way: str, make_runner: MakeRunner, marks: Marks
 ) -> None:
@@ -892,7 +890,7 @@ def test_a_call_in_a_step_that_is_interrupted_keeps_what_was_done(
     assert in_order(inner.succeeded) == ["t1", "t2", "t3", "t4"] == journalled(journal)
 
 
-@each_call(thread=["run", "completion order"])
+@each_call(thread=["completion order"])
 def test_a_call_in_a_step_that_times_out_keeps_what_was_done(way: str, make_runner: MakeRunner, marks: Marks) -> None:
     """When the outer step exceeds its timeout, the inner call ends as if it was interrupted."""
     journal = MemoryJournal()

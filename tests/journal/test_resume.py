@@ -80,6 +80,7 @@ def test_a_second_run_runs_nothing(make_runner: MakeRunner, ledger: Ledger, tmp_
     assert "from the journal" not in first.summary()
 
 
+@pytest.mark.parametrize("journal", ["sqlite"], indirect=True)
 def test_only_successes_are_reused(ledger: Ledger, journal: Journal) -> None:
     """What failed, raised, crashed, timed out or was cancelled runs again."""
 

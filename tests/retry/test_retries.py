@@ -77,34 +77,42 @@ ON_OS_ERROR: Any = tenacity.retry_if_exception_type(OSError)
 QUICK = functools.partial(Retry, wait=0)
 
 
+OPTIONS: list[tuple[Any, str, list[str]]] = [
+    (QUICK(3), "raise:ValueError fine", ["raised", "succeeded"]),
+    (QUICK(3), "raise:ValueError raise:OSError fine", ["raised", "raised", "succeeded"]),
+    (QUICK(2), "raise:ValueError", ["raised", "raised"]),
+    (QUICK(3, retry_on=OSError), "raise:OSError raise:ValueError fine", ["raised", "raised"]),
+    (
+        QUICK(3, retry_on=(OSError, ValueError)),
+        "raise:OSError raise:ValueError fine",
+        ["raised"] * 2 + ["succeeded"],
+    ),
+    (QUICK(3, retry_on=lambda error: "luck" in str(error)), "raise:OSError fine", ["raised", "succeeded"]),
+    (QUICK(3, retry_on=ON_OS_ERROR), "raise:OSError fine", ["raised", "succeeded"]),
+    (QUICK(3), "raise:exit fine", ["raised"]),
+    (QUICK(3, retry_on=BaseException), "raise:exit fine", ["raised", "succeeded"]),
+    (QUICK(3), "failed fine", ["failed"]),
+    (QUICK(3, on_failure=True), "failed fine", ["failed", "succeeded"]),
+    (QUICK(3, on_failure=True), "failed raise:OSError failed", ["failed", "raised", "failed"]),
+    (QUICK(3, on_failure=True), "garbage fine", ["invalid"]),
+    (QUICK(3), "after:0.01 fine", ["raised", "succeeded"]),
+    (QUICK(3, retry_on=OSError), "after:0 fine", ["raised", "succeeded"]),
+    (QUICK(2), "after:0", ["raised", "raised"]),
+    (QUICK(1), "raise:ValueError fine", ["raised"]),
+    (1, "raise:ValueError fine", ["raised"]),
+    (None, "after:0 fine", ["raised"]),
+    (2, "raise:ValueError fine", ["raised", "succeeded"]),
+]
+
+
 @pytest.mark.parametrize(
-    ("retry", "prompt", "statuses"),
+    ("make_runner", "retry", "prompt", "statuses"),
     [
-        (QUICK(3), "raise:ValueError fine", ["raised", "succeeded"]),
-        (QUICK(3), "raise:ValueError raise:OSError fine", ["raised", "raised", "succeeded"]),
-        (QUICK(2), "raise:ValueError", ["raised", "raised"]),
-        (QUICK(3, retry_on=OSError), "raise:OSError raise:ValueError fine", ["raised", "raised"]),
-        (
-            QUICK(3, retry_on=(OSError, ValueError)),
-            "raise:OSError raise:ValueError fine",
-            ["raised"] * 2 + ["succeeded"],
-        ),
-        (QUICK(3, retry_on=lambda error: "luck" in str(error)), "raise:OSError fine", ["raised", "succeeded"]),
-        (QUICK(3, retry_on=ON_OS_ERROR), "raise:OSError fine", ["raised", "succeeded"]),
-        (QUICK(3), "raise:exit fine", ["raised"]),
-        (QUICK(3, retry_on=BaseException), "raise:exit fine", ["raised", "succeeded"]),
-        (QUICK(3), "failed fine", ["failed"]),
-        (QUICK(3, on_failure=True), "failed fine", ["failed", "succeeded"]),
-        (QUICK(3, on_failure=True), "failed raise:OSError failed", ["failed", "raised", "failed"]),
-        (QUICK(3, on_failure=True), "garbage fine", ["invalid"]),
-        (QUICK(3), "after:0.01 fine", ["raised", "succeeded"]),
-        (QUICK(3, retry_on=OSError), "after:0 fine", ["raised", "succeeded"]),
-        (QUICK(2), "after:0", ["raised", "raised"]),
-        (QUICK(1), "raise:ValueError fine", ["raised"]),
-        (1, "raise:ValueError fine", ["raised"]),
-        (None, "after:0 fine", ["raised"]),
-        (2, "raise:ValueError fine", ["raised", "succeeded"]),
+        *[("thread", *case) for case in OPTIONS],
+        *[("process", *case) for case in OPTIONS[::4]],
+        *[("foreign", *case) for case in OPTIONS[1::4]],
     ],
+    indirect=["make_runner"],
     ids=without_address,
 )
 def test_the_options_of_retry_decide_what_is_tried_again(

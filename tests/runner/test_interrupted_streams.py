@@ -18,9 +18,15 @@ from fanout_sync.testing import Ledger, make_specs
 # Streams --------------------------------------------------------------------------------------------------------------
 
 
-@each_backend
-@pytest.mark.parametrize("order", ["input", "completion"])
-@pytest.mark.parametrize("on_interrupt", ["raise", "return"])
+@pytest.mark.parametrize(
+    ("backend", "order", "on_interrupt"),
+    [
+        ("thread", "input", "raise"),
+        ("thread", "completion", "return"),
+        ("process", "completion", "raise"),
+        ("process", "input", "return"),
+    ],
+)
 def test_an_interrupt_while_a_stream_waits(on_interrupt: str, order: str, backend: str, launch: Launcher) -> None:
     """What the stream has not yielded yet is in the run of its exception, or is yielded then."""
     script = launch.script(
@@ -215,8 +221,7 @@ def workers_among(pids: list[int]) -> list[int]:
 # The command line -----------------------------------------------------------------------------------------------------
 
 
-@each_backend
-@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+@pytest.mark.parametrize(("backend", "number"), [("thread", signal.SIGINT), ("process", signal.SIGTERM)])
 def test_the_command_line(number: signal.Signals, backend: str, launch: Launcher) -> None:
     """What was done is written, though an earlier step was not; standard error names the steps that were not done."""
     (launch.folder / "agents.py").write_text(

@@ -188,8 +188,7 @@ signal.signal(signal.SIGINT, handler)
 """
 
 
-@each_backend
-@pytest.mark.parametrize("handler", ["default", "raising"])
+@pytest.mark.parametrize(("backend", "handler"), [("thread", "raising"), ("process", "default")])
 def test_a_handler_that_raises_is_restored(handler: str, backend: str, launch: Launcher) -> None:
     """After a complete run, and after an interrupted one, the signal handler is the earlier one."""
     script = launch.script(
@@ -367,9 +366,15 @@ def test_a_run_inside_a_step(backend: str, launch: Launcher) -> None:
 # Inputs ---------------------------------------------------------------------------------------------------------------
 
 
-@each_backend
-@pytest.mark.parametrize("blocking", ["time.sleep(3600)", "os.read(os.pipe()[0], 1)"], ids=["sleep", "pipe"])
-@pytest.mark.parametrize("call", ["run", "stream"])
+@pytest.mark.parametrize(
+    ("backend", "call", "blocking"),
+    [
+        ("thread", "run", "time.sleep(3600)"),
+        ("thread", "stream", "os.read(os.pipe()[0], 1)"),
+        ("process", "run", "os.read(os.pipe()[0], 1)"),
+        ("process", "stream", "time.sleep(3600)"),
+    ],
+)
 def test_an_input_that_blocks(call: str, blocking: str, backend: str, launch: Launcher) -> None:
     """An input that waits for its next spec is interrupted at once; the specs read before are in the run."""
     script = launch.script(

@@ -248,8 +248,7 @@ def test_an_input_that_raises(make_runner: MakeRunner, count: int) -> None:
     assert all(outcome.success for outcome in caught.value.run)
 
 
-@pytest.mark.parametrize("as_list", [True, False])
-@pytest.mark.parametrize("bad", [None, {"task_id": "t"}, "text"])
+@pytest.mark.parametrize(("bad", "as_list"), [(None, True), ({"task_id": "t"}, False), ("text", True)])
 def test_an_item_that_is_no_spec(make_runner: MakeRunner, bad: object, as_list: bool) -> None:
     """An item that is no spec ends the run with an error that says which one, and with all that was started."""
     items: Any = [*make_specs(3), bad, *make_specs(1)]

@@ -16,8 +16,7 @@ from fanout_sync.testing import Ledger, make_specs
 TELL_PID = FunctionExecutor({"tester": lambda spec: str(os.getpid())})
 
 
-@pytest.mark.parametrize("limit", [1, 3])
-@pytest.mark.parametrize("streams", [False, True])
+@pytest.mark.parametrize(("limit", "streams"), [(1, False), (3, True)])
 def test_a_worker_is_replaced_after_max_tasks_per_child_steps(limit: int, streams: bool, ledger: Ledger) -> None:
     """No worker runs more than `max_tasks_per_child` steps; every step runs once."""
 

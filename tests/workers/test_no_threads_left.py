@@ -81,8 +81,10 @@ CALLS: dict[str, Callable[[Runner], Any]] = {
 # Processes ------------------------------------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("call", [call for call in CALLS if call != "run"])  # which needs no thread
-@pytest.mark.parametrize("is_warm", [True, False], ids=["warm", "cold"])
+@pytest.mark.parametrize(
+    ("is_warm", "call"),  # all but "run", which needs no thread
+    [(True, "stream"), (False, "completion"), (False, "generator"), (True, "pipeline")],
+)
 def test_a_call_on_processes_raises_the_error_and_ends_the_workers(call: str, is_warm: bool) -> None:
     """If the watcher thread cannot start, its error is raised, no worker is left, and the runner works again."""
     executor = FunctionExecutor({"tester": answer})
