@@ -17,7 +17,7 @@ from typing import Any
 from .errors import FanoutInterrupted
 
 PATIENCE_S = 1.0
-"""Seconds after a first interrupt that is not being handled; a second one that comes later than that is raised."""
+"""Seconds after an interrupt that is not being handled; another one that comes later than that is raised."""
 
 _SIGNALS = (signal.SIGINT, signal.SIGTERM)
 
@@ -90,6 +90,7 @@ class InterruptScope:
         """Note an interrupt; return whether noting it is enough, or it has to be raised."""
         now = time.monotonic()
         if self.is_interrupted and not self.is_handled and now > self._interrupted_at + PATIENCE_S:
+            self._interrupted_at = now  # the code that it ends gets as much time
             return False
         if not self.is_interrupted:
             self.is_interrupted, self._interrupted_at = True, now
