@@ -1,4 +1,4 @@
-"""Checks whether processes that tests start are alive."""
+"""Waits that go on in processes, and checks whether processes that tests start are alive."""
 
 from __future__ import annotations
 
@@ -28,6 +28,17 @@ def eventually(condition: Callable[[], bool]) -> bool:
             return True
         clock.wait(_CHECK_INTERVAL_S)
     return False
+
+
+def wait_for_file(path: str) -> str:
+    """Return the path when the test has created the file, also in another process.
+
+    Raises:
+        TimeoutError: It was not created within the bound of all waits.
+    """
+    if not eventually(Path(path).exists):
+        raise TimeoutError(path)
+    return path
 
 
 def pids_in(folder: Path, count: int) -> list[int]:

@@ -15,6 +15,7 @@ from typing import Any
 import misdeeds
 import pytest
 from bounds import HANG_BOUND_S
+from processes import wait_for_file
 
 from fanout_sync import AgentStepSpec, OptionError, ProcessBackend, ThreadBackend
 from fanout_sync.workers.calls import Calls
@@ -34,16 +35,6 @@ def make_backend(request: pytest.FixtureRequest) -> Iterator[MakeBackend]:
     yield make
     for backend in made:
         backend.shutdown()
-
-
-def _wait_for(path: str) -> str:
-    """Return when the test has created the file, also in another process."""
-    poll = threading.Event()
-    for _ in range(HANG_BOUND_S * 100):
-        if Path(path).exists():
-            return path
-        poll.wait(0.01)
-    raise TimeoutError(path)
 
 
 def _wait_until_running(future: Future[Any]) -> None:
@@ -131,7 +122,7 @@ def test_a_waiting_call_can_be_cancelled_and_a_running_one_not(make_backend: Mak
     """`cancel` succeeds until the call has begun."""
     backend = make_backend(1)
     gate = str(tmp_path / "gate")
-    running = backend.submit(_wait_for, gate)
+    running = backend.submit(wait_for_file, gate)
     waiting = backend.submit(abs, -1)
     _wait_until_running(running)
     assert waiting.cancel()
@@ -145,7 +136,7 @@ def test_no_more_calls_run_at_once_than_there_are_workers(make_backend: MakeBack
     """With two workers the third call waits for one of the first two."""
     backend = make_backend(2)
     gates = [str(tmp_path / str(number)) for number in range(3)]
-    futures = [backend.submit(_wait_for, gate) for gate in gates]
+    futures = [backend.submit(wait_for_file, gate) for gate in gates]
     Path(gates[0]).touch()
     Path(gates[2]).touch()
     done, _ = wait(futures, HANG_BOUND_S, FIRST_COMPLETED)
@@ -171,7 +162,7 @@ def test_shutdown_can_cancel_waiting_calls(make_backend: MakeBackend, tmp_path: 
     """With `cancel_futures` waiting calls are cancelled, and running ones end normally."""
     backend = make_backend(1)
     gate = str(tmp_path / "gate")
-    running = backend.submit(_wait_for, gate)
+    running = backend.submit(wait_for_file, gate)
     _wait_until_running(running)
     waiting = [backend.submit(abs, -1) for _ in range(5)]
     backend.shutdown(wait=False, cancel_futures=True)
@@ -185,7 +176,7 @@ def test_a_second_shutdown_can_cancel_too(make_backend: MakeBackend, tmp_path: P
     """`cancel_futures` cancels calls that still wait after an earlier `shutdown` without it."""
     backend = make_backend(1)
     gate = str(tmp_path / "gate")
-    running = backend.submit(_wait_for, gate)
+    running = backend.submit(wait_for_file, gate)
     _wait_until_running(running)
     waiting = [backend.submit(abs, -1) for _ in range(3)]
     backend.shutdown(wait=False)
@@ -202,7 +193,7 @@ def test_wait_returns_when_shutdown_cancels_a_future(make_backend: MakeBackend, 
     """`wait` and `as_completed` return cancelled futures at once, while another call still runs."""
     backend = make_backend(1)
     gate = str(tmp_path / "gate")
-    running = backend.submit(_wait_for, gate)
+    running = backend.submit(wait_for_file, gate)
     _wait_until_running(running)
     waiting = [backend.submit(abs, -1) for _ in range(3)]
     backend.shutdown(wait=False, cancel_futures=True)
@@ -224,7 +215,7 @@ def test_callbacks_of_cancelled_futures_may_use_the_backend(make_backend: MakeBa
         except RuntimeError as error:
             refusals.append(error)
 
-    backend.submit(_wait_for, gate)
+    backend.submit(wait_for_file, gate)
     backend.submit(abs, -1).add_done_callback(submit_again)
     backend.shutdown(wait=False, cancel_futures=True)
     Path(gate).touch()
@@ -245,7 +236,7 @@ def test_a_callback_that_exits_ends_neither_its_future_nor_the_pool(
     called: list[bool] = []
     backend = make_backend(1)
     gate = str(tmp_path / "gate")
-    ending_well = backend.submit(_wait_for, gate)
+    ending_well = backend.submit(wait_for_file, gate)
     ending_badly = backend.submit(math.sqrt, -1)
     after = [backend.submit(abs, -number) for number in range(3)]
     ending_well.add_done_callback(leave)
@@ -283,7 +274,7 @@ def test_a_call_that_is_accepted_is_done_though_shutdown_comes_at_once(monkeypat
 def test_an_internal_error_ends_every_future(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     """If the watcher thread fails, every future gets a `BrokenExecutor` that says why, and `submit` raises one."""
     backend = ProcessBackend(1)
-    running = backend.submit(_wait_for, str(tmp_path / "never there"))
+    running = backend.submit(wait_for_file, str(tmp_path / "never there"))
     _wait_until_running(running)
     waiting = backend.submit(abs, -1)
     cancelled = backend.submit(abs, -1)

@@ -9,7 +9,6 @@ from __future__ import annotations
 import ctypes
 import os
 import sys
-import threading
 from collections.abc import Callable
 from concurrent.futures import BrokenExecutor, Executor, Future
 from pathlib import Path
@@ -18,6 +17,7 @@ from typing import Any
 import misdeeds
 import pytest
 from bounds import HANG_BOUND_S
+from processes import wait_for_file
 
 from fanout_sync import AgentStepSpec, ProcessBackend
 
@@ -77,15 +77,6 @@ WAYS: dict[str, tuple[Callable[[], None], type[BaseException], str]] = {
 """The kinds of failure: what to call, and the exception that the future must have."""
 
 
-def _wait_for(path: str) -> str:
-    poll = threading.Event()
-    for _ in range(HANG_BOUND_S * 100):
-        if Path(path).exists():
-            return path
-        poll.wait(0.01)
-    raise TimeoutError(path)
-
-
 def _submit_numbers(backend: Executor) -> list[Future[int]]:
     return [backend.submit(abs, -number) for number in range(3)]
 
@@ -98,7 +89,7 @@ def test_a_failing_call_fails_its_own_future_only(place: str, way: str, tmp_path
     beside_it = str(tmp_path / "go on")
     with ProcessBackend(2) as backend:
         others = _submit_numbers(backend)
-        beside = backend.submit(_wait_for, beside_it)
+        beside = backend.submit(wait_for_file, beside_it)
         culprit: Future[Any] = backend.submit(*PLACES[place](do))
         others += _submit_numbers(backend)
         with pytest.raises(kind, match=text) as caught:
