@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from time import perf_counter, time
+from time import monotonic, perf_counter, time
 from typing import TYPE_CHECKING, Any
 
 from attrs import evolve
@@ -35,25 +35,25 @@ def run_attempt(
     If the step forks, this does not return in the child: the report and all other steps belong to the parent.
     """
     forks = _forks
-    spec, index, attempt, timeout_s, _, _, _ = step
+    spec, index, attempt, _, deadline, _, _ = step
     error = retry_in = retry_after = None
     running_step.set(step)
     started = time()
     clock = perf_counter()
     try:
         outcome = executor.execute_step(spec, event_tx)
-        duration_s = perf_counter() - clock
+        duration_s, ended = perf_counter() - clock, monotonic()
     except BaseException as raised:
         # A step must not end its worker, not even by SystemExit or KeyboardInterrupt. Only the text of the exception
         # is kept: its frames would stay alive, and it may not pickle.
-        duration_s = perf_counter() - clock
+        duration_s, ended = perf_counter() - clock, monotonic()
         error = StepError.of(raised)
         retry_after = _retry_after(raised)
         if rule is not None and forks == _forks:
             retry_in, error = _ask_rule(rule, spec, attempt, None, raised, error)
     if forks != _forks:
         os._exit(0)
-    if timeout_s is not None and duration_s >= timeout_s:
+    if deadline is not None and ended >= deadline:  # the clock that `current_step().cancelled` goes by
         return timed_out(step, started, duration_s, worker)
     if error is not None:
         report = failure(index, spec, "raised", error, started, duration_s, worker)

@@ -2,7 +2,12 @@
 
 from __future__ import annotations
 
+from time import monotonic
+
 from fanout_sync import AgentStepSpec, FunctionExecutor, Runner, current_step
+from fanout_sync.executors.attempt import run_attempt
+from fanout_sync.executors.current_step import StopSignal
+from fanout_sync.limits.usage_meter import RunMeter
 from fanout_sync.testing import make_specs
 
 
@@ -18,3 +23,11 @@ def test_cancelled_is_true_when_the_step_should_stop() -> None:
 
     run = Runner(FunctionExecutor({"tester": poll}), timeout=0.2).run(make_specs(2))
     assert [record.status for record in run.records] == ["timed_out", "timed_out"]
+
+
+def test_a_step_that_stops_at_its_deadline_has_timed_out() -> None:
+    """What told the step to stop decides, not the seconds that its own code took: those begin a little later."""
+    deadline = monotonic()
+    step = (*make_specs(1), 0, 1, 60.0, deadline, StopSignal(), RunMeter())
+    report = run_attempt(FunctionExecutor({"tester": lambda spec: spec.prompt}), step, None, "worker")
+    assert report.status == "timed_out"
