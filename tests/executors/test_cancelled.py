@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from contextvars import copy_context
 from time import monotonic
 
 from fanout_sync import AgentStepSpec, FunctionExecutor, Runner, current_step
@@ -28,6 +29,7 @@ def test_cancelled_is_true_when_the_step_should_stop() -> None:
 def test_a_step_that_stops_at_its_deadline_has_timed_out() -> None:
     """What told the step to stop decides, not the seconds that its own code took: those begin a little later."""
     deadline = monotonic()
-    step = (*make_specs(1), 0, 1, 60.0, deadline, StopSignal(), RunMeter())
-    report = run_attempt(FunctionExecutor({"tester": lambda spec: spec.prompt}), step, None, "worker")
+    step = make_specs(1)[0], 0, 1, 60.0, deadline, StopSignal(), RunMeter()
+    executor = FunctionExecutor({"tester": lambda spec: spec.prompt})
+    report = copy_context().run(run_attempt, executor, step, None, "worker")
     assert report.status == "timed_out"
