@@ -187,7 +187,8 @@ _USAGE_COLUMNS = tuple(_Column(f"{field.name} {_STORED[str(field.type)][0]}") fo
 _values_of = attrgetter(*(field.name for field in _FIELDS))
 _usage_of = attrgetter(*(field.name for field in attrs.fields(Usage)))
 _writers = tuple(column.write for column in _COLUMNS)
-_readers = tuple((field.name, column.read) for field, column in zip(_FIELDS, _COLUMNS, strict=True))
+_field_names = tuple(field.name for field in _FIELDS)
+_readers = tuple((name, column.read) for name, column in zip(_field_names, _COLUMNS, strict=True) if column.read)
 _NO_USAGE = (None,) * len(_USAGE_COLUMNS)
 
 DECLARATIONS = tuple(column.declaration for column in (*_COLUMNS, *_USAGE_COLUMNS))
@@ -209,11 +210,11 @@ def _row_of(record: JournalRecord) -> Row:
 
 
 def _record_of(row: Row) -> JournalRecord:
-    values: dict[str, Any] = {
-        name: value if read is None or value is None else read(value)
-        for (name, read), value in zip(_readers, row, strict=False)  # the rest of the row is the usage
-    }
-    usage = row[len(_readers) :]
+    values: dict[str, Any] = dict(zip(_field_names, row, strict=False))  # the rest of the row is the usage
+    for name, read in _readers:
+        if (value := values[name]) is not None:
+            values[name] = read(value)
+    usage = row[len(_field_names) :]
     started, duration_s = values["started"], values["duration_s"]
     is_timed = started is not None and duration_s is not None
     return JournalRecord(

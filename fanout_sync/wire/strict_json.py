@@ -233,7 +233,8 @@ def parse_json(text: str | bytes) -> Json:
         raise WireError(f"no valid JSON: {error.msg.removesuffix(' at')} at {place}") from None
     except RecursionError:
         raise WireError(_TOO_DEEP) from None
-    if isinstance(value, dict) and not "".join(value).isascii():
+    can_have_surrogates = not text.isascii() or "\\u" in text
+    if can_have_surrogates and isinstance(value, dict):
         for name in value:
             check_text(name, name)
     return value
