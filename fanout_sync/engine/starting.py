@@ -138,11 +138,9 @@ class Starter:
 
     def _is_found(self, journal: RunJournal, index: int, spec: AgentStepSpec) -> bool:
         """Return whether the journal ends this step, having its outcome or having failed."""
-        from ..journal.identity import SpecNotJournallable  # imported lazily: most runs have no journal
-
         try:
             report = journal.reuse(index, spec)
-        except (JournalConflict, SpecNotJournallable) as error:
+        except _refusals() as error:  # looked up only if there is an error
             self._input.fail(error, str(error))
         except JournalError as error:
             self._state.journal_error = error
@@ -232,3 +230,10 @@ class Starter:
             self._state.interrupt()
         if self._scope.was_raised:  # in the step, which took it for its own
             self._state.interrupt()
+
+
+def _refusals() -> tuple[type[Exception], ...]:
+    """Return the errors that tell of a fault of the spec, not of the journal."""
+    from ..journal.identity import SpecNotJournallable  # imported lazily: most runs have no journal
+
+    return JournalConflict, SpecNotJournallable
