@@ -93,6 +93,7 @@ class RunContext:
     Attributes:
         executor: What runs the steps.
         bound: How many may run at once.
+        expected: How many will certainly start, as far as that is known.
         meter: Takes the usage that steps report.
         event_tx: Takes the events of steps; `None` when nobody listens.
         retry_rule: Asked after each attempt, where it ran; `None` when each step is tried once.
@@ -105,6 +106,7 @@ class RunContext:
     executor: AgentExecutor
     bound: int
     meter: Meter
+    expected: int = 0
     event_tx: EventSender | None = None
     retry_rule: RetryRule | None = None
     stop: StopSignal = field(factory=StopSignal)

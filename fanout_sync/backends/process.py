@@ -18,6 +18,7 @@ if TYPE_CHECKING:
     from ..workers.calls import Calls
     from ..workers.lane import Lane
     from ..workers.lanes import Lanes
+    from ..workers.worker_start import StartedWorker
 
 __all__ = ["ProcessBackend"]
 
@@ -63,22 +64,46 @@ class ProcessBackend(Backend):
         self._is_shut_down = False
 
     def open(self, context: RunContext) -> Session:
-        from ..executors.step_events import EventForwarder
+        from ..workers.worker_start import start_early
+
+        size = context.bound if self._cap is None else min(context.bound, self._cap)
+        started = start_early(min(size, context.expected) - len(self._warm), self._captures_output)
+        # While the first workers start: all of this takes as long as they do.
+        try:
+            from ..executors.step_events import EventForwarder
+            from ..workers.pickling import pickle_executor
+            from .process_session import ProcessSession, UnattendedProcessSession
+
+            payload = pickle_executor(context.executor, context.retry_rule)
+            on_event = None if context.event_tx is None else EventForwarder(context.event_tx)
+            lanes = self._lanes(context, size, payload, on_event, started)
+        except BaseException:
+            for worker in started:
+                worker.discard()
+            raise
+        if context.unattended:
+            return UnattendedProcessSession(lanes, self._retire, context.on_end)
+        return ProcessSession(lanes, self._retire)
+
+    def _lanes(
+        self,
+        context: RunContext,
+        size: int,
+        payload: bytes,
+        on_event: Callable[[str], None] | None,
+        started: list[StartedWorker],
+    ) -> Lanes:
         from ..workers.lane import kill_and_reap
         from ..workers.lanes import Lanes
-        from ..workers.pickling import pickle_executor
-        from .process_session import ProcessSession, UnattendedProcessSession
 
-        payload = pickle_executor(context.executor, context.retry_rule)
         warm = self._take_warm()
-        on_event = None if context.event_tx is None else EventForwarder(context.event_tx)
-        size = context.bound if self._cap is None else min(context.bound, self._cap)
         try:
             lanes = Lanes(
                 size,
                 payload,
                 on_event,
                 warm[:size],
+                started=started,
                 meter=context.meter,
                 max_tasks=self._max_tasks,
                 captures_output=self._captures_output,
@@ -87,9 +112,7 @@ class ProcessBackend(Backend):
             kill_and_reap([lane for lane in warm if lane.state != "gone"])
             raise
         self._keep_or_end(warm[size:])
-        if context.unattended:
-            return UnattendedProcessSession(lanes, self._retire, context.on_end)
-        return ProcessSession(lanes, self._retire)
+        return lanes
 
     def keep_warm(self) -> None:
         with self._lock:

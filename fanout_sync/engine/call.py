@@ -203,7 +203,7 @@ class Call:
         with ExitStack() as stack:
             waiting_line = stack.enter_context(_limited(plan, meter, outer))
             on_end = waiting_line.ended if waiting_line is not None and is_unattended else None
-            session = self._open_session(bound, meter, on_end, is_unattended)
+            session = self._open_session(bound, meter, total or 0, on_end, is_unattended)
             announcer = None
             try:
                 if plan.event_tx is not None:
@@ -234,13 +234,15 @@ class Call:
                     announcer.close(INTERRUPTED_FLUSH_S if scope.is_interrupted else FLUSH_S)
 
     def _open_session(
-        self, bound: int, meter: RunMeter, on_end: Callable[[Report], None] | None, is_unattended: bool
+        self, bound: int, meter: RunMeter, total: int, on_end: Callable[[Report], None] | None, is_unattended: bool
     ) -> Session:
         plan = self.plan
         context = RunContext(
             executor=plan.executor,
             bound=bound,
             meter=meter,
+            # With a journal, all may be done already.
+            expected=total if self.journal is None else 0,
             # There is one if anybody listens, be it to the usage of steps alone.
             event_tx=DirectSender(plan.event_tx) if plan.event_tx is not None or plan.is_limited else None,
             retry_rule=None if plan.policies.retry is None else plan.policies.retry.rule,

@@ -16,16 +16,16 @@ from pathlib import Path
 
 from attrs import define
 
-from . import process_tree
+from . import interpreter, process_tree
+from .launch import spawn
 
 logger = logging.getLogger(__name__)
 
-# Imported and not run as a script: an imported module is compiled already.
-_PROGRAM = (
-    "import sys; sys.path.append(sys.argv[1]); "
-    "import process_tree; process_tree.run_guard(int(sys.argv[2]), sys.argv[3])"
-)
-_IS_SUPPORTED = sys.platform.startswith("linux") and hasattr(os, "posix_spawn")
+# Imported and not run as a script: an imported module is compiled already. From its own folder, because to import the
+# package takes long; a frozen program has no such folder.
+_PROGRAM = "import sys; sys.path.append({folder!r}); from process_tree import run_guard; run_guard({caller}, {mark!r})"
+_PROGRAM_IF_FROZEN = "from fanout_sync.workers.process_tree import run_guard; run_guard({caller}, {mark!r})"
+_IS_SUPPORTED = sys.platform.startswith("linux")
 
 
 @define
@@ -47,7 +47,7 @@ class GuardProcess:
 
     def ensure_running(self) -> None:
         """Start the process unless it runs already: a worker is about to get its first step."""
-        if self._pid is None and _IS_SUPPORTED and sys.executable:
+        if self._pid is None and _IS_SUPPORTED:
             try:
                 self._pid = _spawn(self.mark)
             except OSError as error:  # the system has no more processes; workers still watch their caller themselves
@@ -90,12 +90,9 @@ _lock = threading.RLock()  # a finalizer may remove a worker in a thread that ho
 
 
 def _spawn(mark: str) -> int:
-    quiet = [(os.POSIX_SPAWN_OPEN, number, os.devnull, os.O_RDWR, 0) for number in range(3)]
-    # In a session of its own Ctrl-C does not reach it.
-    return os.posix_spawn(
-        sys.executable,
-        [sys.executable, "-I", "-S", "-c", _PROGRAM, str(Path(process_tree.__file__).parent), str(os.getpid()), mark],
-        os.environ,
-        file_actions=quiet,
-        setsid=True,
-    )
+    if getattr(sys, "frozen", False):
+        arguments = interpreter.command(_PROGRAM_IF_FROZEN.format(caller=os.getpid(), mark=mark))
+    else:
+        program = _PROGRAM.format(folder=str(Path(process_tree.__file__).parent), caller=os.getpid(), mark=mark)
+        arguments = [interpreter.executable(), "-I", "-S", "-c", program]
+    return spawn(arguments, is_silent=True)

@@ -6,7 +6,6 @@ import atexit
 import contextlib
 import logging
 import math
-import multiprocessing
 import os
 import select
 import signal
@@ -15,16 +14,18 @@ import threading
 import time
 import weakref
 from collections.abc import Iterable
+from multiprocessing.process import active_children
 from typing import Any, Literal
 
 from attrs import define, field, frozen
 
 from ..executors.executor import TEARDOWN_GRACE_S
 from .guard_process import GuardProcess, remove_worker
-from .link import CallerLink
+from .link import LOST_LINK_EXIT_CODE, CallerLink
+from .loky_process import WorkerProcess
 from .output import Output
 from .process_tree import kill_group, kill_trees
-from .worker import LOST_LINK_EXIT_CODE
+from .worker_start import StartedWorker
 
 logger = logging.getLogger(__name__)
 
@@ -74,7 +75,7 @@ class Lane:
     outputs: list[Output]
     guard_process: GuardProcess
     mark: str
-    prepared: bytes
+    prepared: bytes = b""
     caller_pid: int = field(factory=os.getpid)
     state: Literal["starting", "idle", "busy", "leaving", "gone"] = "starting"
     has_reported_start: bool = False
@@ -93,6 +94,12 @@ class Lane:
 
     def __attrs_post_init__(self) -> None:
         _lanes_of_process.add(self)
+
+    @classmethod
+    def of(cls, started: StartedWorker) -> Lane:
+        """Return the lane of a worker that was started."""
+        worker = WorkerProcess(started.pid)
+        return cls(worker, started.link, started.outputs, started.guard_process, started.mark)
 
     @property
     def pid(self) -> int:
@@ -217,7 +224,7 @@ def kill_and_reap(lanes: list[Lane]) -> None:
     for lane in lanes:
         lane.state = "gone"
         reap_killed(lane)
-    multiprocessing.active_children()  # makes multiprocessing forget those that have exited
+    active_children()  # makes multiprocessing forget those that have exited
 
 
 def reap_killed(lane: Lane) -> None:

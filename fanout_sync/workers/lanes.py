@@ -5,12 +5,12 @@ from __future__ import annotations
 import contextlib
 import logging
 import math
-import multiprocessing
 import selectors
 import time
 import traceback
 from collections import deque
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Sequence
+from multiprocessing.process import active_children
 from typing import Any
 
 from ..executors.current_step import Meter
@@ -25,8 +25,10 @@ from .log_records import emit_here, levels_here
 from .loss import Lost, kill_reason_for, loss_of
 from .messages import Message, pack
 from .output import Output
+from .starter import MAX_FAILED_STARTS, WorkerStarter
+from .trackers import start_trackers
 from .watched_lanes import WatchedLanes
-from .worker_start import MAX_FAILED_STARTS, WorkerStarter
+from .worker_start import StartedWorker
 
 logger = logging.getLogger(__name__)
 
@@ -51,6 +53,7 @@ class Lanes:
         payload: The pickled executor, sent once to each worker; empty when there is none.
         on_event: Called with each event that a worker sends, as JSON; `None` when nobody listens.
         warm: Workers of an earlier set.
+        started: Workers that were started early, and that nobody has talked to yet.
         meter: Takes the usage that steps report; `None` where only calls are made.
         max_tasks: How many messages a worker gets before it is replaced; `None` for any number.
         captures_output: Whether what workers print comes to this process's streams.
@@ -66,6 +69,7 @@ class Lanes:
         on_event: Callable[[str], None] | None = None,
         warm: Iterable[Lane] = (),
         *,
+        started: Sequence[StartedWorker] = (),
         meter: Meter | None = None,
         max_tasks: int | None = None,
         captures_output: bool = False,
@@ -77,7 +81,7 @@ class Lanes:
         self._meter = meter
         self._max_tasks = max_tasks or math.inf
         self._is_closing = False
-        self._starter = WorkerStarter(self._prepare, captures_output)
+        self._starter = WorkerStarter(captures_output, started)
         self._pending: deque[Assignment] = deque()
         self._watched = WatchedLanes()
         # The same lists as there: they are used for every step.
@@ -87,7 +91,7 @@ class Lanes:
         try:
             for lane in warm:
                 if lane.prepared != self._prepare:
-                    lane.state, lane.has_reported_start, lane.prepared = "starting", False, self._prepare
+                    lane.state, lane.has_reported_start = "starting", False
                 self._adopt(lane)
         except BaseException:
             self.abort()
@@ -180,12 +184,13 @@ class Lanes:
     def abort(self) -> None:
         """Kill every worker now. Returns when none is left."""
         self._pending.clear()
+        self._starter.discard_early()
         kill_lanes(self._lanes)
         for lane in list(self._lanes):
             self._watched.forget(lane)
             reap_killed(lane)
         self._watched.close()
-        multiprocessing.active_children()  # makes multiprocessing forget those that have exited
+        active_children()  # makes multiprocessing forget those that have exited
 
     # Giving messages to workers -------------------------------------------------------------------------------------
 
@@ -251,6 +256,7 @@ class Lanes:
         if lane.state == "idle":
             self._idle.append(lane)
         else:
+            lane.prepared = self._prepare
             self._send(lane, self._prepare)
 
     def _send(self, lane: Lane, message: bytes) -> None:
@@ -324,8 +330,7 @@ class Lanes:
             self._on_log(message[1])
         elif kind == messages.READY:
             lane.has_reported_start = True
-            # Not earlier: a guard process that starts together with a worker slows it down.
-            ensure_guard(lane.guard_process)
+            self._start_companions(lane)
             self._on_free(lane)
         elif kind == messages.UNPREPARED:
             lane.has_reported_start = True
@@ -340,6 +345,15 @@ class Lanes:
             lane.overdue_at = math.inf
             self.answers.append((message[1], message))
             self._on_free(lane)
+
+    def _start_companions(self, lane: Lane) -> None:
+        """Start the processes that care for what workers leave behind."""
+        # Not earlier: processes that start together with a worker slow it down.
+        ensure_guard(lane.guard_process)
+        try:
+            start_trackers()
+        except OSError as error:  # the next worker tries again
+            logger.warning("no resource tracker: what killed steps leave may remain: %s", error)
 
     def _on_usage(self, index: int, prompt_tokens: int, completion_tokens: int, cost_usd: float) -> None:
         if self._meter is not None:

@@ -8,10 +8,12 @@ import struct
 import sys
 import threading
 from collections import deque
-from multiprocessing.connection import Connection
 from typing import Any
 
 from .messages import Message, unpack
+
+LOST_LINK_EXIT_CODE = 82
+"""The exit code of a worker that can no longer reach its caller."""
 
 _HEADER = struct.Struct("!4sQ")
 _MARK = b"fans"
@@ -72,6 +74,14 @@ class CallerLink:
         else:
             return self._send_short(header + message)
         return self.flush()
+
+    def send_bytes(self, data: bytes) -> None:
+        """Send bytes that are no message, before all messages; what the socket does not take now follows later.
+
+        Raises:
+            LinkLost: The worker is gone.
+        """
+        self._send_short(data)
 
     def _send_short(self, data: bytes) -> bool:
         try:
@@ -245,25 +255,21 @@ class WorkerLink:
             raise LinkLost(unread=False)
 
 
-def open_link() -> tuple[CallerLink, Any]:
-    """Return the caller's end, and an object for the worker's end that loky can pass on (see `adopt`)."""
+def open_link() -> tuple[CallerLink, socket.socket]:
+    """Return the caller's end, and the socket that the worker inherits (see `adopt`).
+
+    Raises:
+        OSError: The system has no more descriptors.
+    """
     ours, theirs = socket.socketpair()
     theirs.setblocking(True)  # whatever socket.setdefaulttimeout says
-    if sys.platform == "win32":
-        from multiprocessing.resource_sharer import DupSocket
-
-        with theirs:
-            return CallerLink(ours), DupSocket(theirs)
-    return CallerLink(ours), Connection(theirs.detach())
+    return CallerLink(ours), theirs
 
 
-def adopt(theirs: Any) -> WorkerLink:
-    """Return the worker's end from the object that `open_link` made for it."""
-    if sys.platform == "win32":
-        end: socket.socket = theirs.detach()
-    else:
-        with theirs:
-            end = socket.socket(fileno=os.dup(theirs.fileno()))
+def adopt(descriptor: int) -> WorkerLink:
+    """Return the worker's end."""
+    end = socket.socket(fileno=descriptor)
+    end.set_inheritable(False)
     end.settimeout(None)
     return WorkerLink(end)
 

@@ -1,54 +1,67 @@
-"""A loky process whose start changes nothing in the caller and, if it fails, leaves nothing open."""
+"""The loky process of a worker that was launched already (see `launch`)."""
 
 from __future__ import annotations
 
-import contextlib
 import os
 import sys
+from multiprocessing import process
+from multiprocessing.util import Finalize
 from typing import Any
+from weakref import WeakSet
 
 from loky.backend.process import LokyProcess
 
-_PIPES = 3  # loky opens so many to start a process
+if sys.platform == "win32":
+    from loky.backend.popen_loky_win32 import Popen
+else:
+    from loky.backend.popen_loky_posix import Popen
 
 
 class WorkerProcess(LokyProcess):  # type: ignore[misc]  # loky has no type hints
-    """A loky process. It also starts if the standard streams of the caller are closed or `None`, which loky flushes."""
+    """A process that runs already, as `multiprocessing` and loky know their processes.
 
-    @staticmethod
-    def _Popen(process: WorkerProcess) -> Any:  # noqa: N802 - multiprocessing's name
-        """Start the process.
+    It is among `multiprocessing.active_children()`. Unlike `start`, this works in a daemonic process as well: whatever
+    becomes of the caller, a worker ends by itself (see `parent`).
 
-        Raises:
-            OSError: The system has no more processes or descriptors.
-            RuntimeError: `sys.executable` is not set.
-        """
-        if sys.platform == "win32":
-            return LokyProcess._Popen(process)
-        from loky.backend.popen_loky_posix import Popen
+    Args:
+        pid: Its process id.
+    """
 
-        if not sys.executable:
-            raise RuntimeError("worker processes need sys.executable, which is not set")
-        _flush_streams()
-        _check_descriptors()
-        # This is what loky's constructor does after it has flushed the streams. To replace the streams meanwhile, so
-        # that it can flush them, would lose what other threads print, and two threads would restore each other's.
-        popen = Popen.__new__(Popen)
-        popen.returncode = None
-        popen._fds = []
-        popen._launch(process)
-        return popen
+    def __init__(self, pid: int) -> None:
+        super().__init__(name="fanout-worker")
+        self._popen = _RunningPopen(pid)
+        process._children.add(self)  # type: ignore[attr-defined]  # as `start` does
+        _ours.add(self)
+
+    @property
+    def sentinel(self) -> int:
+        """A descriptor that becomes readable when the process ends."""
+        return int(self._popen.sentinel)
 
 
-def _flush_streams() -> None:
-    for stream in (sys.stdout, sys.stderr):
-        with contextlib.suppress(Exception):  # it is closed, or `None`, or its file is gone
-            stream.flush()
+class _RunningPopen(Popen):  # type: ignore[misc]  # as above
+    def __init__(self, pid: int) -> None:
+        self.pid = pid
+        self.returncode = None
+        self._sentinel: int | None = None
+
+    @property
+    def sentinel(self) -> int:
+        if self._sentinel is None:  # few ask for it, and descriptors may be rare
+            self._sentinel = os.pidfd_open(self.pid)
+            Finalize(self, os.close, (self._sentinel,))
+        return self._sentinel
 
 
-def _check_descriptors() -> None:
-    """Raise an error if too few descriptors are left: when they run out, loky leaks those that it has opened."""
-    with contextlib.ExitStack() as opened:
-        for _ in range(_PIPES):
-            for end in os.pipe():
-                opened.callback(os.close, end)
+_ours: WeakSet[Any] = WeakSet()
+
+
+def _forget_those_of_the_parent() -> None:
+    # `multiprocessing` would wait for them when the child exits.
+    for worker in list(_ours):
+        process._children.discard(worker)  # type: ignore[attr-defined]
+    _ours.clear()
+
+
+if hasattr(os, "register_at_fork"):
+    os.register_at_fork(after_in_child=_forget_those_of_the_parent)

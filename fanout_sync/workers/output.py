@@ -5,8 +5,7 @@ from __future__ import annotations
 import logging
 import os
 import sys
-from collections.abc import Iterable
-from multiprocessing.connection import Connection
+from collections.abc import Iterable, Sequence
 from typing import Any, Literal
 
 logger = logging.getLogger(__name__)
@@ -71,34 +70,34 @@ def _write(stream: Any, text: str) -> None:
         stream.write(text.encode(error.encoding, "backslashreplace").decode(error.encoding))
 
 
-def open_outputs() -> tuple[list[Output], list[Connection]]:
-    """Return the caller's ends, and the worker's ends, which loky can pass on (see `redirect`).
+def open_outputs() -> tuple[list[Output], list[int]]:
+    """Return the caller's ends, and the descriptors that the worker inherits (see `redirect`).
 
     Raises:
         OSError: The system has no more descriptors.
     """
     ours: list[Output] = []
-    theirs: list[Connection] = []
+    theirs: list[int] = []
     streams: tuple[Literal["stdout", "stderr"], ...] = ("stdout", "stderr")
     try:
         for stream in streams:
             reader, writer = os.pipe()
             ours.append(Output(stream, reader))
-            theirs.append(Connection(writer, readable=False))
+            theirs.append(writer)
     except BaseException:
         for output in ours:
             output.close()
         for end in theirs:
-            end.close()
+            os.close(end)
         raise
     return ours, theirs
 
 
-def redirect(ends: list[Connection]) -> None:
+def redirect(ends: Sequence[int]) -> None:
     """Redirect the standard output and the standard error of this process to `ends`, line by line."""
     for number, end in enumerate(ends, 1):
-        os.dup2(end.fileno(), number)
-        end.close()
+        os.dup2(end, number)
+        os.close(end)
     if ends:
         # New stream objects: the old ones remember the kind of file that they were opened for.
         sys.stdout = sys.__stdout__ = _writer(1)  # type: ignore[misc]  # they are not final in fact

@@ -1,81 +1,114 @@
 """The resource trackers that workers share with their caller: processes that remove what killed workers leave behind.
 
-Multiprocessing has one and loky has another; whoever needs one first starts it. When a tracker ends, it warns of all
-semaphores and shared memory that are left. Where workers are killed that is expected, so the trackers that are started
-here do not warn.
+Multiprocessing has one and loky has another; whoever needs one first starts it. A tracker reads one pipe until all
+writers are gone. So a worker can be launched with the pipe of a tracker that is not running yet.
+
+When a tracker ends, it warns of all semaphores and shared memory that are left. Where workers are killed that is
+expected, so the trackers that are started here do not warn.
 """
 
 from __future__ import annotations
 
+import importlib
 import os
 import signal
-import subprocess
 import sys
-from collections.abc import Callable
-from multiprocessing import resource_tracker as multiprocessing_tracker
-from multiprocessing import spawn as multiprocessing_spawn
-from multiprocessing import util
+import threading
+from contextlib import ExitStack
 from typing import Any
 
-from loky.backend import resource_tracker as loky_tracker
-from loky.backend import spawn as loky_spawn
+from attrs import define, frozen
 
-_PROGRAM = (
-    # It begins like the programs of the trackers: frozen programs recognize by that what they were started for.
-    "from {module} import main; import warnings; "
-    "warnings.filterwarnings('ignore', 'resource_tracker', UserWarning); main({reader})"
-)
+from . import interpreter
+from .launch import absolute_path, spawn
+
+_PROGRAM = """\
+import sys
+sys.path[:] = {path}
+from {module} import main
+import warnings
+warnings.filterwarnings("ignore", "resource_tracker", UserWarning)
+main({reader})
+"""
 _SIGNALS = (signal.SIGINT, signal.SIGTERM)
 
+MODULES = ("multiprocessing.resource_tracker", "loky.backend.resource_tracker")
 
-def ensure_trackers() -> None:
-    """Start the trackers that are not running yet.
+
+@frozen
+class _Pipe:
+    """A pipe that a tracker is to read when it is started."""
+
+    reader: int
+    writer: int
+
+
+@define(eq=False)
+class _Trackers:
+    """The trackers of one process."""
+
+    pid: int
+    pipes: dict[str, _Pipe]
+
+
+_lock = threading.RLock()
+_trackers = _Trackers(os.getpid(), {})
+
+
+def tracker_descriptors() -> dict[str, int]:
+    """Return what workers are to write to, by the name of the tracker's module; nothing is started.
 
     Raises:
-        OSError: The system has no more processes or descriptors.
+        OSError: The system has no more descriptors.
     """
-    loky: Any = loky_tracker._resource_tracker
-    multiprocessing: Any = multiprocessing_tracker._resource_tracker
-    _ensure(loky, loky_tracker.__name__, loky_spawn.get_executable)
-    _ensure(multiprocessing, multiprocessing_tracker.__name__, multiprocessing_spawn.get_executable)
+    with _lock:
+        return {module: _descriptor(module) for module in MODULES}
 
 
-def _ensure(tracker: Any, module: str, get_executable: Callable[[], str | bytes | None]) -> None:
-    # The tracker could start itself with a filter in the environment or in `sys.warnoptions`. But those belong to the
-    # caller: other threads read them, and two threads that change them would restore each other's values.
-    with tracker._lock:
-        executable = get_executable()
-        if tracker._fd is None and executable:
-            tracker._fd, tracker._pid = _start(module, os.fsencode(executable))
-    tracker.ensure_running()
+def _descriptor(module: str) -> int:
+    running = _running(module)
+    if running is not None:
+        return running
+    if _trackers.pid != os.getpid():  # in a forked child: those of the parent belong to the parent
+        _trackers.pid, _trackers.pipes = os.getpid(), {}
+    if module not in _trackers.pipes:
+        _trackers.pipes[module] = _Pipe(*os.pipe())
+    return _trackers.pipes[module].writer
 
 
-def _start(module: str, executable: bytes) -> tuple[int, int]:
-    """Start a tracker as its module does, with a filter; return the descriptor to write to, and the process id."""
-    reader, writer = os.pipe()
-    try:
-        pid = _spawn(executable, _PROGRAM.format(module=module, reader=reader), reader)
-    except BaseException:
-        os.close(writer)
-        raise
-    finally:
-        os.close(reader)
-    return writer, pid
+def _running(module: str) -> int | None:
+    loaded = sys.modules.get(module)
+    descriptor: int | None = None if loaded is None else loaded._resource_tracker._fd
+    return descriptor
 
 
-def _spawn(executable: bytes, program: str, reader: int) -> int:
-    flags = subprocess._args_from_interpreter_flags()  # type: ignore[attr-defined]  # as the trackers do
-    command = [executable, *map(os.fsencode, (*flags, "-c", program))]
-    # The signals are blocked until its program has begun: the tracker must survive a Ctrl-C.
-    before = signal.pthread_sigmask(signal.SIG_BLOCK, _SIGNALS)
-    try:
-        return int(util.spawnv_passfds(executable, command, [*_error_output(), reader]))
-    finally:
-        signal.pthread_sigmask(signal.SIG_SETMASK, before)
+def waiting_pipes() -> list[tuple[int, int]]:
+    """Return both ends of each pipe whose tracker is not started yet."""
+    with _lock:
+        return [(pipe.reader, pipe.writer) for pipe in _trackers.pipes.values()]
 
 
-def _error_output() -> list[int]:
-    try:
-        return [sys.stderr.fileno()]
-    except Exception:  # it is `None`, or closed, or has no descriptor
-        return []
+def start_trackers() -> None:
+    """Start the trackers whose pipes were given to workers.
+
+    Raises:
+        OSError: The system has no more processes or descriptors; later calls try again.
+    """
+    with _lock:
+        for module in list(_trackers.pipes) if _trackers.pid == os.getpid() else ():
+            _start(module, _trackers.pipes[module])
+            del _trackers.pipes[module]
+
+
+def _start(module: str, pipe: _Pipe) -> None:
+    """Start a tracker as its module does, but with a filter and without the current directory on its path."""
+    tracker: Any = importlib.import_module(module)._resource_tracker
+    with tracker._lock, ExitStack() as stack:
+        program = _PROGRAM.format(path=absolute_path(), module=module, reader=pipe.reader)
+        # The signals are blocked until its program has begun: the tracker must survive a Ctrl-C.
+        before = signal.pthread_sigmask(signal.SIG_BLOCK, _SIGNALS)
+        stack.callback(signal.pthread_sigmask, signal.SIG_SETMASK, before)
+        pid = spawn(interpreter.command(program), [pipe.reader])
+        os.close(pipe.reader)
+        if tracker._fd is None:  # otherwise the program has started one of its own since then
+            tracker._fd, tracker._pid = pipe.writer, pid

@@ -4,13 +4,12 @@ from __future__ import annotations
 
 import contextlib
 import logging
-import multiprocessing
 import os
 import pickle
 import signal
 import sys
 import threading
-from multiprocessing.connection import Connection
+from multiprocessing.process import active_children
 from typing import TYPE_CHECKING, Any, NoReturn
 
 from ..events.senders import check_event
@@ -20,7 +19,7 @@ from ..executors.executor import AgentExecutor
 from ..executors.step_events import StepSender
 from ..records.status import StepError
 from . import messages
-from .link import LinkLost, WorkerLink, adopt
+from .link import LOST_LINK_EXIT_CODE, LinkLost, WorkerLink, adopt
 from .log_records import Forwarding
 from .messages import Message, error_fields, pack, pack_report, unpack_step
 from .output import redirect
@@ -28,6 +27,8 @@ from .parent import watch_parent
 from .surroundings import Surroundings
 
 if TYPE_CHECKING:
+    from collections.abc import Sequence
+
     from ..events.types import Event
     from ..limits.limiter import Limiter
     from ..records.usage import Usage
@@ -35,21 +36,20 @@ if TYPE_CHECKING:
 
 logger = logging.getLogger(__name__)
 
-LOST_LINK_EXIT_CODE = 82
-"""The exit code of a worker that can no longer reach its caller."""
 
-
-def main(end: Any, output_ends: list[Connection], mark: str) -> None:
-    """Serve the caller at the other end of `end` until it says stop. The target of the loky process.
+def main(descriptor: int, outputs: Sequence[int], mark: str) -> None:
+    """Serve the caller at the other end of a socket until it says stop.
 
     Args:
-        end: See `link.adopt`.
-        output_ends: See `output.redirect`; empty if the worker prints where the caller does.
+        descriptor: The socket.
+        outputs: See `output.redirect`; empty if the worker prints where the caller does.
         mark: Identifies the descendants of this worker; see `process_tree.MARK`.
     """
-    _leave_terminal_to_the_caller()
-    redirect(output_ends)
-    worker = Worker(adopt(end), bool(output_ends))
+    # The terminal is the caller's, and Ctrl-C does not reach this process; a step may still send it the signal.
+    # A handler rather than SIG_IGN: programs that a step starts have the default action again.
+    signal.signal(signal.SIGINT, lambda signum, frame: None)
+    redirect(outputs)
+    worker = Worker(adopt(descriptor), bool(outputs))
     try:
         if worker.watch_caller(mark):
             worker.serve()
@@ -57,7 +57,7 @@ def main(end: Any, output_ends: list[Connection], mark: str) -> None:
         # The caller died, or a step closed the descriptors of this worker: nobody can be told any more.
         _exit_now(LOST_LINK_EXIT_CODE)
     lingering = [thread for thread in threading.enumerate() if not thread.daemon]
-    if lingering != [threading.current_thread()] or multiprocessing.active_children():
+    if lingering != [threading.current_thread()] or active_children():
         # A normal exit would wait for ever for a thread or a process that a step started and forgot.
         _exit_now(0)
 
@@ -219,20 +219,6 @@ def _portable_exception(error: BaseException) -> bytes | None:
         return _portable(error)
     except BaseException:  # code of the exception's class raised; the caller gets the text instead
         return None
-
-
-def _leave_terminal_to_the_caller() -> None:
-    # Ctrl-C reaches the whole process group of the terminal, and the caller decides what it means. So each worker has a
-    # group of its own. A step that signals its group then hits only its own worker, too.
-    if hasattr(os, "setpgid"):
-        os.setpgid(0, 0)
-    # A handler rather than SIG_IGN: programs that a step starts have the default action again.
-    signal.signal(signal.SIGINT, lambda signum, frame: None)
-    if hasattr(signal, "pthread_sigmask"):
-        signal.pthread_sigmask(signal.SIG_UNBLOCK, (signal.SIGINT,))  # see `worker_start.start_worker`
-    null = os.open(os.devnull, os.O_RDONLY)
-    os.dup2(null, 0)
-    os.close(null)
 
 
 def _flush_output() -> None:

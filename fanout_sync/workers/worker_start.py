@@ -1,4 +1,4 @@
-"""Starting worker processes, and when to stop trying."""
+"""Starting a worker process."""
 
 from __future__ import annotations
 
@@ -6,122 +6,106 @@ import contextlib
 import os
 import signal
 import sys
-import time
-from collections.abc import Iterator
-from typing import Any
 
-from .guard_process import add_worker, remove_worker
-from .lane import Lane, is_exiting
-from .link import open_link
-from .loss import Lost
-from .output import open_outputs
+from attrs import define
+
+from .guard_process import GuardProcess, add_worker, remove_worker
+from .launch import facts_for_boot, launch
+from .link import CallerLink, LinkLost, open_link
+from .output import Output, open_outputs
 from .process_tree import MARK, mark_below
-from .worker import main as worker_main
-
-MAX_FAILED_STARTS = 3
-"""After so many failed starts in a row, with no step done between them, no more workers are started."""
-
-_RETRY_AFTER_S = 0.3
+from .trackers import tracker_descriptors
 
 
-class WorkerStarter:
-    """Starts the workers of one set until too many starts in a row have failed.
+@define(eq=False)
+class StartedWorker:
+    """A process that was launched to be a worker, before the rest of this package is loaded to serve it."""
 
-    Attributes:
-        failures: How many starts in a row have failed.
-        last_failure: What the steps that no worker could run fail with.
+    pid: int
+    link: CallerLink
+    outputs: list[Output]
+    guard_process: GuardProcess
+    mark: str
+    is_discarded: bool = False
 
-    Args:
-        prepare: The message that each worker is sent first.
-        captures_output: Whether what workers print comes to this process's streams.
-    """
-
-    def __init__(self, prepare: bytes, captures_output: bool) -> None:
-        self.failures = 0
-        self.last_failure: Lost | None = None
-        self._prepare = prepare
-        self._captures_output = captures_output
-        self._not_before = 0.0
-
-    def may_start(self) -> bool:
-        """Return whether to try now."""
-        return self.failures < MAX_FAILED_STARTS and time.monotonic() >= self._not_before
-
-    def start(self) -> Lane:
-        """Start a worker; raises what `start_worker` raises."""
-        return start_worker(self._prepare, self._captures_output)
-
-    def put_off(self) -> None:
-        """Do not try again at once: the system has no more processes or descriptors."""
-        self._not_before = time.monotonic() + _RETRY_AFTER_S
-
-    def note_failure(self, failure: Lost) -> None:
-        """Count a start that failed."""
-        self.failures += 1
-        self.last_failure = failure
-
-    def stop(self, failure: Lost) -> None:
-        """Start no more workers."""
-        self.failures = MAX_FAILED_STARTS
-        self.last_failure = failure
+    def discard(self) -> None:
+        """Kill the process, which nobody needs after all, unless that is done already."""
+        if self.is_discarded:
+            return
+        self.is_discarded = True
+        with contextlib.suppress(ProcessLookupError, ChildProcessError):  # other code has collected its exit code
+            os.kill(self.pid, signal.SIGKILL)
+            os.waitpid(self.pid, 0)
+        self.link.close()
+        for output in self.outputs:
+            output.close()
+        remove_worker(self.guard_process)
 
 
-def start_worker(prepare: bytes, captures_output: bool) -> Lane:
+def start_worker(captures_output: bool) -> StartedWorker:
     """Start a worker process.
 
     Args:
-        prepare: The message that the worker will be sent first.
         captures_output: Whether what it prints comes to the caller.
 
     Raises:
-        OSError: The system has no more processes or descriptors; loky may raise others. Nothing is left open.
+        OSError: The system has no more processes or descriptors. Nothing is left open.
+        OptionError: There is no Python to start.
     """
-    from .loky_process import WorkerProcess
-
-    if is_exiting.is_set():
-        raise RuntimeError("the interpreter is exiting")
+    flush_streams()
     with contextlib.ExitStack() as on_failure, contextlib.ExitStack() as after_start:
         link, theirs = open_link()
         on_failure.callback(link.close)
-        _close_copies(after_start, theirs)
+        # The copies of the worker's ends are closed here, so that they end when it dies.
+        after_start.callback(theirs.close)
         outputs, their_outputs = open_outputs() if captures_output else ([], [])
         for output in outputs:
             on_failure.callback(output.close)
-        _close_copies(after_start, *their_outputs)
+        for end in their_outputs:
+            after_start.callback(os.close, end)
         guard_process = add_worker()
         on_failure.callback(remove_worker, guard_process)
         mark = f"{guard_process.mark}/{os.urandom(8).hex()}"
-        process = WorkerProcess(
-            target=worker_main, args=(theirs, their_outputs, mark), name="fanout-worker", env={MARK: mark_below(mark)}
-        )
-        with _sigint_blocked():
-            process.start()
+        trackers = tracker_descriptors()
+        passed = [theirs.fileno(), *their_outputs, *trackers.values()]
+        pid = launch(theirs.fileno(), passed, {MARK: mark_below(mark)})
         on_failure.pop_all()
-    return Lane(process, link, outputs, guard_process, mark, prepare)
+    from multiprocessing import process  # imported lazily: slow, and the worker is starting meanwhile
+
+    facts = facts_for_boot(
+        caller=os.getpid(),
+        authkey=bytes(process.current_process().authkey),
+        trackers=trackers,
+        outputs=their_outputs,
+        mark=mark,
+    )
+    with contextlib.suppress(LinkLost):  # it is dead already, which its lane will notice
+        link.send_bytes(facts)
+    return StartedWorker(pid, link, outputs, guard_process, mark)
 
 
-def _close_copies(stack: contextlib.ExitStack, *ends: Any) -> None:
-    """Have `stack` close this process's copies of the worker's ends, so that they end when the worker dies."""
-    if sys.platform != "win32":  # where there are no copies
-        for end in ends:
-            stack.callback(end.close)
+def start_early(count: int, captures_output: bool) -> list[StartedWorker]:
+    """Start the first workers of a run, which is about to load what serves them; fewer if the system has no more.
 
-
-@contextlib.contextmanager
-def _sigint_blocked() -> Iterator[None]:
-    """Block SIGINT, so that a process that is started here has it blocked, too.
-
-    Ctrl-C reaches every process in the foreground of the terminal. A worker in the middle of its start would die of it
-    with a traceback. It unblocks the signal when it has a process group of its own and a handler.
+    Raises:
+        OptionError: There is no Python to start.
     """
-    if sys.platform == "win32":
-        yield
-        return
-    from .trackers import ensure_trackers
-
-    ensure_trackers()  # before SIGINT is blocked: loky and multiprocessing unblock it when they start a tracker
-    before = signal.pthread_sigmask(signal.SIG_BLOCK, (signal.SIGINT,))
+    started: list[StartedWorker] = []
     try:
-        yield
-    finally:
-        signal.pthread_sigmask(signal.SIG_SETMASK, before)
+        # No more than can start at the same time: the others would delay the first one.
+        for _ in range(min(count, os.cpu_count() or 1)):
+            started.append(start_worker(captures_output))
+    except OSError:  # whoever needs more workers tries again, and tells why there are none
+        return started
+    except BaseException:
+        for worker in started:
+            worker.discard()
+        raise
+    return started
+
+
+def flush_streams() -> None:
+    """Flush the standard streams: what a worker prints comes after what was printed before."""
+    for stream in (sys.stdout, sys.stderr):
+        with contextlib.suppress(Exception):  # it is closed, or `None`, or its file is gone
+            stream.flush()

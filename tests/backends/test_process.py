@@ -29,7 +29,7 @@ from fanout_sync import (
     TextDelta,
 )
 from fanout_sync.testing import Ledger, LedgerExecutor, make_specs
-from fanout_sync.workers.worker_start import MAX_FAILED_STARTS
+from fanout_sync.workers.starter import MAX_FAILED_STARTS
 
 
 def run_script(tmp_path: Path, source: str, **options: Any) -> subprocess.CompletedProcess[str]:

@@ -26,8 +26,8 @@ from fanout_sync import AgentStepSpec, FanoutInterrupted, FunctionExecutor, Retr
 
 def family(spec):
     mark = f"echo $$ > {spec.prompt}/$$.pid; exec sleep 3600"
-    subprocess.Popen(["sh", "-c", mark])
-    subprocess.Popen(["sh", "-c", mark], start_new_session=True)
+    child = subprocess.Popen(["sh", "-c", mark])
+    leader = subprocess.Popen(["sh", "-c", mark], start_new_session=True)
     subprocess.run(["setsid", "sh", "-c", f"sh -c '{mark}' & exit"], check=True)
     with open(f"{spec.prompt}/{os.getpid()}.pid", "w") as file:
         print(os.getpid(), file=file)

@@ -29,7 +29,7 @@ from fanout_sync import (
     ThreadBackend,
 )
 from fanout_sync.testing import make_specs
-from fanout_sync.workers import worker_start
+from fanout_sync.workers import starter
 from fanout_sync.workers.lanes import Lanes
 from fanout_sync.workers.watcher_thread import WatcherThread
 
@@ -295,7 +295,7 @@ def test_every_call_ends_when_no_worker_can_be_started(monkeypatch: pytest.Monke
     def refuse(*arguments: Any) -> NoReturn:
         raise BlockingIOError("no more processes")
 
-    monkeypatch.setattr(worker_start, "start_worker", refuse)
+    monkeypatch.setattr(starter, "start_worker", refuse)
     with ProcessBackend(max_workers=2) as pool:
         futures = [pool.submit(int, "1") for _ in range(6)]
         for future in futures:
