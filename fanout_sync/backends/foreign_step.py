@@ -40,7 +40,8 @@ class ForeignRun:
     def payload(self) -> bytes:
         from ..workers.pickling import pickle_executor
 
-        return pickle_executor(self.context.executor, self.context.retry_rule)
+        payload, _ = pickle_executor(self.context.executor, self.context.retry_rule)
+        return payload
 
     def remote(self) -> RemoteRun:
         """Return what is sent to other processes. Called in any thread: some pools pickle in a thread of their own."""

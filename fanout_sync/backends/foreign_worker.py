@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-import pickle
 import threading
 from collections import OrderedDict
 from collections.abc import Callable, Iterator
@@ -19,6 +18,7 @@ from ..executors.step_events import StepSender
 from ..records.report import Report, failure
 from ..records.status import StepError
 from ..records.steps import AgentStepSpec
+from ..workers.sent_modules import load_apart
 from .hooks import Hooks
 from .state_file import StateFile
 
@@ -202,7 +202,7 @@ class _RemoteExecutor:
     def loaded(self) -> ExecutorInUse:
         with self._lock:
             if self._loaded is None:
-                executor, rule = pickle.loads(self._payload)
+                executor, rule = load_apart(self._payload)
                 self._loaded = ExecutorInUse(executor, rule, StopSignal())
             return self._loaded
 

@@ -12,11 +12,11 @@ from typing import TYPE_CHECKING, ParamSpec, TypeVar
 from ..checks import flag, positive_int
 from ..interrupts import InterruptScope
 from .backend import Backend, RunContext, Session
+from .kept_workers import KeptWorkers
 
 # The modules of worker processes are imported where they are used, so that `import fanout_sync` stays fast.
 if TYPE_CHECKING:
     from ..workers.calls import Calls
-    from ..workers.lane import Lane
     from ..workers.lanes import Lanes
     from ..workers.worker_start import StartedWorker
 
@@ -57,8 +57,7 @@ class ProcessBackend(Backend):
             None if max_tasks_per_child is None else positive_int("max_tasks_per_child", max_tasks_per_child)
         )
         self._captures_output = flag("capture_output", capture_output)
-        self._warm: list[Lane] = []
-        self._warm_holds = 0
+        self._kept = KeptWorkers()
         self._lock = threading.RLock()  # a finalizer may end a session in a thread that holds it
         self._calls: Calls | None = None
         self._is_shut_down = False
@@ -67,16 +66,19 @@ class ProcessBackend(Backend):
         from ..workers.worker_start import start_early
 
         size = context.bound if self._cap is None else min(context.bound, self._cap)
-        started = start_early(min(size, context.expected) - len(self._warm), self._captures_output)
+        started = start_early(min(size, context.expected) - len(self._kept), self._captures_output)
         # While the first workers start: all of this takes as long as they do.
         try:
             from ..executors.step_events import EventForwarder
+            from ..workers.code_pickler import dump_rest
+            from ..workers.module_versions import warn_of_edited_modules
             from ..workers.pickling import pickle_executor
             from .process_session import ProcessSession, UnattendedProcessSession
 
-            payload = pickle_executor(context.executor, context.retry_rule)
+            warn_of_edited_modules()
+            payload, sent = pickle_executor(context.executor, context.retry_rule)
             on_event = None if context.event_tx is None else EventForwarder(context.event_tx)
-            lanes = self._lanes(context, size, payload, on_event, started)
+            lanes = self._lanes(context, size, payload, dump_rest(sent), on_event, started)
         except BaseException:
             for worker in started:
                 worker.discard()
@@ -90,19 +92,21 @@ class ProcessBackend(Backend):
         context: RunContext,
         size: int,
         payload: bytes,
+        rest: bytes,
         on_event: Callable[[str], None] | None,
         started: list[StartedWorker],
     ) -> Lanes:
         from ..workers.lane import kill_and_reap
         from ..workers.lanes import Lanes
 
-        warm = self._take_warm()
+        warm = self._kept.take()
         try:
             lanes = Lanes(
                 size,
                 payload,
                 on_event,
                 warm[:size],
+                rest=rest,
                 started=started,
                 meter=context.meter,
                 max_tasks=self._max_tasks,
@@ -111,27 +115,19 @@ class ProcessBackend(Backend):
         except BaseException:
             kill_and_reap([lane for lane in warm if lane.state != "gone"])
             raise
-        self._keep_or_end(warm[size:])
+        self._kept.keep(warm[size:], size)
         return lanes
 
     def keep_warm(self) -> None:
-        with self._lock:
-            self._warm_holds += 1
+        self._kept.hold()
 
     def cool_down(self, scope: InterruptScope, *, is_urgent: bool = False) -> None:
-        with self._lock:
-            self._warm_holds -= 1
-            if self._warm_holds:
-                return
-        if warm := self._take_warm():
-            from ..workers.lanes import Lanes
-
-            Lanes.end(warm, is_urgent, scope)
+        self._kept.let_go(scope, is_urgent=is_urgent)
 
     def _retire(self, lanes: Lanes, is_urgent: Callable[[], bool]) -> None:
         """End the workers of a run that is over, or keep them for the next one."""
-        if self._warm_holds:
-            self._keep_or_end(lanes.release())
+        if self._kept.is_held:
+            self._kept.keep(lanes.release(), lanes.bound)
         lanes.close(is_urgent)
 
     def submit(self, fn: Callable[P, T], /, *args: P.args, **kwargs: P.kwargs) -> Future[T]:
@@ -141,11 +137,10 @@ class ProcessBackend(Backend):
             Exception: Any that pickling the function or its arguments raises; nothing is scheduled then.
             RuntimeError: The backend is shut down, or the system has no more threads; nothing is scheduled then.
         """
-        import cloudpickle
-
         from ..workers.calls import Calls
+        from ..workers.code_pickler import dump
 
-        payload = cloudpickle.dumps((fn, args, kwargs), protocol=5)
+        payload, _ = dump((fn, args, kwargs))
         with self._lock:
             if self._is_shut_down:
                 raise RuntimeError("cannot schedule new futures after shutdown")
@@ -162,22 +157,3 @@ class ProcessBackend(Backend):
             calls = self._calls
         if calls is not None:
             calls.shutdown(wait, cancel_futures)
-
-    def _take_warm(self) -> list[Lane]:
-        with self._lock:
-            warm, self._warm = self._warm, []
-        ours = [lane for lane in warm if lane.caller_pid == os.getpid()]
-        for lane in warm:
-            if lane not in ours:
-                lane.abandon()
-        return ours
-
-    def _keep_or_end(self, lanes: list[Lane]) -> None:
-        with self._lock:
-            if self._warm_holds:
-                self._warm += lanes
-                return
-        if lanes:
-            from ..workers.lanes import Lanes
-
-            Lanes.end(lanes)

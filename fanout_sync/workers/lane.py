@@ -20,9 +20,11 @@ from typing import Any, Literal
 from attrs import define, field, frozen
 
 from ..executors.executor import TEARDOWN_GRACE_S
+from .caller_state import State
 from .guard_process import GuardProcess, remove_worker
 from .link import LOST_LINK_EXIT_CODE, CallerLink
 from .loky_process import WorkerProcess
+from .module_versions import Versions, versions_here
 from .output import Output
 from .process_tree import kill_group, kill_trees
 from .worker_start import StartedWorker
@@ -61,6 +63,8 @@ class Lane:
     Attributes:
         mark: Identifies the worker's descendants; see `process_tree.MARK`.
         prepared: The PREPARE message that the worker was last sent.
+        told: The other messages that it was last sent before a step.
+        versions: Those of the modules that it may have imported.
         has_reported_start: Whether the worker has said that it is ready, or why it is not.
         is_tearing_down: Whether it exits after `teardown`, as it was told or as it has said.
         assignments: How many messages it was given to answer.
@@ -76,6 +80,8 @@ class Lane:
     guard_process: GuardProcess
     mark: str
     prepared: bytes = b""
+    told: tuple[State, bytes] | None = None
+    versions: Versions = field(factory=versions_here)
     caller_pid: int = field(factory=os.getpid)
     state: Literal["starting", "idle", "busy", "leaving", "gone"] = "starting"
     has_reported_start: bool = False

@@ -18,12 +18,14 @@ from ..executors.executor import TEARDOWN_GRACE_S, warn_of_teardown
 from ..interrupts import InterruptScope
 from ..records.status import StepError
 from . import messages
+from .caller_state import state_here
 from .guard_process import ensure_guard
 from .lane import CHECK_INTERVAL_S, Assignment, Lane, kill_and_reap, kill_lanes, reap_killed
 from .link import LinkLost
-from .log_records import emit_here, levels_here
+from .log_records import emit_here
 from .loss import Lost, kill_reason_for, loss_of
 from .messages import Message, pack
+from .module_versions import changed_since, versions_here
 from .output import Output
 from .starter import MAX_FAILED_STARTS, WorkerStarter
 from .trackers import start_trackers
@@ -48,9 +50,13 @@ class Lanes:
     only its owner, the thread that calls `turn`, may use it. Each `start` adds exactly one `(index, answer)` to
     `answers`.
 
-    Args:
+    Attributes:
         bound: The largest number of workers.
+
+    Args:
+        bound: The same.
         payload: The pickled executor, sent once to each worker; empty when there is none.
+        rest: What the caller's modules have besides; see `code_pickler.dump_rest`.
         on_event: Called with each event that a worker sends, as JSON; `None` when nobody listens.
         warm: Workers of an earlier set.
         started: Workers that were started early, and that nobody has talked to yet.
@@ -69,14 +75,17 @@ class Lanes:
         on_event: Callable[[str], None] | None = None,
         warm: Iterable[Lane] = (),
         *,
+        rest: bytes = b"",
         started: Sequence[StartedWorker] = (),
         meter: Meter | None = None,
         max_tasks: int | None = None,
         captures_output: bool = False,
     ) -> None:
         self.answers: deque[tuple[int, Message | Lost]] = deque()
-        self._bound = bound
-        self._prepare = pack((messages.PREPARE, payload, on_event is not None, levels_here()))
+        self.bound = bound
+        self._prepare = pack((messages.PREPARE, payload, on_event is not None))
+        self._told = state_here(), rest
+        self._versions = versions_here()
         self._on_event = on_event
         self._meter = meter
         self._max_tasks = max_tasks or math.inf
@@ -90,8 +99,7 @@ class Lanes:
         self.wake = self._watched.wake
         try:
             for lane in warm:
-                if lane.prepared != self._prepare:
-                    lane.state, lane.has_reported_start = "starting", False
+                self._bring_up_to_date(lane)
                 self._adopt(lane)
         except BaseException:
             self.abort()
@@ -228,12 +236,14 @@ class Lanes:
         used_up = sum(lane.is_used_up for lane in self._lanes)
         if self._is_closing:
             return False
-        has_room = len(self._lanes) - used_up < self._bound and len(self._lanes) < MAX_LANES_FACTOR * self._bound
+        has_room = len(self._lanes) - used_up < self.bound and len(self._lanes) < MAX_LANES_FACTOR * self.bound
         return coming < len(self._pending) + used_up and has_room
 
     def _add_lane(self) -> None:
         try:
-            self._adopt(self._starter.start())
+            lane = self._starter.start()
+            self._adopt(lane)
+            self._bring_up_to_date(lane)
         except Exception as error:
             # Most likely the system has no more processes or descriptors. The workers that there are do the work. If
             # there are none, it is worth trying again, but not at once.
@@ -255,9 +265,20 @@ class Lanes:
             raise
         if lane.state == "idle":
             self._idle.append(lane)
-        else:
-            lane.prepared = self._prepare
+
+    def _bring_up_to_date(self, lane: Lane) -> None:
+        """Send the worker what has changed since it was last used, or everything if it is new."""
+        reloaded = changed_since(lane.versions)
+        is_prepared = lane.prepared == self._prepare
+        if not is_prepared or reloaded:  # it says whether it is fit
+            lane.state, lane.has_reported_start = "starting", False
+        if lane.told is None or lane.told[0] != self._told[0] or reloaded:
+            self._send(lane, pack((messages.STATE, self._told[0], reloaded, is_prepared)))
+        if lane.told is None or lane.told[1] != self._told[1]:
+            self._send(lane, pack((messages.MODULES, self._told[1])))
+        if not is_prepared:
             self._send(lane, self._prepare)
+        lane.versions, lane.told, lane.prepared = self._versions, self._told, self._prepare
 
     def _send(self, lane: Lane, message: bytes) -> None:
         try:
@@ -324,6 +345,7 @@ class Lanes:
         elif kind == messages.USAGE:
             self._on_usage(*message[1:])
         elif kind == messages.LEAVING:
+            lane.has_reported_start = True
             lane.is_tearing_down = True
             self._watched.expect_exit(lane, TEARDOWN_GRACE_S)
         elif kind == messages.LOG:

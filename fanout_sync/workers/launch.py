@@ -18,20 +18,27 @@ from .link import LOST_LINK_EXIT_CODE
 
 # Python itself puts the current directory first on `sys.path` when it runs a program given with `-c` or `-m`: a file
 # `random.py` there would be imported instead of the library's own. So this program imports only modules that are
-# built in, until it has the path of its caller.
+# built in, until it has the path of its caller. This package comes from where the caller has it.
 _PROGRAM = """\
-import marshal, posix, sys
+import _frozen_importlib_external, marshal, posix, sys
 def read(size, data=b""):
     while len(data) < size:
         data += posix.read({descriptor}, size - len(data)) or posix._exit({lost_link})
     return data
 facts = marshal.loads(read(int.from_bytes(read(8), "big")))
 sys.path[:] = facts["path"]
+class Finder:
+    def find_spec(name, path=None, target=None):
+        if name == "fanout_sync":
+            return _frozen_importlib_external.PathFinder.find_spec(name, [facts["package_folder"]])
+sys.meta_path.insert(0, Finder)
 try:
-    from fanout_sync.workers.boot import boot
+    import fanout_sync
 except ModuleNotFoundError:
     sys.path.append(facts["package_folder"])
-    from fanout_sync.workers.boot import boot
+    import fanout_sync
+sys.meta_path.remove(Finder)
+from fanout_sync.workers.boot import boot
 boot({descriptor}, facts)
 """
 

@@ -17,16 +17,18 @@ from ..records.steps import AgentStepSpec, Json, StepOutcome
 from ..wire.strict_json import check_json
 
 # From the caller.
-PREPARE = "prepare"  # (PREPARE, pickled executor and retry rule, whether events are wanted, levels of loggers)
+STATE = "state"  # (STATE, see `caller_state`, names of modules that were reloaded, whether no PREPARE follows)
+MODULES = "modules"  # (MODULES, what the caller's modules have that no step seems to use, see `sent_modules`)
+PREPARE = "prepare"  # (PREPARE, pickled executor and retry rule, whether events are wanted)
 STEP = "step"  # (STEP, index, spec fields, attempt, timeout in seconds)
 CALL = "call"  # (CALL, index, pickled function and arguments)
 STOP = "stop"  # (STOP,)
 
 # From the worker.
-READY = "ready"  # (READY,)
+READY = "ready"  # (READY,) after PREPARE, or after STATE if modules were reloaded that this worker does not have
 UNPREPARED = "unprepared"  # (UNPREPARED, error fields)
 DONE = "done"  # (DONE, index, the other fields of a `Report` that a worker knows, in its order) after STEP
-LEAVING = "leaving"  # (LEAVING,) before its last answer
+LEAVING = "leaving"  # (LEAVING,) before its last answer, or after STATE if it has modules that were reloaded
 RETURNED = "returned"  # (RETURNED, index, pickled result) after CALL
 RAISED = "raised"  # (RAISED, index, pickled exception or None, error fields) after CALL
 USAGE = "usage"  # (USAGE, index, prompt tokens, completion tokens, cost in US dollars) between STEP and DONE

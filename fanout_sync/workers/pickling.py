@@ -6,12 +6,11 @@ import types
 from collections.abc import Iterator, Mapping
 from typing import TYPE_CHECKING, Any
 
-import cloudpickle
-
 from ..errors import ExecutorNotPicklable
 from ..executors.executor import AgentExecutor
 from ..formatting import describe
 from ..records.status import StepError
+from .code_pickler import Sent, dump
 
 if TYPE_CHECKING:
     from ..retry.policy import RetryRule
@@ -19,14 +18,14 @@ if TYPE_CHECKING:
 _DEEPEST_PATH = 12
 
 
-def pickle_executor(executor: AgentExecutor, retry_rule: RetryRule | None) -> bytes:
-    """Return both, pickled as a pair; classes and functions of `__main__` and of notebook cells are pickled by value.
+def pickle_executor(executor: AgentExecutor, retry_rule: RetryRule | None) -> tuple[bytes, Sent]:
+    """Return both, pickled as a pair, and what was sent with them; see `code_pickler.dump`.
 
     Raises:
         ExecutorNotPicklable: One of them cannot be pickled; the error names the attribute at fault.
     """
     try:
-        return _dumps((executor, retry_rule))
+        return dump((executor, retry_rule))
     except Exception as error:
         culprit: tuple[str, Any] = ("executor", executor)
         if _is_picklable(executor):
@@ -38,8 +37,7 @@ def pickle_executor(executor: AgentExecutor, retry_rule: RetryRule | None) -> by
 
 
 def _dumps(value: Any) -> bytes:
-    data: bytes = cloudpickle.dumps(value, protocol=5)
-    return data
+    return dump(value)[0]
 
 
 def _is_picklable(value: Any) -> bool:

@@ -19,15 +19,17 @@ from ..executors.executor import AgentExecutor
 from ..executors.step_events import StepSender
 from ..records.status import StepError
 from . import messages
+from .caller_state import state_here, take_over, take_over_filters
 from .link import LOST_LINK_EXIT_CODE, LinkLost, WorkerLink, adopt
 from .log_records import Forwarding
 from .messages import Message, error_fields, pack, pack_report, unpack_step
 from .output import redirect
 from .parent import watch_parent
+from .sent_modules import SentModule, load, set_rest
 from .surroundings import Surroundings
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Callable, Sequence
 
     from ..events.types import Event
     from ..limits.limiter import Limiter
@@ -73,6 +75,7 @@ class Worker:
         self._executor: AgentExecutor | None = None
         self._context = StepContext()
         self._rule: RetryRule | None = None
+        self._state = state_here()
         self._stop = StopSignal()  # never set: a worker that is to stop is killed
         self._event_tx: WorkerEventSender | None = None
         self._surroundings = Surroundings(watches_output=is_captured)
@@ -88,30 +91,45 @@ class Worker:
         return True
 
     def serve(self) -> None:
-        while True:
-            message = self._link.receive()
-            kind = message[0]
-            if kind == messages.STEP:
-                if not self._answer(self._run_step(message)):
-                    return
-            elif kind == messages.PREPARE:
-                if not self._prepare(message):
-                    return
-            elif kind == messages.CALL:
-                if not self._answer(self._run_call(message)):
-                    return
-            else:
-                self._tear_down()
+        answer_to: dict[str, Callable[[Message], bool]] = {
+            messages.STATE: self._take_over,
+            messages.MODULES: self._keep_rest,
+            messages.PREPARE: self._prepare,
+            messages.STEP: lambda message: self._answer(self._run_step(message)),
+            messages.CALL: lambda message: self._answer(self._run_call(message)),
+        }
+        while (message := self._link.receive())[0] != messages.STOP:
+            if not answer_to[message[0]](message):
                 return
+        self._tear_down()
+
+    def _keep_rest(self, message: Message) -> bool:
+        set_rest(message[1])
+        return True
+
+    def _take_over(self, message: Message) -> bool:
+        """Take over the state of the caller; return whether this worker is as fit as a new one."""
+        _, self._state, reloaded, is_prepared = message
+        if any(name in sys.modules and not isinstance(sys.modules[name], SentModule) for name in reloaded):
+            self._link.send(pack((messages.LEAVING,)))
+            self._tear_down()
+            return False
+        take_over(self._state)
+        take_over_filters(self._state)
+        self._forwarding.set_levels(self._state["levels"])
+        self._surroundings.remember()
+        if reloaded and is_prepared:
+            self._link.send(pack((messages.READY,)))
+        return True
 
     def _prepare(self, message: Message) -> bool:
-        _, payload, wants_events, levels = message
+        _, payload, wants_events = message
         self._tear_down()
-        self._forwarding.set_levels(levels)
         self._event_tx = WorkerEventSender(self._link) if wants_events else None
         try:
-            executor, self._rule = pickle.loads(payload) if payload else (None, None)
+            executor, self._rule = load(payload) if payload else (None, None)
             self._forwarding.restore()
+            take_over_filters(self._state)  # once more: now there are the categories of the modules just loaded
             # After loading: what modules set when they are imported is seen by every step, as on threads.
             self._context = StepContext()
             if executor is not None:
@@ -172,7 +190,7 @@ class Worker:
     def _run_call(self, message: Message) -> bytes:
         _, index, payload = message
         try:
-            function, args, kwargs = pickle.loads(payload)
+            function, args, kwargs = load(payload)
             result = own_context().run(lambda: _portable(function(*args, **kwargs)))
             answer: Message = (messages.RETURNED, index, result)
         except BaseException as error:  # a future has whatever its function raised

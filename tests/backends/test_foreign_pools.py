@@ -24,6 +24,7 @@ from fanout_sync.backends import foreign, places
 from fanout_sync.backends.foreign_worker import MAX_REMOTE_EXECUTORS, RemoteCaller, RemoteRun, _RemoteExecutors
 from fanout_sync.backends.state_file import StateFile
 from fanout_sync.testing import Ledger, make_specs
+from fanout_sync.workers.code_pickler import dump
 from fanout_sync.workers.messages import read_report, unpack
 
 pytestmark = pytest.mark.xdist_group("timing")
@@ -454,7 +455,7 @@ def test_many_runs_at_once_each_keep_their_executor(tmp_path: Path) -> None:
 
 
 def _remote_run(token: str, ledger: Ledger) -> RemoteRun:
-    return RemoteRun(token, pickle.dumps((Noting(ledger), None)), False, None)
+    return RemoteRun(token, dump((Noting(ledger), None))[0], False, None)
 
 
 def test_the_executors_that_were_used_last_are_kept(ledger: Ledger) -> None:

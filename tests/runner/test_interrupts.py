@@ -146,7 +146,7 @@ def test_an_interrupt_while_workers_start(launch: Launcher) -> None:
         textwrap.dedent(
             """
             import os, sys, time
-            if "loky.backend.popen_loky_posix" in sys.orig_argv:
+            if "fanout_sync.workers.boot" in sys.orig_argv[-1]:
                 os.write(1, b"starting\\n")
                 time.sleep(3600)
             """

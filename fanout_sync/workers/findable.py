@@ -1,0 +1,78 @@
+"""Whether a worker finds a module where its caller looks for modules, and finds the same one."""
+
+from __future__ import annotations
+
+import os
+import sys
+from collections.abc import Iterator, Sequence
+from importlib.machinery import ExtensionFileLoader, ModuleSpec
+from types import ModuleType
+from typing import Any
+
+
+class ModuleSearch:
+    """Remembers, for the time of one run, which modules a worker finds."""
+
+    def __init__(self) -> None:
+        self._is_findable: dict[str, bool] = {}
+
+    def is_findable(self, name: str) -> bool:
+        """Return whether `import` finds the module in a worker as well.
+
+        It does not if the module was loaded from a path, was made by hand, is hidden by another one of its name, or was
+        found in a current directory that has changed. It does not find `__main__`, which is never imported.
+        """
+        if name not in self._is_findable:
+            self._is_findable[name] = True  # to search for it may ask for it: a finder is in a module, too
+            self._is_findable[name] = self._search(name)
+        return self._is_findable[name]
+
+    def _search(self, name: str) -> bool:
+        module = sys.modules.get(name)
+        if name == "__main__" or module is sys.modules["__main__"]:
+            return False
+        top = name.partition(".")[0]
+        if module is None or top == "fanout_sync" or top in sys.stdlib_module_names:
+            return True  # pickle says what is wrong with a module that is not there
+        parent, _, _ = name.rpartition(".")
+        if parent and parent in sys.modules and not self.is_findable(parent):
+            return False
+        path = getattr(sys.modules.get(parent), "__path__", None) if parent else None
+        return _is_same(module, _find(name, path, self._finders(name)))
+
+    def _finders(self, name: str) -> Iterator[Any]:
+        """Yield what finds modules in a worker, too: not what this program has made itself."""
+        for finder in list(sys.meta_path):
+            kind: Any = finder if isinstance(finder, type) else type(finder)
+            if kind.__module__ != name and self.is_findable(kind.__module__):
+                yield finder
+
+
+def is_extension(module: ModuleType) -> bool:
+    """Return whether a module is compiled, so that its code cannot be sent."""
+    return isinstance(getattr(module, "__loader__", None), ExtensionFileLoader)
+
+
+def _find(name: str, path: Sequence[str] | None, finders: Iterator[Any]) -> ModuleSpec | None:
+    for finder in finders:
+        try:
+            spec: ModuleSpec | None = finder.find_spec(name, path)
+        except Exception:  # a finder of another library; a worker would have the same error
+            continue
+        if spec is not None:
+            return spec
+    return None
+
+
+def _is_same(module: ModuleType, found: ModuleSpec | None) -> bool:
+    if found is None:
+        return False
+    loaded_from = getattr(module, "__file__", None)
+    if found.origin is None or loaded_from is None or not found.has_location:  # a namespace package, or made in memory
+        return True
+    return found.origin == loaded_from or _real(found.origin) == _real(loaded_from)
+
+
+def _real(path: str) -> str:
+    # The source of a module may be beside its compiled form, and either may have been loaded.
+    return os.path.splitext(os.path.realpath(path))[0]  # noqa: PTH122 - pathlib is slow to import

@@ -1,0 +1,212 @@
+"""Modules of the caller that a worker cannot import: it has modules of the same names, filled with what was sent.
+
+The first of them is `__main__`. All functions and classes of such a module share one namespace here, too, and whoever
+looks up a name in the module (`pickle`, `typing.get_type_hints`, `import __main__`) finds it. Its code does not run.
+"""
+
+from __future__ import annotations
+
+import builtins
+import io
+import linecache
+import pickle
+import sys
+import threading
+from collections.abc import Callable
+from contextvars import ContextVar
+from functools import lru_cache, singledispatch
+from importlib.machinery import ModuleSpec
+from types import CellType, CodeType, FunctionType, ModuleType
+from typing import Any
+
+Facts = dict[str, Any]
+"""What a module has that is no code, such as `__file__`."""
+
+
+class SentModule(ModuleType):
+    """A module that is filled with what the caller's module has; the rest of it is loaded when it is looked up."""
+
+    def __getattr__(self, name: str) -> Any:
+        if not (name.startswith("__") and name.endswith("__")):
+            load_rest()
+            if name in self.__dict__:
+                return self.__dict__[name]
+        raise AttributeError(
+            f"module {self.__name__!r} has no attribute {name!r} in this worker process: it has the functions and "
+            "classes of the caller's module, and what they use, as far as that pickles"
+        )
+
+    def __dir__(self) -> list[str]:
+        load_rest()
+        return sorted(self.__dict__)
+
+
+class _Rest:
+    """What nothing in the executor uses: it is loaded when somebody looks it up after all."""
+
+    def __init__(self) -> None:
+        self.payload = b""
+        self.lock = threading.RLock()
+
+
+_rest = _Rest()
+
+
+def set_rest(payload: bytes) -> None:
+    """Keep what the modules have besides, until somebody looks something up that they do not have yet."""
+    _rest.payload = payload
+
+
+def load_rest() -> None:
+    """Load what the modules have besides, as far as it can be loaded."""
+    with _rest.lock:
+        payload, _rest.payload = _rest.payload, b""
+        if payload:
+            load(payload)
+
+
+# Loading --------------------------------------------------------------------------------------------------------------
+
+
+class _Loading(threading.local):
+    """The modules of the pickle that is being loaded in this thread, by name, if they are its own."""
+
+    modules: dict[str, ModuleType] | None = None
+
+
+_loading = _Loading()
+
+
+def load(payload: bytes) -> Any:
+    """Return the value in what `code_pickler.dump` made, and fill the modules of this process with what came with it.
+
+    Raises:
+        Exception: Any that loading the value raises.
+    """
+    modules, sources, value_bytes, names = pickle.loads(payload)
+    for facts in modules:
+        _module_of_process(facts)
+    return _load(sources, value_bytes, names)
+
+
+def load_apart(payload: bytes) -> Any:
+    """Return the value in what `code_pickler.dump` made, in a process that has a `__main__` of its own.
+
+    The modules are known only to what is loaded together; this process cannot look them up.
+
+    Raises:
+        Exception: Any that loading the value raises.
+    """
+    modules, sources, value_bytes, names = pickle.loads(payload)
+    before, _loading.modules = _loading.modules, {facts["__name__"]: _filled(facts) for facts in modules}
+    try:
+        return _load(sources, value_bytes, names)
+    finally:
+        _loading.modules = before
+
+
+def _load(sources: dict[str, list[str]], value_bytes: bytes, names: list[tuple[str, str]]) -> Any:
+    for filename, lines in sources.items():
+        linecache.cache[filename] = (sum(map(len, lines)), None, lines, filename)
+    unpickler = pickle.Unpickler(io.BytesIO(value_bytes))  # one for all: what comes later refers to what came earlier
+    value = unpickler.load()
+    for module, name in names:
+        try:
+            loaded = unpickler.load()
+        except Exception:  # code of the caller's; nobody has asked for this name yet, so nobody misses it
+            break
+        vars(_module(module)).setdefault(name, loaded)
+    return value
+
+
+def _module(name: str) -> ModuleType:
+    return sys.modules[name] if _loading.modules is None else _loading.modules[name]
+
+
+def _module_of_process(facts: Facts) -> None:
+    module = sys.modules.get(facts["__name__"])
+    if not isinstance(module, SentModule):
+        module = SentModule(facts["__name__"])
+    for alias in facts["aliases"]:
+        sys.modules[alias] = module
+    _fill(module, facts)
+
+
+def _filled(facts: Facts) -> SentModule:
+    module = SentModule(facts["__name__"])
+    _fill(module, facts)
+    return module
+
+
+def _fill(module: SentModule, facts: Facts) -> None:
+    module.__dict__["__builtins__"] = builtins
+    if facts["spec_name"] is not None:
+        module.__spec__ = ModuleSpec(facts["spec_name"], None, origin=facts.get("__file__"))
+    module.__dict__.update({name: value for name, value in facts.items() if name not in ("aliases", "spec_name")})
+
+
+# What pickles of code consist of --------------------------------------------------------------------------------------
+
+
+def sent_module(name: str) -> ModuleType:
+    """Return a module that was sent."""
+    return _module(name)
+
+
+def attribute(module: str, name: str) -> Any:
+    """Return what was sent before."""
+    return vars(_module(module))[name]
+
+
+def function(module: str, code: CodeType, cells: tuple[CellType, ...] | None) -> FunctionType:
+    """Return a function whose globals are those of a module that was sent."""
+    return FunctionType(code, vars(_module(module)), code.co_name, None, cells)
+
+
+def set_function(
+    function: FunctionType,
+    state: tuple[dict[str, Any], dict[str, Any], dict[str, Any], list[tuple[CellType, Any]]],
+) -> None:
+    """Give a function its attributes, its own `__dict__`, the globals that it uses and what it has closed over."""
+    attributes, own, reached, contents = state
+    for name, value in attributes.items():
+        setattr(function, name, value)
+    function.__dict__.update(own)
+    for name, value in reached.items():
+        if name.isidentifier():  # and not a submodule, which only has to be imported
+            function.__globals__[name] = value
+    for cell, content in contents:
+        cell.cell_contents = content
+
+
+def empty_cell() -> CellType:
+    """Return a cell that `set_function` fills."""
+    return CellType()
+
+
+def code(make: Callable[..., CodeType], arguments: tuple[Any, ...], filename: str) -> CodeType:
+    """Return a code object that says which file it is from, for tracebacks."""
+    return make(*arguments).replace(co_filename=filename)
+
+
+def cached(function: Callable[..., Any], parameters: dict[str, Any]) -> Any:
+    """Return a function with an empty cache, as `functools.lru_cache` made it."""
+    return lru_cache(**parameters)(function)
+
+
+def dispatching(default: Callable[..., Any]) -> Any:
+    """Return a function as `functools.singledispatch` made it; `set_dispatching` registers the others."""
+    return singledispatch(default)
+
+
+def set_dispatching(dispatcher: Any, state: tuple[dict[type, Callable[..., Any]], dict[str, Any]]) -> None:
+    """Register the functions of a dispatcher, and give it its attributes."""
+    registry, own = state
+    for kind, implementation in registry.items():
+        dispatcher.register(kind, implementation)
+    dispatcher.__dict__.update(own)
+
+
+def context_variable(name: str, values: tuple[Any, ...]) -> ContextVar[Any]:
+    """Return a context variable whose default is the value that the caller sees, if there is one."""
+    return ContextVar(name, default=values[0]) if values else ContextVar(name)

@@ -1,0 +1,389 @@
+"""A step in a worker finds in `__main__`, and in modules that no worker can import, what it finds on a thread."""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import pytest
+from bounds import HANG_BOUND_S
+
+SCRIPT = '''
+from __future__ import annotations
+
+import collections, concurrent.futures, contextvars, dataclasses, enum, functools, importlib.util, json, os, pickle
+import shelve, sys, tempfile, threading, typing, xml.dom.minidom
+from fanout_sync import AgentStepSpec, FunctionExecutor, Runner
+from typing import Optional
+
+class Color(enum.Enum):
+    RED = 1
+
+@dataclasses.dataclass
+class Note:
+    text: str
+    color: Optional[Color] = None
+    other: Only = None
+
+class Only:
+    """Only a string annotation names it."""
+
+class Unused(Note):
+    """Nothing names it."""
+
+class Counting:
+    made = 0
+
+    def __init__(self):
+        Counting.made += 1
+
+    @functools.cached_property
+    def once(self):
+        return Note("once")
+
+    @functools.lru_cache(maxsize=None)
+    def cached(self, number):
+        return number
+
+Point = collections.namedtuple("Point", "x y")
+UNPICKLABLE = threading.Lock()
+LABEL = contextvars.ContextVar("LABEL", default="unset")
+MISSING = contextvars.ContextVar("MISSING")
+LIMIT = 3
+AGENTS = {}
+
+def uses_what_does_not_pickle():
+    return UNPICKLABLE
+
+def agent(function):
+    AGENTS[function.__name__] = function
+    return function
+
+@agent
+def registered():
+    return "registered"
+
+@functools.lru_cache
+def client():
+    return object()
+
+@functools.cache
+def fibonacci(number):
+    return number if number < 2 else fibonacci(number - 1) + fibonacci(number - 2)
+
+@functools.singledispatch
+def describe(value):
+    return "any"
+
+@describe.register
+def _(value: int):
+    return "int"
+
+@describe.register(list)
+def _(value):
+    return f"list of {', '.join(map(describe, value))}"
+
+def unused():
+    return f"unused {LIMIT}"
+
+def annotated(note: Note, only: "Only | None" = None) -> Optional[Unused]:
+    return None
+
+def counter():
+    count = 0
+    def increase():
+        nonlocal count
+        count += 1
+        return count
+    return increase, lambda: count
+
+increase, counted = counter()
+
+def factorial(number):
+    return 1 if number == 0 else number * factorial(number - 1)
+
+def defines_a_class():
+    class Inner:
+        limit = LIMIT
+        notes = [Note(str(number)).text for number in range(LIMIT)]
+    return Inner.limit, Inner.notes
+
+class Meta(type):
+    def __call__(cls, *args):
+        return super().__call__(*args)
+
+class WithMeta(metaclass=Meta):
+    __slots__ = ("value",)
+
+    def __init__(self, value=LIMIT):
+        self.value = value
+
+def by_name(name):
+    import __main__
+    return getattr(__main__, name)
+
+def round_trip(value):
+    return pickle.loads(pickle.dumps(value))
+
+def in_a_shelf(value):
+    with tempfile.TemporaryDirectory() as folder, shelve.open(os.path.join(folder, "shelf")) as shelf:
+        shelf["value"] = value
+        return shelf["value"]
+
+def square(number):
+    return number * number
+
+def in_a_pool():
+    import multiprocessing
+    with multiprocessing.get_context("fork").Pool(1) as pool:
+        return pool.map(square, range(3))
+
+spec = importlib.util.spec_from_file_location("plugin", os.environ["PLUGIN"])
+plugin = sys.modules["plugin"] = importlib.util.module_from_spec(spec)
+spec.loader.exec_module(plugin)
+
+os.chdir(os.environ["OTHER_FOLDER"])
+sys.path.insert(0, "")
+import beside
+os.chdir(os.environ["EMPTY_FOLDER"])
+
+CHECKS = {
+    "a function with a cache": lambda: client() is client(),
+    "a recursive function with a cache": lambda: fibonacci(20),
+    "a cache on a method": lambda: Counting().cached(3),
+    "a property that is computed once": lambda: Counting().once.text,
+    "single dispatch": lambda: describe([1, "x"]),
+    "a registry": lambda: AGENTS["registered"](),
+    "a class counts its objects": lambda: (Counting(), Counting(), Counting.made)[2] >= 2,
+    "pickle of an object": lambda: round_trip(Note("x", Color.RED)) == Note("x", Color.RED),
+    "pickle of an enum": lambda: round_trip(Color.RED) is Color.RED,
+    "pickle of a named tuple": lambda: round_trip(Point(1, 2)),
+    "pickle of a class": lambda: round_trip(Note) is Note,
+    "pickle of a function": lambda: round_trip(factorial) is factorial,
+    "pickle of an object with slots": lambda: round_trip(WithMeta(4)).value,
+    "a shelf": lambda: in_a_shelf(Note("x")).text,
+    "type hints of a class": lambda: sorted(typing.get_type_hints(Note)),
+    "type hints of a function": lambda: sorted(typing.get_type_hints(annotated)),
+    "`import __main__`": lambda: by_name("unused")(),
+    "a class that nothing names": lambda: round_trip(by_name("Unused")("x")).text,
+    "what `__main__` does not have": lambda: hasattr(sys.modules["__main__"], "nothing"),
+    "the file of the script": lambda: os.path.basename(__file__),
+    "closures that share a variable": lambda: (increase(), counted() >= 1)[1],
+    "a recursive function": lambda: factorial(5),
+    "a class in a function": defines_a_class,
+    "a context variable": lambda: LABEL.get(),
+    "a context variable without a value": lambda: MISSING.get("none"),
+    "a submodule": lambda: concurrent.futures.Future.__name__,
+    "a submodule of a submodule": lambda: xml.dom.minidom.Document.__name__,
+    "`globals`": lambda: globals()["unused"](),
+    "a pool in the step": in_a_pool,
+    "a module loaded from a path": lambda: plugin.greet("x"),
+    "a class of such a module": lambda: round_trip(plugin.Greeting("x")).text,
+    "a cache in such a module": lambda: plugin.cached() is plugin.cached(),
+    "a global of such a module": lambda: plugin.CONFIG["language"],
+    "an import of such a module": lambda: __import__("plugin") is plugin,
+    "a module of another folder": lambda: beside.answer(),
+}
+
+def check(spec):
+    try:
+        return json.dumps(CHECKS[spec.prompt]())
+    except BaseException as error:
+        return f"{type(error).__name__}: {error}"
+
+if __name__ == "__main__":
+    LABEL.set("set by the script")
+    specs = [AgentStepSpec(f"t{number}", "check", "", name) for number, name in enumerate(CHECKS)]
+    found = {}
+    for backend in ("thread", "process"):
+        run = Runner(FunctionExecutor({"check": check}), backend=backend, max_concurrency=1).run(specs)
+        found[backend] = {spec.prompt: outcome.output for spec, outcome in zip(specs, run)}
+    print(json.dumps(found))
+'''
+
+PLUGIN = """
+import functools
+
+CONFIG = {"language": "en"}
+
+class Greeting:
+    def __init__(self, text):
+        self.text = text
+
+def greet(name):
+    return Greeting(f"{CONFIG['language']} {name}").text
+
+@functools.lru_cache
+def cached():
+    return object()
+"""
+
+CHECKED = [line.split('"')[1] for line in SCRIPT.splitlines() if line.startswith('    "') and '": ' in line]
+
+
+@pytest.fixture(scope="module")
+def found(tmp_path_factory: pytest.TempPathFactory) -> dict[str, dict[str, str]]:
+    """Return what the steps of the script answer, by backend."""
+    folder = tmp_path_factory.mktemp("script")
+    script, plugin, other, empty = (folder / name for name in ("script.py", "plugin.py", "other", "empty"))
+    script.write_text(SCRIPT)
+    (folder / "plugins").mkdir()
+    plugin = folder / "plugins" / "plugin.py"
+    plugin.write_text(PLUGIN)
+    other.mkdir()
+    empty.mkdir()
+    (other / "beside.py").write_text("def answer():\n    return 'from beside'\n")
+    folders = {"PLUGIN": str(plugin), "OTHER_FOLDER": str(other), "EMPTY_FOLDER": str(empty)}
+    done = subprocess.run(
+        [sys.executable, str(script)],
+        capture_output=True,
+        text=True,
+        timeout=HANG_BOUND_S,
+        check=False,
+        env={**os.environ, **folders},
+    )
+    assert done.returncode == 0, done.stderr
+    return dict(json.loads(done.stdout))
+
+
+@pytest.mark.parametrize("name", CHECKED)
+def test_a_worker_finds_what_a_thread_finds(name: str, found: dict[str, dict[str, str]]) -> None:
+    """A step gives the same answer in a worker process as on a thread."""
+    assert "Error" not in found["thread"][name]
+    assert found["process"][name] == found["thread"][name]
+
+
+def run_script(tmp_path: Path, source: str) -> Any:
+    """Return what a script has shown."""
+    script = tmp_path / "script.py"
+    script.write_text(source)
+    done = subprocess.run(
+        [sys.executable, str(script)], capture_output=True, text=True, timeout=HANG_BOUND_S, check=False, cwd=tmp_path
+    )
+    assert (done.returncode, done.stderr) == (0, "")
+    return json.loads(done.stdout)
+
+
+def test_a_worker_does_not_run_the_script_nor_import_what_no_step_needs(tmp_path: Path) -> None:
+    """What only other functions of the script import is not imported in a worker."""
+    (tmp_path / "slow_library.py").write_text("import os; open('imported', 'a').write(f'{os.getpid()} ')")
+    source = """
+import json, sys
+import slow_library
+from fanout_sync import FunctionExecutor, Runner
+from fanout_sync.testing import make_specs
+
+def report():
+    return slow_library.__name__
+
+def agent(spec):
+    return str("slow_library" in sys.modules)
+
+run = Runner(FunctionExecutor({"tester": agent}), backend="process", max_concurrency=2).run(make_specs(2))
+print(json.dumps([outcome.output for outcome in run]))
+"""
+    # `sys.modules` may be searched for anything, so it would count as a use; `sys` is spelled otherwise here.
+    source = source.replace('"slow_library" in sys.modules', "'slow_library' in getattr(sys, 'mod' + 'ules')")
+    assert run_script(tmp_path, source) == ["False", "False"]
+    assert len((tmp_path / "imported").read_text().split()) == 1
+
+
+def test_what_no_step_needs_may_be_large_or_unpicklable(tmp_path: Path) -> None:
+    """Neither costs anything: a large table of the script stays where it is."""
+    source = """
+import json, threading
+from fanout_sync import FunctionExecutor, Runner
+from fanout_sync.testing import make_specs
+
+TABLE = b"x" * 200_000_000
+LOCK = threading.Lock()
+
+def plot():
+    with LOCK:
+        return len(TABLE)
+
+class Plotter:
+    lock = LOCK
+
+def agent(spec):
+    import __main__
+    return f"{hasattr(__main__, 'plot')} {hasattr(__main__, 'Plotter')} {__main__.other()}"
+
+def other():
+    return "other"
+
+run = Runner(FunctionExecutor({"tester": agent}), backend="process", max_concurrency=1).run(make_specs(1))
+print(json.dumps(run[0].output))
+"""
+    assert run_script(tmp_path, source) == "False False other"
+
+
+def test_a_traceback_shows_file_line_and_source(tmp_path: Path) -> None:
+    """An error in a function of the script shows where it was raised, in a worker as on a thread."""
+    source = """
+import json
+from fanout_sync import FunctionExecutor, Runner
+from fanout_sync.testing import make_specs
+
+def fail(spec):
+    raise ValueError("no")  # here
+
+found = []
+for backend in ("thread", "process"):
+    run = Runner(FunctionExecutor({"tester": fail}), backend=backend, max_concurrency=1).run(make_specs(1))
+    found.append(run.records[0].error.traceback)
+print(json.dumps(found))
+"""
+    on_thread, in_worker = run_script(tmp_path, source)
+    expected = on_thread[on_thread.index(f'File "{tmp_path}') :]
+    assert "line 7, in fail" in expected
+    assert 'raise ValueError("no")  # here' in expected
+    assert in_worker.endswith(expected)
+
+
+def test_a_traceback_shows_the_source_that_only_the_caller_has() -> None:
+    """The lines of code that was never in a file, such as a cell of a notebook, are sent with it."""
+    import linecache
+
+    from fanout_sync import FunctionExecutor, Runner
+    from fanout_sync.testing import make_specs
+
+    text = "def fail(spec):\n    raise ValueError('in a cell')\n"
+    linecache.cache["<cell 1>"] = (len(text), None, text.splitlines(keepends=True), "<cell 1>")
+    namespace: dict[str, Any] = {"__name__": "cells"}
+    exec(compile(text, "<cell 1>", "exec"), namespace)
+    run = Runner(FunctionExecutor({"tester": namespace["fail"]}), backend="process", max_concurrency=1).run(
+        make_specs(1)
+    )
+    error = run.records[0].error
+    assert error is not None
+    assert "raise ValueError('in a cell')" in str(error.traceback)
+
+
+def test_a_compiled_module_that_no_worker_finds_is_refused(tmp_path: Path) -> None:
+    """The code of a compiled module cannot be sent; the error names the module before any step runs."""
+    import importlib.util
+
+    from fanout_sync import ExecutorNotPicklable, FunctionExecutor, Runner
+    from fanout_sync.testing import make_specs
+
+    found = importlib.util.find_spec("_testcapi") or importlib.util.find_spec("_decimal")
+    assert found is not None
+    assert found.origin is not None
+    compiled = tmp_path / Path(found.origin).name
+    compiled.write_bytes(Path(found.origin).read_bytes())
+    spec = importlib.util.spec_from_file_location(found.name, compiled)
+    assert spec is not None
+    module = importlib.util.module_from_spec(spec)
+    module.__name__ = "compiled_elsewhere"
+    sys.modules["compiled_elsewhere"] = module
+    try:
+        runner = Runner(FunctionExecutor({"tester": lambda spec: str(module)}), backend="process")
+        with pytest.raises(ExecutorNotPicklable, match="compiled_elsewhere"):
+            runner.run(make_specs(1))
+    finally:
+        del sys.modules["compiled_elsewhere"]
