@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from time import monotonic, perf_counter, time
+from time import perf_counter, time
 from typing import TYPE_CHECKING, Any
 
 from attrs import evolve
@@ -16,6 +16,7 @@ from ..records.report import Report, failure
 from ..records.status import StepError
 from ..records.steps import AgentStepSpec, StepOutcome
 from ..wire.strict_json import check_json, check_text
+from .clock import clock
 from .current_step import RunningStep, running_step
 from .executor import AgentExecutor
 
@@ -39,21 +40,21 @@ def run_attempt(
     error = retry_in = retry_after = None
     running_step.set(step)
     started = time()
-    clock = perf_counter()
+    began = perf_counter()
     try:
         outcome = executor.execute_step(spec, event_tx)
-        duration_s, ended = perf_counter() - clock, monotonic()
+        duration_s, is_late = perf_counter() - began, _is_late(deadline)
     except BaseException as raised:
         # A step must not end its worker, not even by SystemExit or KeyboardInterrupt. Only the text of the exception
         # is kept: its frames would stay alive, and it may not pickle.
-        duration_s, ended = perf_counter() - clock, monotonic()
+        duration_s, is_late = perf_counter() - began, _is_late(deadline)
         error = StepError.of(raised)
         retry_after = _retry_after(raised)
         if rule is not None and forks == _forks:
             retry_in, error = _ask_rule(rule, spec, attempt, None, raised, error)
     if forks != _forks:
         os._exit(0)
-    if deadline is not None and ended >= deadline:  # the clock that `current_step().cancelled` goes by
+    if is_late:
         return timed_out(step, started, duration_s, worker)
     if error is not None:
         report = failure(index, spec, "raised", error, started, duration_s, worker)
@@ -67,6 +68,10 @@ def run_attempt(
     return Report(
         index, "succeeded" if outcome.success else "failed", outcome, error, started, duration_s, worker, retry_in
     )
+
+
+def _is_late(deadline: float | None) -> bool:
+    return deadline is not None and clock.has_reached(deadline)  # the clock that `current_step().cancelled` goes by
 
 
 def _retry_after(raised: BaseException) -> float | None:

@@ -3,14 +3,15 @@
 from __future__ import annotations
 
 import contextvars
+import math
 import threading
 from collections.abc import Callable
-from time import monotonic
 from typing import TYPE_CHECKING, Any, Protocol, TypeVar
 
 from attrs import field, frozen
 
 from ..records.steps import AgentStepSpec
+from .clock import clock
 
 if TYPE_CHECKING:
     from ..limits.limiter import Limiter
@@ -73,16 +74,18 @@ class Cancelled:
 
     def is_set(self) -> bool:
         """Return whether the step should stop."""
-        return self._stop.is_set() or (self._deadline is not None and monotonic() >= self._deadline)
+        return self._stop.is_set() or (self._deadline is not None and clock.has_reached(self._deadline))
 
     def wait(self, timeout: float | None = None) -> bool:
         """Wait until the step should stop, but at most `timeout` seconds; return whether it should stop.
 
         Use it instead of `time.sleep`, so that the step can stop in time.
         """
-        left = None if self._deadline is None else max(0.0, self._deadline - monotonic())
-        limits = [limit for limit in (timeout, left) if limit is not None]
-        self._stop.wait(min(min(limits), threading.TIMEOUT_MAX) if limits else None)
+        until = math.inf if timeout is None else clock.now() + timeout
+        end = until if self._deadline is None else min(until, self._deadline)
+        # Again if the clock stood still meanwhile.
+        while not self.is_set() and (left := end - clock.now()) > 0:
+            self._stop.wait(None if left == math.inf else min(left, threading.TIMEOUT_MAX))
         return self.is_set()
 
 
@@ -95,7 +98,9 @@ class CurrentStep:
         index: The step's place in the input, from 0.
         attempt: The number of this attempt, from 1.
         timeout_s: Seconds that this attempt may take; `None` if there is no timeout.
-        deadline: When the timeout is over, in seconds on the clock of `time.monotonic()`; `None` if there is none.
+        deadline: When the timeout is over, in seconds on the clock of `time.monotonic()`; `None` if there is none. In a
+            worker process, time for which the program was stopped, as by Ctrl-Z, is added to it afterwards.
+        cancelled: Whether the step should stop by itself; has `is_set()` and `wait(timeout)`.
     """
 
     spec: AgentStepSpec
@@ -105,11 +110,7 @@ class CurrentStep:
     deadline: float | None
     stop: StopSignal = field(repr=False)
     meter: Meter = field(repr=False)
-
-    @property
-    def cancelled(self) -> Cancelled:
-        """Whether the step should stop by itself; has `is_set()` and `wait(timeout)`."""
-        return Cancelled(self.stop, self.deadline)
+    cancelled: Cancelled = field(repr=False)
 
     def add_usage(self, *, prompt_tokens: int = 0, completion_tokens: int = 0, cost_usd: float = 0.0) -> None:
         """Report what this step has used since its last report; rate limits, budgets and its record count it.
@@ -146,7 +147,9 @@ def current_step() -> CurrentStep:
     step = running_step.get()
     if step is None:
         raise RuntimeError("no step is running here: current_step() is for the code of a step, while it runs")
-    return CurrentStep(*step)
+    spec, index, attempt, timeout_s, deadline, stop, meter = step
+    at = None if deadline is None else clock.monotonic_at(deadline)
+    return CurrentStep(spec, index, attempt, timeout_s, at, stop, meter, Cancelled(stop, deadline))
 
 
 class StepContext:
@@ -207,4 +210,4 @@ def _decimal_variable(context: contextvars.Context) -> contextvars.ContextVar[An
 def begun(step: RunningStep) -> RunningStep:
     """Return `step` with the deadline that it has if it begins now."""
     spec, index, attempt, timeout_s, _, stop, meter = step
-    return spec, index, attempt, timeout_s, None if timeout_s is None else monotonic() + timeout_s, stop, meter
+    return spec, index, attempt, timeout_s, None if timeout_s is None else clock.now() + timeout_s, stop, meter

@@ -8,6 +8,8 @@ from multiprocessing import process
 from types import ModuleType
 from typing import Any
 
+from ..executors.clock import clock
+from .pauses import Pauses
 from .worker import main
 
 
@@ -23,6 +25,7 @@ def boot(descriptor: int, facts: dict[str, Any]) -> None:
     _become_child(facts["caller"], facts["authkey"])
     sharing: Any = _SharedTrackers(facts["trackers"])
     sys.meta_path.insert(0, sharing)
+    clock.stopped_s = Pauses(facts["pauses"]).stopped_s
     main(descriptor, facts["outputs"], facts["mark"])
 
 

@@ -18,13 +18,24 @@ from attrs import define
 
 from . import interpreter, process_tree
 from .launch import spawn
+from .pauses import Pauses
 
 logger = logging.getLogger(__name__)
 
 # Imported and not run as a script: an imported module is compiled already. From its own folder, because to import the
 # package takes long; a frozen program has no such folder.
-_PROGRAM = "import sys; sys.path.append({folder!r}); from process_tree import run_guard; run_guard({caller}, {mark!r})"
-_PROGRAM_IF_FROZEN = "from fanout_sync.workers.process_tree import run_guard; run_guard({caller}, {mark!r})"
+_PROGRAM = """\
+import sys
+sys.path.append({folder!r})
+from pauses import Pauses
+from process_tree import run_guard
+run_guard({caller}, {mark!r}, Pauses({pauses}))
+"""
+_PROGRAM_IF_FROZEN = """\
+from fanout_sync.workers.pauses import Pauses
+from fanout_sync.workers.process_tree import run_guard
+run_guard({caller}, {mark!r}, Pauses({pauses}))
+"""
 _IS_SUPPORTED = sys.platform.startswith("linux")
 
 
@@ -34,9 +45,11 @@ class GuardProcess:
 
     Attributes:
         mark: Part of the mark of every worker of this process; see `process_tree.MARK`.
+        pauses: Tells how long this process was stopped.
     """
 
     mark: str
+    pauses: Pauses
     _caller: int
     _workers: int = 0
     _pid: int | None = None
@@ -49,14 +62,17 @@ class GuardProcess:
         """Start the process unless it runs already: a worker is about to get its first step."""
         if self._pid is None and _IS_SUPPORTED:
             try:
-                self._pid = _spawn(self.mark)
+                self._pid = _spawn(self.mark, self.pauses.descriptor)
             except OSError as error:  # the system has no more processes; workers still watch their caller themselves
                 logger.warning("no guard process: if this process is killed, workers may outlive it: %s", error)
 
     def remove_worker(self) -> None:
         """Count one worker less; the last one ends the process."""
         self._workers -= 1
-        if self._workers == 0 and self._pid is not None and os.getpid() == self._caller:
+        if self._workers or os.getpid() != self._caller:
+            return
+        self.pauses.close()
+        if self._pid is not None:
             pid, self._pid = self._pid, None
             with contextlib.suppress(ProcessLookupError, ChildProcessError):  # other code has collected its exit code
                 os.kill(pid, signal.SIGKILL)
@@ -68,7 +84,9 @@ def add_worker() -> GuardProcess:
     global _guard_process
     with _lock:
         if _guard_process is None or _guard_process._caller != os.getpid():  # that of the parent, in a forked child
-            _guard_process = GuardProcess(os.urandom(8).hex(), os.getpid())
+            _guard_process = GuardProcess(os.urandom(8).hex(), Pauses.create(), os.getpid())
+        elif not _guard_process._workers:
+            _guard_process.pauses = Pauses.create()
         _guard_process.add_worker()
         return _guard_process
 
@@ -89,10 +107,11 @@ _guard_process: GuardProcess | None = None
 _lock = threading.RLock()  # a finalizer may remove a worker in a thread that holds it
 
 
-def _spawn(mark: str) -> int:
+def _spawn(mark: str, pauses: int) -> int:
     if getattr(sys, "frozen", False):
-        arguments = interpreter.command(_PROGRAM_IF_FROZEN.format(caller=os.getpid(), mark=mark))
+        arguments = interpreter.command(_PROGRAM_IF_FROZEN.format(caller=os.getpid(), mark=mark, pauses=pauses))
     else:
-        program = _PROGRAM.format(folder=str(Path(process_tree.__file__).parent), caller=os.getpid(), mark=mark)
+        folder = str(Path(process_tree.__file__).parent)
+        program = _PROGRAM.format(folder=folder, caller=os.getpid(), mark=mark, pauses=pauses)
         arguments = [interpreter.executable(), "-I", "-S", "-c", program]
-    return spawn(arguments, is_silent=True)
+    return spawn(arguments, [pauses] if pauses >= 0 else [], is_silent=True)

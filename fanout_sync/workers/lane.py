@@ -69,7 +69,7 @@ class Lane:
         is_tearing_down: Whether it exits after `teardown`, as it was told or as it has said.
         assignments: How many messages it was given to answer.
         is_used_up: Whether it was given as many as it may be.
-        overdue_at: When its step is overdue and it is killed, on the clock of `time.monotonic()`.
+        overdue_at: When its step is overdue and it is killed, on the clock of `now`.
         kill_at: When it is killed if it has not exited, on the same clock; 0 if it is not expected to exit.
         is_unread: Whether it is certain that it has not read its last message to the end.
     """
@@ -111,6 +111,10 @@ class Lane:
     def pid(self) -> int:
         pid: int = self.process.pid
         return pid
+
+    def now(self) -> float:
+        """Return the time that its timeouts go by: it stands still while this process is stopped."""
+        return self.guard_process.pauses.now()
 
     def is_dead(self) -> bool:
         if self.pidfd is None:

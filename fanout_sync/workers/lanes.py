@@ -182,8 +182,8 @@ class Lanes:
         kill_lanes([lane for lane in self._lanes if lane.state != "idle" and not lane.is_tearing_down])
         for lane in [] if is_urgent() else list(self._idle):
             self._stop_worker(lane)
-        deadline = time.monotonic() + TEARDOWN_GRACE_S
-        while self._lanes and (left := deadline - time.monotonic()) > 0 and not is_urgent():
+        deadline = self._watched.now() + TEARDOWN_GRACE_S
+        while self._lanes and (left := deadline - self._watched.now()) > 0 and not is_urgent():
             self.turn(left)
         if self._lanes and not is_urgent():
             warn_of_teardown(logger, "its worker is killed")

@@ -39,7 +39,7 @@ def loss_of(lane: Lane, exit_status: ExitStatus) -> Lost:
     """Return what stands for the answer of a worker that died with a step."""
     assert lane.assignment is not None, "the worker died with a step"
     duration_s = max(0.0, time.time() - lane.assigned_at)
-    if lane.is_timed_out or time.monotonic() >= lane.overdue_at - STOP_BY_ITSELF_S:
+    if lane.is_timed_out or lane.now() >= lane.overdue_at - STOP_BY_ITSELF_S:
         killed = f"worker process {lane.pid} and all that it had started were killed"
         error = StepError("TimeoutError", f"timed out after {lane.assignment.timeout_s:g} s; {killed}")
         return Lost(error, "timed_out", lane.pid, lane.assigned_at, duration_s, signal=exit_status.signal)

@@ -15,13 +15,15 @@ TYPE_CHECKING = False
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator
 
+    from .pauses import Pauses
+
 MARK = "FANOUT_SYNC_WORKERS"
 """The environment variable that identifies the descendants of a worker: a path of marks, the outermost first.
 
 It finds processes that have left the worker's process group and outlived their own parent, as daemons do."""
 
 _MAX_ROUNDS = 20  # each round finds only the processes that were started during the one before
-_CALLER_CHECK_S = 0.5
+_CALLER_CHECK_S = 0.2
 
 
 def mark_below(mark: str) -> str:
@@ -123,8 +125,12 @@ def _send(pid: int, number: int) -> None:
         return
 
 
-def run_guard(caller: int, mark: str) -> None:
-    """Wait until the process `caller`, the parent of this one, has ended; then kill all processes with the mark."""
+def run_guard(caller: int, mark: str, pauses: Pauses) -> None:
+    """Wait until the process `caller`, the parent of this one, has ended; then kill all processes with the mark.
+
+    While the caller is stopped (Ctrl-Z, SIGSTOP), they are stopped, too: they have no terminal, so Ctrl-Z does not
+    reach them.
+    """
     try:
         pidfd = os.pidfd_open(caller)
     except OSError:  # the caller is gone already, or the system has no pidfd
@@ -132,6 +138,41 @@ def run_guard(caller: int, mark: str) -> None:
     poll = select.poll()
     if pidfd >= 0:
         poll.register(pidfd, select.POLLIN)
+    stopped: dict[int, int] | None = None
     while os.getppid() == caller:
-        poll.poll(1000 * (_CALLER_CHECK_S if pidfd < 0 else 3600))
+        poll.poll(1000 * _CALLER_CHECK_S)
+        is_stopped = _is_stopped(caller)
+        if is_stopped and stopped is None:
+            pauses.begin()
+            stopped = _stop_all(mark)
+        elif not is_stopped and stopped is not None:
+            pauses.end()  # first: a worker that goes on knows that no time has passed
+            _continue(stopped)
+            stopped = None
     kill_trees([], [mark])
+
+
+def _is_stopped(pid: int) -> bool:
+    text = _read(f"/proc/{pid}/stat")
+    return text[text.rfind(b")") + 2 :].startswith(b"T")
+
+
+def _stop_all(mark: str) -> dict[int, int]:
+    """Stop all processes with the mark, also those that they start meanwhile; return their ids and start times."""
+    encoded = [f"/{mark}/".encode()]
+    stopped: dict[int, int] = {}
+    for _ in range(_MAX_ROUNDS):
+        found = {pid: started for pid, started in _descendants(set(), encoded) if stopped.get(pid) != started}
+        for pid in found:
+            _send(pid, _signal.SIGSTOP)
+        stopped.update(found)
+        if not found:
+            break
+    return stopped
+
+
+def _continue(stopped: dict[int, int]) -> None:
+    started = {pid: start for pid, _, _, start in _all_processes()}
+    for pid, start in stopped.items():
+        if started.get(pid) == start:  # and no other process that has its number now
+            _send(pid, _signal.SIGCONT)

@@ -34,7 +34,8 @@ class WatchedLanes:
             event mask.
         must_check: Whether some lanes have to be checked now and then, because no event says that their worker is dead
             or has to be killed since it does not exit.
-        next_overdue_at: When the first step is overdue, or some time before, on the clock of `time.monotonic()`.
+        next_overdue_at: When the first step is overdue, or some time before, on the clock of `Lane.now`, which is never
+            ahead of `time.monotonic()`.
 
     Raises:
         OSError: The system has no more descriptors.
@@ -132,7 +133,7 @@ class WatchedLanes:
         if lane.state == "idle":
             self.idle.remove(lane)
         lane.state = "leaving"
-        lane.kill_at = time.monotonic() + patience_s
+        lane.kill_at = lane.now() + patience_s
         self.must_check = True
 
     def _update_must_check(self) -> None:
@@ -144,26 +145,28 @@ class WatchedLanes:
 
     def kill_those_that_do_not_exit(self) -> None:
         """Kill the workers that should have exited by now."""
-        now = time.monotonic()
         for lane in self.lanes:
-            if lane.kill_at and now >= lane.kill_at:
+            if lane.kill_at and lane.now() >= lane.kill_at:
                 if lane.is_tearing_down:
                     warn_of_teardown(logger, "its worker is killed")
                 lane.kill_reason = lane.kill_reason or CLOSED_DESCRIPTORS
                 kill_lanes([lane])
+
+    def now(self) -> float:
+        """Return the time that timeouts go by; see `Lane.now`."""
+        return self.lanes[0].now() if self.lanes else time.monotonic()
 
     def start_clock(self, lane: Lane) -> None:
         """Have the worker killed when its step is overdue. Called once more when a long message has been sent."""
         assignment = lane.assignment
         if assignment is not None and assignment.timeout_s is not None:
             to_read_s = len(assignment.message) / READ_BYTES_PER_S
-            lane.overdue_at = time.monotonic() + assignment.timeout_s + STOP_BY_ITSELF_S + to_read_s
+            lane.overdue_at = lane.now() + assignment.timeout_s + STOP_BY_ITSELF_S + to_read_s
             self.next_overdue_at = min(self.next_overdue_at, lane.overdue_at)
 
     def kill_overdue(self) -> None:
         """Kill the workers whose step is overdue."""
-        now = time.monotonic()
-        overdue = [lane for lane in self.lanes if lane.overdue_at <= now]
+        overdue = [lane for lane in self.lanes if lane.overdue_at <= lane.now()]
         kill_lanes(overdue)
         for lane in overdue:
             lane.is_timed_out = True

@@ -67,7 +67,8 @@ def start_worker(captures_output: bool) -> StartedWorker:
         on_failure.callback(remove_worker, guard_process)
         mark = f"{guard_process.mark}/{os.urandom(8).hex()}"
         trackers = tracker_descriptors()
-        passed = [theirs.fileno(), *their_outputs, *trackers.values()]
+        pauses = guard_process.pauses.descriptor
+        passed = [theirs.fileno(), *their_outputs, *trackers.values(), *([pauses] if pauses >= 0 else [])]
         pid = launch(theirs.fileno(), passed, {MARK: mark_below(mark)})
         on_failure.pop_all()
     from multiprocessing import process  # imported lazily: slow, and the worker is starting meanwhile
@@ -77,6 +78,7 @@ def start_worker(captures_output: bool) -> StartedWorker:
         authkey=bytes(process.current_process().authkey),
         trackers=trackers,
         outputs=their_outputs,
+        pauses=pauses,
         mark=mark,
     )
     with contextlib.suppress(LinkLost):  # it is dead already, which its lane will notice
