@@ -23,6 +23,7 @@ from fanout_sync import (
     AgentExecutor,
     AgentStepSpec,
     Budget,
+    Continue,
     EventChannel,
     EventSender,
     ExecutorNotPicklable,
@@ -433,6 +434,14 @@ def test_each_run_has_copies_of_its_own() -> None:
             assert len(executor.shared.noted("teardown")) == rounds * WORKERS
 
 
+def test_each_round_of_a_loop_has_copies_of_its_own() -> None:
+    """A loop copies the executor for every round, as it sets a shared one up for every round."""
+    executor = Copied()
+    outcomes = Runner(executor, max_concurrency=WORKERS).loop(make_specs(8), 3, lambda _: Continue(make_specs(8)))
+    assert [outcome.output for outcome in outcomes] == numbers(8)
+    assert len(executor.shared.noted("copy")) == len(executor.shared.noted("teardown")) == 3 * WORKERS
+
+
 def test_copies_do_not_outlive_their_run(backend: Any) -> None:
     """When a run is over, nothing refers to its copies."""
     alive: weakref.WeakSet[Any] = weakref.WeakSet()
@@ -712,6 +721,31 @@ def test_ctrl_c_ends_a_run_whose_setups_hang(launch: Launcher) -> None:
     script.expect("setting up", "setting up")
     script.press_ctrl_c()
     assert script.end() == "cancelled cancelled cancelled\n"
+
+
+def test_ctrl_c_ends_a_run_in_which_a_later_copy_hangs(launch: Launcher) -> None:
+    """A worker thread that waits for its copy does not keep an interrupted run from ending."""
+    script = launch.script(
+        """
+        class Hangs(FunctionExecutor):
+            thread_safe = False
+            copies = 0
+            def __deepcopy__(self, memo):
+                Hangs.copies += 1
+                if Hangs.copies > 1:
+                    say("copying")
+                    time.sleep(3600)
+                return Hangs({"tester": is_stopped})
+
+        try:
+            Runner(Hangs(), max_concurrency=2).run(make_specs(3))
+        except FanoutInterrupted as interrupted:
+            say(statuses(interrupted.run))
+        """
+    )
+    script.expect("begun t0", "copying")
+    script.press_ctrl_c()
+    assert script.end() == "told t0\nsucceeded cancelled cancelled\n"
 
 
 # Pools of others ------------------------------------------------------------------------------------------------------
