@@ -5,7 +5,7 @@
     ├── OptionError (ValueError)            an argument of `Runner` or of the command line
     │   └── UnknownOption (TypeError)       a keyword argument that does not exist
     ├── InputError (Exception)              the iterable of specs raised, or an item is no spec; has the `run` so far
-    ├── ExecutorNotPicklable (TypeError)    an executor that cannot be sent to a worker process
+    ├── ExecutorNotPicklable (TypeError)    an executor that cannot be sent to a worker process, or copied
     ├── JournalError (Exception)            a journal that cannot be read or written, or that another run is using
     │   └── JournalConflict                 a `task_id` that belongs to another step
     └── FanoutInterrupted (KeyboardInterrupt)   Ctrl-C; has the `run` so far
@@ -111,19 +111,29 @@ class InputError(FanoutError, Exception):
 
 
 class ExecutorNotPicklable(FanoutError, TypeError):
-    """An executor cannot be sent to a worker process.
+    """An executor cannot be sent to a worker process, or `copy.deepcopy` cannot copy it for each worker thread.
+
+    Both go by what `pickle` asks of an object.
 
     Attributes:
         path: The attribute at fault, such as `"executor.client.lock"`.
-        reason: The message of the error that `pickle` raised.
+        reason: The message of the error that `pickle` or `copy.deepcopy` raised.
+        is_copy: Whether it was to be copied.
     """
 
-    def __init__(self, path: str, reason: str) -> None:
-        super().__init__(path, reason)
+    def __init__(self, path: str, reason: str, is_copy: bool = False) -> None:
+        super().__init__(path, reason, is_copy)
         self.path = path
         self.reason = reason
+        self.is_copy = is_copy
 
     def __str__(self) -> str:
+        if self.is_copy:
+            return (
+                f"{self.path} cannot be copied for each worker thread: {self.reason}. Make it in the executor's "
+                "setup(), which runs in each thread; or, if threads may share it, give its class a __deepcopy__() that "
+                "returns self."
+            )
         way_out = "Make it in the executor's setup(), which runs in each worker, or use backend='thread'."
         if "lives in one process" in self.reason:
             way_out = "Or use backend='thread'."

@@ -5,7 +5,7 @@ from __future__ import annotations
 import abc
 from collections.abc import Callable, Iterable
 from concurrent.futures import Executor
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Protocol, TypeVar
 
 from attrs import field, frozen
 
@@ -20,6 +20,8 @@ if TYPE_CHECKING:
     from ..retry.policy import RetryRule
 
 __all__ = ["Backend"]
+
+T = TypeVar("T")
 
 SIGNALS_S = 0.5
 """The longest wait, in seconds. Python handles signals when a wait ends, and misses one that comes just before it."""
@@ -86,6 +88,16 @@ class Session(abc.ABC):
         """End now: drop the steps that have not begun, kill or abandon those that run."""
 
 
+class Ask(Protocol):
+    """Returns what code of the caller's answers, or the default if an interrupt ends it, which is noted then."""
+
+    def __call__(self, question: Callable[[], T], default: T) -> T: ...
+
+
+def _ask(question: Callable[[], T], default: T) -> T:
+    return question()
+
+
 @frozen(eq=False)
 class RunContext:
     """What a backend has to know of a run.
@@ -101,6 +113,8 @@ class RunContext:
         unattended: Whether the caller's thread may be elsewhere between calls (`Runner.stream`), so that another thread
             has to watch the workers.
         on_end: Called with the report of each attempt when it ends, in any thread; `None` if nobody listens.
+        ask: Calls code of the caller's that may not return, in the caller's thread. If it is interrupted, no step of
+            the run starts.
     """
 
     executor: AgentExecutor
@@ -112,6 +126,7 @@ class RunContext:
     stop: StopSignal = field(factory=StopSignal)
     unattended: bool = False
     on_end: Callable[[Report], None] | None = None
+    ask: Ask = _ask
 
 
 class Backend(Executor):
@@ -125,7 +140,7 @@ class Backend(Executor):
         """Prepare to run steps.
 
         Raises:
-            ExecutorNotPicklable: The executor cannot be sent to where steps run.
+            ExecutorNotPicklable: The executor cannot be sent to where steps run, or copied for each thread.
         """
 
     def keep_warm(self) -> None:

@@ -13,6 +13,7 @@ from ..records.report import Report, failure
 from ..records.status import Status, StepError
 from ..records.steps import AgentStepSpec
 from .backend import POLL_S, SIGNALS_S, RunContext, Session
+from .copies import copier_of
 from .foreign_step import ForeignRun, ForeignStep, Result
 from .foreign_worker import RemoteResult
 from .places import places_of
@@ -28,6 +29,9 @@ class ForeignSession(Session):
     The pool may run steps in this process or in others; a step that it pickles runs in another one. In each of those
     `setup` runs once, `teardown` runs when the process ends, and the events of a step come together with its report. A
     step that is overdue is given up: it is reported, and its later result is dropped.
+
+    If the executor is not thread-safe, each thread that calls a step sets up a copy. No thread of a pool can be chosen
+    to tear its copy down, so that is done by whoever closes the run.
     """
 
     may_run_inline = True
@@ -36,8 +40,10 @@ class ForeignSession(Session):
         self._pool = pool
         self._context = context
         self._forward = None if context.event_tx is None else EventForwarder(context.event_tx)
-        self._run = ForeignRun(context)
-        if _runs_in_processes(pool):
+        is_remote = _runs_in_processes(pool)
+        make_copy = None if is_remote else context.ask(lambda: copier_of(context.executor), None)
+        self._run = ForeignRun(context, make_copy)
+        if is_remote:
             self._run.payload  # noqa: B018 - an executor that does not pickle is refused before any step runs
         self._places = places_of(pool)
         self._numbers = itertools.count(1)

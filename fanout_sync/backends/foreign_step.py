@@ -13,7 +13,9 @@ from typing import Any
 from ..executors.step_events import RevocableSender
 from ..records.report import Report
 from .backend import RunContext
-from .foreign_worker import ExecutorInUse, RemoteCaller, RemoteResult, RemoteRun, RemoteStep, Step, too_late
+from .copies import MakeCopy
+from .executor_in_use import ExecutorInUse, Step, too_late
+from .foreign_worker import RemoteCaller, RemoteResult, RemoteRun, RemoteStep
 from .state_file import StateFile
 
 Result = Report | RemoteResult
@@ -21,11 +23,16 @@ Result = Report | RemoteResult
 
 
 class ForeignRun:
-    """What the steps of one run share in the process of the caller."""
+    """What the steps of one run share in the process of the caller.
 
-    def __init__(self, context: RunContext) -> None:
+    Args:
+        context: What there is to know of the run.
+        make_copy: Makes a copy of the executor for each thread of this process; `None` if they share it.
+    """
+
+    def __init__(self, context: RunContext, make_copy: MakeCopy | None) -> None:
         self.context = context
-        self.executor = ExecutorInUse(context.executor, context.retry_rule, context.stop)
+        self.executor = ExecutorInUse(context.executor, context.retry_rule, context.stop, make_copy)
         # Other processes keep executors under this name. A process id is not enough: containers may have the same ones.
         self.token = uuid.uuid4().hex
         # Guards `is_withdrawn` and `_is_called` of each step, and the state file.

@@ -5,88 +5,27 @@ from __future__ import annotations
 import os
 import threading
 from collections import OrderedDict
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import TYPE_CHECKING, NamedTuple
 
-from ..events.senders import EventSender, check_event
+from ..events.senders import check_event
 from ..events.types import Event
-from ..executors.attempt import run_attempt
-from ..executors.current_step import Meter, StopSignal, begun
-from ..executors.executor import AgentExecutor
+from ..executors.current_step import StopSignal
+from ..executors.executor import AgentExecutor, is_thread_safe
 from ..executors.step_events import StepSender
 from ..records.report import Report, failure
 from ..records.status import StepError
-from ..records.steps import AgentStepSpec
 from ..workers.sent_modules import load_apart
-from .hooks import Hooks
+from .executor_in_use import ExecutorInUse, Step, too_late
 from .state_file import StateFile
 
 if TYPE_CHECKING:
     from ..limits.limiter import Limiter
     from ..records.usage import Usage
-    from ..retry.policy import RetryRule
 
 MAX_REMOTE_EXECUTORS = 8
 """How many executors a process of a foreign pool keeps set up; more if more are in use by runs that go on."""
-
-Step = tuple[AgentStepSpec, int, int, float | None]
-"""Spec, index, attempt and timeout in seconds."""
-
-
-class ExecutorInUse:
-    """An executor that is set up before its first step, torn down after its last, and runs none after that."""
-
-    def __init__(self, executor: AgentExecutor, rule: RetryRule | None, stop: StopSignal) -> None:
-        self.stop = stop
-        self._executor = executor
-        self._rule = rule
-        self._hooks = Hooks(executor)
-        self._hooks.register()
-        self._is_closed = False
-
-    def run(
-        self,
-        step: Step,
-        event_tx: EventSender | None,
-        worker: str | int,
-        meter: Meter,
-        on_begin: Callable[[], None],
-    ) -> Report:
-        """Run a step; after `close` it is reported as cancelled instead.
-
-        Args:
-            step: What to run.
-            event_tx: Takes the events of the step.
-            worker: Where it runs: thread name or process id.
-            meter: Takes the usage that the step reports.
-            on_begin: Called when the executor is set up and the time of the step begins.
-        """
-        spec, index, attempt, timeout_s = step
-        if self.stop.is_set() or not self._hooks.try_register():
-            return too_late(step)
-        try:
-            setup_error = self._hooks.set_up()
-            if setup_error is not None:
-                return failure(index, spec, "raised", setup_error)
-            on_begin()
-            running = begun((spec, index, attempt, timeout_s, None, self.stop, meter))
-            return self._hooks.context.copy().run(run_attempt, self._executor, running, event_tx, worker, self._rule)
-        finally:
-            self._hooks.unregister()
-
-    def close(self) -> None:
-        """Tear the executor down: now, or when the last step that is running on it ends."""
-        if not self._is_closed:
-            self._is_closed = True
-            self._hooks.unregister()
-
-
-def too_late(step: Step) -> Report:
-    """Return the report of a step that its pool has called after the run was over or had given the step up."""
-    spec, index, _, _ = step
-    error = StepError("CancelledError", "the run was over, or had given the step up, before the step began")
-    return failure(index, spec, "cancelled", error)
 
 
 class RemoteRun(NamedTuple):
@@ -203,8 +142,14 @@ class _RemoteExecutor:
         with self._lock:
             if self._loaded is None:
                 executor, rule = load_apart(self._payload)
-                self._loaded = ExecutorInUse(executor, rule, StopSignal())
+                make_copy = None if is_thread_safe(executor) else self._copy
+                self._loaded = ExecutorInUse(executor, rule, StopSignal(), make_copy)
             return self._loaded
+
+    def _copy(self) -> AgentExecutor:
+        # Loaded once more rather than copied: what can be sent to a process need not be fit for `copy.deepcopy`.
+        executor: AgentExecutor = load_apart(self._payload)[0]
+        return executor
 
     def close(self) -> None:
         """Tear the executor down. Called when no step is using it."""

@@ -16,11 +16,15 @@ class Hooks:
     """Counts the users of an executor: the first that needs it runs `setup`, the last to unregister runs `teardown`.
 
     Both run in one context, and every step gets a copy of it, so that it sees the context variables that `setup` sets.
+
+    Args:
+        executor: Whose hooks they are.
+        context: Where they run; by default in a copy of the current context.
     """
 
-    def __init__(self, executor: AgentExecutor) -> None:
-        self.context = StepContext()
-        self._executor = executor
+    def __init__(self, executor: AgentExecutor, context: StepContext | None = None) -> None:
+        self.context = StepContext() if context is None else context
+        self.executor = executor
         self._setup_lock = threading.Lock()
         self._is_set_up = False
         self._setup_error: StepError | None = None
@@ -53,7 +57,7 @@ class Hooks:
         with self._setup_lock:
             if not self._is_set_up and self._setup_error is None:
                 try:
-                    self.context.run(self._executor.setup)
+                    self.context.run(self.executor.setup)
                     self._is_set_up = True
                 except BaseException as error:  # code of the executor, which may also raise SystemExit
                     self._setup_error = StepError.of(error)
@@ -61,6 +65,6 @@ class Hooks:
 
     def _tear_down(self) -> None:
         try:
-            self.context.run(self._executor.teardown)
+            self.context.run(self.executor.teardown)
         except BaseException:  # as above
-            logger.exception("teardown() of %s raised", type(self._executor).__name__)
+            logger.exception("teardown() of %s raised", type(self.executor).__name__)

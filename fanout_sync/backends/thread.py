@@ -14,10 +14,11 @@ from typing import Any, ParamSpec, TypeVar
 
 from attrs import frozen
 
-from ..checks import positive_int
+from ..checks import flag, positive_int
 from ..executors.current_step import own_context
 from ..workers.futures import cancel_future, end_future
 from .backend import Backend, RunContext
+from .copies import copier_of
 from .thread_session import ThreadSession
 
 __all__ = ["ThreadBackend"]
@@ -35,12 +36,19 @@ class ThreadBackend(Backend):
 
     Args:
         max_workers: The number of threads for `submit`; a `Runner` has its own bound.
+        copies: Whether each thread of a run has a copy of the executor (`copy.deepcopy`), with its own `setup` and
+            `teardown`, for an executor that is not yours and not thread-safe. An executor whose `thread_safe` is
+            `False` is copied in any case.
+
+    Raises:
+        OptionError: An argument is not valid; the error names it.
     """
 
-    def __init__(self, max_workers: int | None = None) -> None:
+    def __init__(self, max_workers: int | None = None, *, copies: bool = False) -> None:
         self._max_workers = (
             min(32, (os.cpu_count() or 1) + 4) if max_workers is None else positive_int("max_workers", max_workers)
         )
+        self._copies = flag("copies", copies)
         self._lock = threading.Lock()
         self._calls: SimpleQueue[_Call | None] = SimpleQueue()
         self._idle = threading.Semaphore(0)
@@ -49,7 +57,8 @@ class ThreadBackend(Backend):
         weakref.finalize(self, _end_threads, self._threads, self._calls)
 
     def open(self, context: RunContext) -> ThreadSession:
-        return ThreadSession(context)
+        copier = context.ask(lambda: copier_of(context.executor, always=self._copies), None)
+        return ThreadSession(context, copier)
 
     def submit(self, fn: Callable[P, T], /, *args: P.args, **kwargs: P.kwargs) -> Future[T]:
         """Schedule `fn(*args, **kwargs)` in a copy of the caller's context; see `concurrent.futures.Executor`.

@@ -20,6 +20,7 @@ from ..records.report import Report, failure
 from ..records.status import StepError
 from ..records.steps import AgentStepSpec
 from .backend import POLL_S, SIGNALS_S, RunContext, Session
+from .copies import MakeCopy, ThreadCopies
 from .hooks import Hooks
 
 logger = logging.getLogger(__name__)
@@ -40,18 +41,25 @@ class ThreadSession(Session):
 
     The number of threads is the bound, so no more steps than that run at once. The first thread runs `setup`, the last
     one to end runs `teardown`. A thread whose step is overdue is abandoned, and another one is started in its place.
+
+    If the executor is copied, each thread sets up a copy before it takes a step, and tears it down when it ends; an
+    abandoned one too.
+
+    Args:
+        context: What there is to know of the run.
+        make_copy: Makes the copies of the executor; `None` if the threads share it.
     """
 
     lookahead = 64
 
-    def __init__(self, context: RunContext) -> None:
-        self._executor = context.executor
+    def __init__(self, context: RunContext, make_copy: MakeCopy | None = None) -> None:
         self._bound = context.bound
         self._event_tx = context.event_tx
         self._rule = context.retry_rule
         self._stop = context.stop
         self._meter = context.meter
         self._hooks = Hooks(context.executor)
+        self._copies = None if make_copy is None else ThreadCopies(make_copy)
         self._inbox: SimpleQueue[RunningStep | None] = SimpleQueue()
         # Tasks that go before those in the inbox; for each one that is added, a `_TAKE_URGENT` goes into the inbox.
         self._urgent: deque[RunningStep] = deque()
@@ -119,7 +127,9 @@ class ThreadSession(Session):
     def close(self) -> None:
         self._end_threads()
         until = monotonic() + TEARDOWN_GRACE_S
-        for thread in self._threads.values():
+        for name, thread in self._threads.items():
+            if self._copies is not None and not self._copies.is_ready(name):
+                continue  # it is still in setup() and has run no step
             while thread.is_alive():
                 thread.join(POLL_S)
                 if not self._outbox.empty():  # `wake` was called
@@ -143,6 +153,8 @@ class ThreadSession(Session):
         while self._unstarted:  # first, so that `teardown` runs on a thread, if there is one
             self._unstarted -= 1
             self._hooks.unregister()
+        if self._copies is not None:
+            self._copies.end()
         for _ in self._threads:
             self._inbox.put(None)
 
@@ -164,14 +176,20 @@ class ThreadSession(Session):
             self._unstarted -= 1
             self._threads[name] = thread
 
+    def _ensure_thread(self) -> None:
+        """Start a thread if there is none: none could be started before, or those without a copy have ended."""
+        if not any(thread.is_alive() for thread in self._threads.values()):
+            self._threads.clear()
+            self._add_thread()
+
     def _wait_and_check(self, timeout_s: float | None) -> Report | None:
         now = monotonic()
         until = math.inf if timeout_s is None else now + timeout_s
         while True:
             if now >= self._check_at:
                 self._abandon_overdue(now)
-            if self._outstanding and not self._threads:
-                self._add_thread()
+            if self._outstanding and (not self._threads or self._copies is not None):
+                self._ensure_thread()
             try:
                 return self._outbox.get(timeout=max(0.0, min(until, self._check_at, now + SIGNALS_S) - now))
             except Empty:
@@ -194,36 +212,56 @@ class ThreadSession(Session):
         _, _, _, timeout_s, deadline, _, _ = step
         duration_s = (timeout_s or 0.0) + now - (deadline or now)
         del self._threads[worker]
+        if self._copies is not None:
+            self._copies.abandon(worker)
         and_then = f"; its thread {worker} is abandoned and replaced"
         self._outbox.put(timed_out(step, time() - duration_s, duration_s, worker, and_then))
         self._unstarted += 1
         self._add_thread()
 
     def _work(self) -> None:
-        setup_error = self._hooks.set_up()
+        if self._copies is None:
+            is_abandoned = self._serve(self._hooks, self._hooks.set_up())
+        else:
+            is_abandoned = self._work_on_copy(self._copies)
+        if not is_abandoned:  # else the replacement has the registration of this thread
+            self._hooks.unregister()
+
+    def _work_on_copy(self, copies: ThreadCopies) -> bool:
+        own = copies.prepare(threading.current_thread().name)
+        if own is None:  # other threads run the steps
+            return False
+        if isinstance(own, StepError):
+            return self._serve(self._hooks, own)
+        try:
+            return self._serve(own, None)
+        finally:
+            own.unregister()
+
+    def _serve(self, hooks: Hooks, setup_error: StepError | None) -> bool:
+        """Run steps on the executor of `hooks` until there are no more; return whether this thread was abandoned."""
         take, urgent = self._inbox.get, self._urgent
         report = self._outbox.put if self._on_end is None else self._report
-        executor, event_tx, rule = self._executor, self._event_tx, self._rule
-        context, name = self._hooks.context, threading.current_thread().name
+        executor, event_tx, rule = hooks.executor, self._event_tx, self._rule
+        context, name = hooks.context, threading.current_thread().name
         while True:
             task = None
             try:
                 if (task := take()) is None:
-                    break
+                    return False
                 if (urgent or task is _TAKE_URGENT) and (task := self._most_urgent(task)) is None:
                     continue
                 if setup_error is not None:
                     report(failure(task[1], task[0], "raised", setup_error))
                 elif task[3] is None:  # no timeout
                     report(context.copy().run(run_attempt, executor, task, event_tx, name, rule))
-                elif not self._run_limited(begun(task), name):
-                    return
+                elif not self._run_limited(hooks, begun(task), name):
+                    return True
             except BaseException as error:
                 # An internal error, or memory ran out, or other code raised it in this thread, as watchdogs do. The
                 # run must not wait for ever.
                 if task is not None:
                     report(failure(task[1], task[0], "raised", StepError.of(error)))
-        self._hooks.unregister()
 
     def _report(self, report: Report) -> None:
         if self._on_end is not None:
@@ -236,16 +274,16 @@ class ThreadSession(Session):
             self._urgent.append(task)
         return self._urgent.popleft() if self._urgent else None
 
-    def _run_limited(self, step: RunningStep, worker: str) -> bool:
+    def _run_limited(self, hooks: Hooks, step: RunningStep, worker: str) -> bool:
         """Run a step that has a deadline; return false if this thread was abandoned meanwhile."""
         key = id(step)
         self._limited[key] = step, worker
         event_tx = None if self._event_tx is None else RevocableSender(self._event_tx, lambda: key in self._limited)
         try:
-            report = self._hooks.context.copy().run(run_attempt, self._executor, step, event_tx, worker, self._rule)
+            report = hooks.context.copy().run(run_attempt, hooks.executor, step, event_tx, worker, self._rule)
         except BaseException as error:  # as in `_work`
             report = failure(step[1], step[0], "raised", StepError.of(error))
         if self._limited.pop(key, None) is None:
-            return False  # the step was reported, and the replacement has the registration of this thread
+            return False  # the step was reported when this thread was abandoned
         self._report(report)
         return True

@@ -249,6 +249,7 @@ class Call:
             stop=StopSignal(),
             unattended=is_unattended,
             on_end=on_end,
+            ask=self.ask,
         )
         if isinstance(plan.backend, Backend):
             return plan.backend.open(context)

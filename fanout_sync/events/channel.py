@@ -118,6 +118,9 @@ class EventChannel:
     ) -> None:
         self.close()
 
+    def __deepcopy__(self, memo: object) -> EventChannel:
+        return self  # the copies of an executor share it, as threads may
+
     def __reduce__(self) -> NoReturn:
         raise TypeError("an EventChannel lives in one process: give it to the runner as event_tx, not to the executor")
 

@@ -158,14 +158,17 @@ class StepContext:
     So a step sees the values that `setup` has set, and none that another step has set. A variable whose value is a
     mutable object holds the same object in every copy; of such objects only the decimal context is copied, too.
 
+    Args:
+        base: Begin as a copy of this one, in which nothing may be running; by default of the current context.
+
     Attributes:
         copy: Returns a context for one step. Called for every step, so it is `Context.copy` itself where possible.
     """
 
     copy: Callable[[], contextvars.Context]
 
-    def __init__(self) -> None:
-        self._context = own_context()
+    def __init__(self, base: StepContext | None = None) -> None:
+        self._context: contextvars.Context = own_context() if base is None else _separate_copy(base._context)
         self._choose_copy()
 
     def run(self, function: Callable[[], T]) -> T:

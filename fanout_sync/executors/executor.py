@@ -5,6 +5,7 @@ from __future__ import annotations
 import abc
 import logging
 
+from ..checks import flag
 from ..events.senders import EventSender
 from ..records.steps import AgentStepSpec, StepOutcome
 
@@ -29,9 +30,16 @@ class AgentExecutor(abc.ABC):
     clients, locks and connections, in `setup`.
     """
 
+    thread_safe: bool = True
+    """Whether threads may share the executor.
+
+    With `False` each worker thread has a copy of its own (`copy.deepcopy`), as each worker process has, and calls its
+    `setup` and `teardown`. The executor itself is then only copied. Set it in the class, or on an object.
+    """
+
     @abc.abstractmethod
     def execute_step(self, spec: AgentStepSpec, event_tx: EventSender | None = None) -> StepOutcome:
-        """Run `spec` and return its outcome. Called from many workers at once.
+        """Run `spec` and return its outcome. Called from many threads at once, unless `thread_safe` is `False`.
 
         Args:
             spec: What to run.
@@ -54,16 +62,33 @@ class AgentExecutor(abc.ABC):
         return None
 
     def setup(self) -> None:
-        """Prepare a worker: called once in each worker process, and once per run on threads, before the first step.
+        """Prepare a worker, before its first step.
 
-        If it raises, the steps of that worker fail with its error. A worker process that is still in `setup` when the
-        run is over is killed. Neither timeout nor retries apply to it. Every step starts with the context variables and
-        the `decimal` context that it leaves; no step sees what another step changes in them.
+        Called once in each worker process. On threads it is called once per run; if `thread_safe` is `False`, once in
+        each thread, on its copy.
+
+        If it raises on threads that share the executor, every step fails with its error. A worker process, or a thread
+        with a copy of its own, then runs no step, and after three such starts in a row no more are tried: the other
+        workers run the steps, and if there are none, the steps fail with the error. Whoever is still in `setup` when
+        the run is over is killed, or as a thread abandoned. Neither timeout nor retries apply to `setup`. Every step
+        starts with the context variables and the `decimal` context that it leaves; no step sees what another step
+        changes in them.
         """
 
     def teardown(self) -> None:
-        """Undo `setup`, in the same context: once after the last step of a worker process, once per run on threads.
+        """Undo `setup`, in the same context and as often: after the last step of the worker.
 
         It is not called if `setup` failed or the worker died. If it raises, that is logged and changes no outcome. On
-        threads, steps that were abandoned after their timeout may still be running.
+        threads that share the executor, steps that were abandoned after their timeout may still be running. If
+        `thread_safe` is `False`, it is called in the thread of the copy; in an abandoned thread when its step ends, be
+        that after the run. On a pool of your own, where no thread can be chosen, it is called in any thread.
         """
+
+
+def is_thread_safe(executor: AgentExecutor) -> bool:
+    """Return whether threads may share the executor.
+
+    Raises:
+        OptionError: Its `thread_safe` is no bool.
+    """
+    return flag(f"thread_safe of {type(executor).__name__}", executor.thread_safe)

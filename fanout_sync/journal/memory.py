@@ -29,6 +29,9 @@ class MemoryJournal(Journal):
     _holders: WeakValueDictionary[str, _OpenMemoryWorkflow] = field(init=False, factory=WeakValueDictionary, repr=False)
     _lock: threading.Lock = field(init=False, factory=threading.Lock, repr=False)
 
+    def __deepcopy__(self, memo: object) -> MemoryJournal:
+        return self  # the copies of an executor share it, as threads may
+
     def open(self, workflow_id: str) -> OpenWorkflow:
         with self._lock:
             self._refuse_if_held(workflow_id)

@@ -134,6 +134,9 @@ class Budget:
         number = not_negative_amount("what estimate of Budget returns, unless it is a Usage,", estimate)
         return Amount(math.ceil(number), 0) if self.max_cost_usd is None else Amount(0, _to_parts(number))
 
+    def __deepcopy__(self, memo: object) -> Budget:
+        return self  # the copies of an executor share it, as threads may
+
     def __reduce__(self) -> NoReturn:
         raise TypeError("a Budget lives in one process: give it to the runner as budget, not to the executor")
 

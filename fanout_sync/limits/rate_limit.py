@@ -109,6 +109,9 @@ class RateLimit:
             raise OptionError(f"key of RateLimit must return a str, got {describe(key)}")
         return key
 
+    def __deepcopy__(self, memo: object) -> RateLimit:
+        return self  # the copies of an executor share it, as threads may
+
     def __reduce__(self) -> NoReturn:
         raise TypeError("a RateLimit lives in one process: give it to the runner as rate_limit, not to the executor")
 

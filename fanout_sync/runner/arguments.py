@@ -15,7 +15,7 @@ from ..checks import positive_seconds
 from ..engine.plan import RunPlan
 from ..errors import OptionError
 from ..events.senders import EventSink
-from ..executors.executor import AgentExecutor
+from ..executors.executor import AgentExecutor, is_thread_safe
 from ..formatting import describe, did_you_mean
 from ..records.steps import AgentStepSpec
 
@@ -45,6 +45,7 @@ _BACKENDS: dict[str, Callable[[], Backend]] = {"thread": ThreadBackend, "process
 def an_executor(value: Any) -> AgentExecutor:
     """Return the executor, if it is one."""
     if isinstance(value, AgentExecutor):
+        is_thread_safe(value)  # refuses what is no bool
         return value
     if isinstance(value, type) and issubclass(value, AgentExecutor):
         name = value.__name__

@@ -132,7 +132,8 @@ class Runner:
         Raises:
             InputError: `specs` is not iterable, its iterator raised, or an item is no spec. Steps that were started
                 by then are finished first, and are in its `.run`.
-            ExecutorNotPicklable: The executor cannot be sent to worker processes; nothing was run.
+            ExecutorNotPicklable: The executor cannot be sent to worker processes, or copied for each thread; nothing
+                was run.
             JournalError: The journal cannot be used; if that comes to light in the middle, steps that were started are
                 finished first, and are in its `.run`.
             JournalConflict: Two specs have the same `task_id`, or one is journalled with another spec; nothing was run.

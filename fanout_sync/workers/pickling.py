@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import sys
 import types
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from typing import TYPE_CHECKING, Any
 
 from ..errors import ExecutorNotPicklable
@@ -30,7 +31,7 @@ def pickle_executor(executor: AgentExecutor, retry_rule: RetryRule | None) -> tu
         culprit: tuple[str, Any] = ("executor", executor)
         if _is_picklable(executor):
             culprit = ("retry", retry_rule)
-        path, value, cause = _culprit(*culprit, error)
+        path, value, cause = find_culprit(*culprit, error, _dumps)
         if value is executor:
             raise ExecutorNotPicklable(path, f"{StepError.of(cause)}") from error
         raise ExecutorNotPicklable(path, f"it is {describe(value)} ({StepError.of(cause)})") from error
@@ -43,26 +44,41 @@ def _dumps(value: Any) -> bytes:
 def _is_picklable(value: Any) -> bool:
     try:
         _dumps(value)
-    except Exception:  # `_culprit` finds out why
+    except Exception:  # `find_culprit` finds out why
         return False
     return True
 
 
-def _culprit(path: str, value: Any, error: Exception) -> tuple[str, Any, Exception]:
+def find_culprit(
+    path: str, value: Any, error: Exception, attempt: Callable[[Any], object]
+) -> tuple[str, Any, Exception]:
+    """Return the innermost part of `value` that `attempt` fails for: its path, itself, and the error.
+
+    Args:
+        path: The path of `value`.
+        value: What `attempt` has failed for.
+        error: What it raised.
+        attempt: Pickles or copies what it is given.
+    """
     seen: set[int] = set()
     for _ in range(_DEEPEST_PATH):
         seen.add(id(value))
-        for step, part in _parts(value):
+        for step, part in () if _is_imported(value) else _parts(value):
             if id(part) in seen:
                 continue
             try:
-                _dumps(part)
+                attempt(part)
             except Exception as cause:
                 path, value, error = path + step, part, cause
                 break
         else:
             break
     return path, value, error
+
+
+def _is_imported(value: Any) -> bool:
+    """Whether it is a module that others share, so that its parts are not at fault."""
+    return isinstance(value, types.ModuleType) and sys.modules.get(value.__name__) is value
 
 
 def _parts(value: Any) -> Iterator[tuple[str, Any]]:

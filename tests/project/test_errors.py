@@ -41,6 +41,7 @@ SAMPLES: list[FanoutError] = [
     UnknownOption("there is no option 'timout'; did you mean 'timeout'?"),
     InputError("item 3 is no AgentStepSpec", RUN),
     ExecutorNotPicklable("executor.client.lock", "cannot pickle '_thread.lock' object"),
+    ExecutorNotPicklable("executor.client.lock", "cannot pickle '_thread.lock' object", is_copy=True),
     JournalError("runs.db: cannot be written, the disk is full"),
     JournalError("runs.db: cannot be written, the disk is full", RUN),
     JournalConflict("1 step has changed", {"a": ("prompt",)}),
@@ -122,6 +123,14 @@ def test_executor_not_picklable_says_what_to_do() -> None:
     assert "backend='thread'" in message
 
 
+def test_executor_that_cannot_be_copied_says_what_to_do() -> None:
+    """The message names the attribute at fault, and how to make or to share it."""
+    message = str(ExecutorNotPicklable("executor.client.lock", "cannot pickle '_thread.lock' object", is_copy=True))
+    assert message.startswith("executor.client.lock cannot be copied for each worker thread: cannot pickle")
+    assert "setup()" in message
+    assert "__deepcopy__()" in message
+
+
 def test_attributes_are_the_arguments() -> None:
     """Programs can read the arguments of an error as attributes."""
     error = WireError("got null", "agent", "specs.jsonl", 7)
@@ -135,7 +144,7 @@ def test_attributes_are_the_arguments() -> None:
     changed = JournalConflict("1 step has changed", MappingProxyType({"a": ("prompt",)}))
     assert (changed.reason, changed.conflicts, changed.run) == ("1 step has changed", {"a": ("prompt",)}, None)
     stuck = ExecutorNotPicklable("executor.lock", "it is a lock")
-    assert (stuck.path, stuck.reason) == ("executor.lock", "it is a lock")
+    assert (stuck.path, stuck.reason, stuck.is_copy) == ("executor.lock", "it is a lock", False)
 
 
 def test_only_an_interrupt_is_no_exception() -> None:

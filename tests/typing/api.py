@@ -53,6 +53,8 @@ from fanout_sync import (
 
 
 class Agent(AgentExecutor):
+    thread_safe = False
+
     def timeout_for(self, spec: AgentStepSpec) -> float | None:
         return None if spec.max_steps is None else 2.0 * spec.max_steps
 
@@ -77,6 +79,7 @@ some: list[StepOutcome] = run[:2]
 record: StepRecord = run.records[0]
 stream: Iterator[StepOutcome] = Runner(Agent(), backend=ProcessBackend()).stream([spec], order="completion")
 future: Future[int] = ThreadBackend().submit(len, "text")
+copies: Run = Runner(FunctionExecutor({"a": len}), backend=ThreadBackend(copies=True)).run([spec])
 write_outcomes("out.jsonl", Runner(Agent()).stream(read_specs("-")))
 
 executor = FunctionExecutor({"shout": lambda spec: spec.prompt.upper()}, concurrency=4)

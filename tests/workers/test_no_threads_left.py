@@ -253,6 +253,35 @@ def test_an_executor_stays_set_up_though_an_overdue_step_cannot_be_replaced() ->
     assert executor.log == ["setup", "t0", "t1", "t2", "teardown"]
 
 
+class Copied(Logging):
+    """Has a copy for each thread, which logs in the same list; only the first and the fifth setup succeed."""
+
+    thread_safe = False
+
+    def __deepcopy__(self, memo: object) -> Copied:
+        copied = Copied(hangs=self.hangs)
+        copied.log, copied.may_go = self.log, self.may_go
+        return copied
+
+    def setup(self) -> None:
+        super().setup()
+        if 1 < self.log.count("setup") < 5:
+            raise ConnectionError("no seat")
+
+
+def test_steps_of_a_thread_without_replacement_go_to_a_later_copy() -> None:
+    """A run goes on though one thread could set up no copy, and the other one is abandoned and not replaced at once."""
+    executor = Copied(hangs=True)
+    try:
+        with no_threads(spared=2, refused=2) as refused:
+            run = Runner(executor, max_concurrency=2, timeout=0.3).run(make_specs(5))
+    finally:
+        executor.may_go.set()
+    assert len(refused) == 2
+    assert [record.status for record in run.records] == ["timed_out", *["succeeded"] * 4]
+    assert executor.log.count("setup") == 5
+
+
 def test_a_call_that_cannot_be_submitted_to_threads_is_not_run_later() -> None:
     """`submit` without any thread raises the error, and the call is not made when there are threads again."""
     made: list[str] = []
