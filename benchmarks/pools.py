@@ -96,6 +96,18 @@ def pebble_pool(function: Function, workers: int) -> Iterator[RunAll]:
 
 
 @contextmanager
+def pebble_futures(function: Function, workers: int) -> Iterator[RunAll]:
+    """`pebble.ProcessPool.schedule`, whose futures say which calls have killed their worker."""
+    with pebble.ProcessPool(workers) as pool:
+
+        def run_all(items: Iterable[Any]) -> Sequence[Any]:
+            futures = [pool.schedule(function, [item]) for item in items]
+            return [future.exception() or future.result() for future in futures]
+
+        yield run_all
+
+
+@contextmanager
 def loky_pool(function: Function, workers: int) -> Iterator[RunAll]:
     """`loky.ProcessPoolExecutor.map`."""
     with loky.ProcessPoolExecutor(workers) as pool:

@@ -22,6 +22,7 @@ class Sizes:
         process_steps: Steps that do nothing, in processes.
         streamed: Steps of the long stream; the short one has a hundredth.
         uneven_steps: Steps of 10 ms beside one that takes as long as all of them together.
+        deadly_steps: Steps of which every tenth kills its worker.
     """
 
     rounds: int
@@ -30,10 +31,11 @@ class Sizes:
     process_steps: int
     streamed: int
     uneven_steps: int
+    deadly_steps: int
 
 
-FULL = Sizes(7, 20_000, 2_000, 2_000, 1_000_000, 100)
-QUICK = Sizes(2, 1_000, 640, 200, 20_000, 20)
+FULL = Sizes(7, 20_000, 2_000, 2_000, 1_000_000, 100, 400)
+QUICK = Sizes(2, 1_000, 640, 200, 20_000, 20, 100)
 
 
 @frozen

@@ -19,6 +19,7 @@ ROWS: dict[str, Callable[[Sizes], Row]] = {
     "import": fresh.imports,
     "stream-memory": fresh.stream_memory,
     "process-uneven": processes.uneven,
+    "process-deaths": processes.deaths,
     "journal-sleep": journals.naps,
     "journal-noop": journals.noop,
     "journal-resume": journals.resume,

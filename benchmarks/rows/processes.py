@@ -8,7 +8,7 @@ from typing import Any
 
 from .. import pools
 from ..executors import specs_for
-from ..functions import answer
+from ..functions import DEADLY, answer, answer_or_die
 from ..measure import time_warm
 from ..row import IDEAL, OURS, Contestant, Limit, Row, Sizes
 from .threads import NAP_S, RUN_IN, WARM_UP, extra_contestants, guarded_row
@@ -55,6 +55,26 @@ def uneven(sizes: Sizes) -> Row:
         ),
         (Limit("must", 1.05, (IDEAL,)),),
         ideal=long_s * 1e3,
+    )
+
+
+def deaths(sizes: Sizes) -> Row:
+    """Steps that kill their worker: what it costs to start another one."""
+    count = sizes.deadly_steps
+    prompts = [DEADLY if number % 10 == 9 else "hello" for number in range(count)]
+    specs = specs_for(prompts)
+
+    def contestant(name: str, open_pool: Callable[..., pools.Pool], items: list[Any]) -> Contestant:
+        return Contestant(name, lambda: 1e3 * time_warm(partial(open_pool, answer_or_die, WORKERS), items[:4], items))
+
+    return Row(
+        f"{count:,} steps of which every tenth kills its worker, 2 workers",
+        "ms",
+        (
+            contestant(OURS, partial(pools.fanout_sync, backend="process"), specs),
+            contestant("pebble, which forks", pools.pebble_futures, prompts),
+        ),
+        (),
     )
 
 
