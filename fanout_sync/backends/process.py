@@ -7,7 +7,8 @@ import threading
 import weakref
 from collections.abc import Callable
 from concurrent.futures import Future
-from typing import TYPE_CHECKING, ParamSpec, TypeVar
+from functools import partial
+from typing import TYPE_CHECKING, Any, ParamSpec, TypeVar
 
 from ..checks import flag, positive_int
 from ..interrupts import InterruptScope
@@ -61,6 +62,11 @@ class ProcessBackend(Backend):
         self._lock = threading.RLock()  # a finalizer may end a session in a thread that holds it
         self._calls: Calls | None = None
         self._is_shut_down = False
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        # Its workers and its calls stay here: a copy, in a worker whose step uses a runner, starts its own.
+        options = partial(ProcessBackend, max_tasks_per_child=self._max_tasks, capture_output=self._captures_output)
+        return options, (self._cap,)
 
     def open(self, context: RunContext) -> Session:
         from ..workers.worker_start import start_early

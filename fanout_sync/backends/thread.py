@@ -56,6 +56,10 @@ class ThreadBackend(Backend):
         self._is_shut_down = False
         weakref.finalize(self, _end_threads, self._threads, self._calls)
 
+    def __reduce__(self) -> tuple[Any, ...]:
+        # Its threads stay here: a copy, in a worker whose step uses a runner, starts its own.
+        return partial(ThreadBackend, copies=self._copies), (self._max_workers,)
+
     def open(self, context: RunContext) -> ThreadSession:
         copier = context.ask(lambda: copier_of(context.executor, always=self._copies), None)
         return ThreadSession(context, copier)

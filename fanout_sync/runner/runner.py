@@ -120,6 +120,14 @@ class Runner:
         warn_of_soft_timeout(self._plan)
         self._streams: WeakSet[Generator[StepOutcome, None, None]] = WeakSet()
 
+    def __getstate__(self) -> RunPlan:
+        # A step that uses its own runner takes it to a worker process. Open streams and kept workers stay here.
+        return self._plan
+
+    def __setstate__(self, plan: RunPlan) -> None:
+        self._plan = plan
+        self._streams = WeakSet()
+
     def run(self, specs: Iterable[AgentStepSpec]) -> Run:
         """Run every spec and return when all are done.
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import signal
 import subprocess
@@ -27,6 +28,7 @@ from fanout_sync import (
     SubagentEnd,
     SubagentStart,
     TextDelta,
+    ThreadBackend,
 )
 from fanout_sync.testing import Ledger, LedgerExecutor, make_specs
 from fanout_sync.workers.starter import MAX_FAILED_STARTS
@@ -544,3 +546,20 @@ def test_sending_something_else_than_an_event_fails_its_step_alone() -> None:
     for backend in ("thread", "process"):
         run = Runner(FunctionExecutor({"tester": agent}), backend=backend, event_tx=EventChannel()).run(make_specs(2))
         assert {outcome.output for outcome in run} == {"TypeError: event must be an Event, got str"}
+
+
+@pytest.mark.parametrize("backend", ["thread", "process", ProcessBackend(1, capture_output=True), ThreadBackend(2)])
+@pytest.mark.parametrize("is_warm", [False, True], ids=["cold", "warm"])
+def test_a_runner_in_its_own_steps(backend: Any, is_warm: bool) -> None:
+    """A step may use the runner that runs it: it comes along to a worker process, with its backend."""
+    executor = FunctionExecutor({"tester": lambda spec: spec.prompt})
+    runner = Runner(executor, backend=backend, max_concurrency=2, retry=2)
+
+    @executor.register("planner")
+    def plan(spec: AgentStepSpec) -> str:
+        return " ".join(outcome.output for outcome in runner.run(make_specs(2)))
+
+    spec = AgentStepSpec("plan", "planner", "", "")
+    with runner if is_warm else contextlib.nullcontext():
+        for _ in range(2):
+            assert runner.run([spec])[0].output == "0 1"
