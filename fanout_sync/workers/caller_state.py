@@ -26,7 +26,7 @@ def state_here() -> State:
     """Return the state of this process."""
     path: list[Any] = sys.path  # other objects than texts are ignored, as Python does
     return {
-        "environment": {str(name): str(value) for name, value in os.environ.items() if name != MARK},
+        "environment": {name: value for name, value in os.environ.items() if name != MARK},
         "directory": _directory(),
         "path": [str.__str__(entry) for entry in path if isinstance(entry, str)],
         "argv": [str.__str__(argument) for argument in getattr(sys, "argv", ())],

@@ -9,12 +9,18 @@ from importlib.machinery import ExtensionFileLoader, ModuleSpec
 from types import ModuleType
 from typing import Any
 
+from .module_versions import own_attribute
+
+_found: dict[str, tuple[Any, bool]] = {}
+"""Whether each module was found, and under which circumstances; a search takes time, and most runs are alike."""
+
 
 class ModuleSearch:
     """Remembers, for the time of one run, which modules a worker finds."""
 
     def __init__(self) -> None:
         self._is_findable: dict[str, bool] = {}
+        self._place = (list(sys.path), list(sys.meta_path), _directory())
 
     def is_findable(self, name: str) -> bool:
         """Return whether `import` finds the module in a worker as well.
@@ -24,7 +30,11 @@ class ModuleSearch:
         """
         if name not in self._is_findable:
             self._is_findable[name] = True  # to search for it may ask for it: a finder is in a module, too
-            self._is_findable[name] = self._search(name)
+            circumstances = (own_attribute(sys.modules.get(name), "__spec__"), self._place)
+            known = _found.get(name)
+            if known is None or known[0] != circumstances:
+                known = _found[name] = circumstances, self._search(name)
+            self._is_findable[name] = known[1]
         return self._is_findable[name]
 
     def _search(self, name: str) -> bool:
@@ -37,7 +47,7 @@ class ModuleSearch:
         parent, _, _ = name.rpartition(".")
         if parent and parent in sys.modules and not self.is_findable(parent):
             return False
-        path = getattr(sys.modules.get(parent), "__path__", None) if parent else None
+        path = own_attribute(sys.modules.get(parent), "__path__") if parent else None
         return _is_same(module, _find(name, path, self._finders(name)))
 
     def _finders(self, name: str) -> Iterator[Any]:
@@ -48,9 +58,16 @@ class ModuleSearch:
                 yield finder
 
 
+def _directory() -> str | None:
+    try:
+        return os.getcwd()
+    except OSError:  # it was deleted
+        return None
+
+
 def is_extension(module: ModuleType) -> bool:
     """Return whether a module is compiled, so that its code cannot be sent."""
-    return isinstance(getattr(module, "__loader__", None), ExtensionFileLoader)
+    return isinstance(own_attribute(module, "__loader__"), ExtensionFileLoader)
 
 
 def _find(name: str, path: Sequence[str] | None, finders: Iterator[Any]) -> ModuleSpec | None:
@@ -67,7 +84,7 @@ def _find(name: str, path: Sequence[str] | None, finders: Iterator[Any]) -> Modu
 def _is_same(module: ModuleType, found: ModuleSpec | None) -> bool:
     if found is None:
         return False
-    loaded_from = getattr(module, "__file__", None)
+    loaded_from = own_attribute(module, "__file__")
     if found.origin is None or loaded_from is None or not found.has_location:  # a namespace package, or made in memory
         return True
     return found.origin == loaded_from or _real(found.origin) == _real(loaded_from)

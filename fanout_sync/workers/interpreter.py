@@ -21,6 +21,8 @@ def command(program: str) -> list[str]:
     Raises:
         OptionError: This program cannot start another Python.
     """
+    if os.name != "posix":
+        raise OptionError(f"backend='process' is not supported on {sys.platform}: use backend='thread'")
     if getattr(sys, "frozen", False):
         return [_frozen_executable(), FROZEN_OPTION, program]
     return [executable(), *flags(), "-c", program]
@@ -74,10 +76,9 @@ def _candidates() -> Iterator[str]:
     if sys.executable:
         yield sys.executable
     major, minor = sys.version_info[:2]
-    folder = "Scripts" if sys.platform == "win32" else "bin"
     for prefix in dict.fromkeys((sys.prefix, sys.exec_prefix, sys.base_exec_prefix)):
         for name in (f"python{major}.{minor}", f"python{major}", "python"):
-            yield os.path.join(prefix, folder, name)  # noqa: PTH118 - pathlib would be slow to import
+            yield os.path.join(prefix, "bin", name)  # noqa: PTH118 - pathlib would be slow to import
 
 
 def _is_python(path: str) -> bool:

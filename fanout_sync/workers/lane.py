@@ -9,7 +9,6 @@ import math
 import os
 import select
 import signal
-import sys
 import threading
 import time
 import weakref
@@ -130,8 +129,6 @@ class Lane:
         with contextlib.suppress(OSError, ValueError):
             if self.pidfd is not None:
                 signal.pidfd_send_signal(self.pidfd, signal.SIGKILL)
-            elif sys.platform == "win32":
-                self.process.terminate()
             elif not self.is_dead():  # not reaped yet, so the process id is still this worker's own
                 os.kill(self.pid, signal.SIGKILL)
         self.kill_group()

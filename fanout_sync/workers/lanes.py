@@ -25,7 +25,7 @@ from .link import LinkLost
 from .log_records import emit_here
 from .loss import Lost, kill_reason_for, loss_of
 from .messages import Message, pack
-from .module_versions import changed_since, versions_here
+from .module_versions import changed_between, versions_here
 from .output import Output
 from .starter import MAX_FAILED_STARTS, WorkerStarter
 from .trackers import start_trackers
@@ -268,7 +268,7 @@ class Lanes:
 
     def _bring_up_to_date(self, lane: Lane) -> None:
         """Send the worker what has changed since it was last used, or everything if it is new."""
-        reloaded = changed_since(lane.versions)
+        reloaded = changed_between(lane.versions, self._versions)
         is_prepared = lane.prepared == self._prepare
         if not is_prepared or reloaded:  # it says whether it is fit
             lane.state, lane.has_reported_start = "starting", False

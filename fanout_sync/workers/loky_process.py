@@ -3,18 +3,13 @@
 from __future__ import annotations
 
 import os
-import sys
 from multiprocessing import process
 from multiprocessing.util import Finalize
 from typing import Any
 from weakref import WeakSet
 
+from loky.backend.popen_loky_posix import Popen
 from loky.backend.process import LokyProcess
-
-if sys.platform == "win32":
-    from loky.backend.popen_loky_win32 import Popen
-else:
-    from loky.backend.popen_loky_posix import Popen
 
 
 class WorkerProcess(LokyProcess):  # type: ignore[misc]  # loky has no type hints

@@ -5,41 +5,53 @@ from __future__ import annotations
 import os
 import sys
 import sysconfig
+import time
 import warnings
 from collections.abc import Iterator
-from types import ModuleType
 from typing import Any
 
 Versions = dict[str, Any]
 """The spec of each module: `importlib.reload` gives a module a new one."""
 
+CHECK_INTERVAL_S = 1.0
+"""So many seconds, at least, are between two checks for sources that were edited."""
+
 _LIBRARIES = tuple({sysconfig.get_path(name) + os.sep for name in ("stdlib", "platstdlib", "purelib", "platlib")})
 
 _seen: dict[str, tuple[Any, float]] = {}
+_next_check = 0.0
+
+
+def own_attribute(module: Any, name: str) -> Any:
+    """Return what a module has itself, or `None`; one that is loaded when it is first used stays unloaded."""
+    try:
+        return object.__getattribute__(module, "__dict__").get(name)
+    except Exception:  # what is no module at all
+        return None
 
 
 def versions_here() -> Versions:
     """Return the versions of all modules of this process."""
-    return {name: getattr(module, "__spec__", None) for name, module in list(sys.modules.items())}
+    return {name: own_attribute(module, "__spec__") for name, module in list(sys.modules.items())}
 
 
-def changed_since(versions: Versions) -> list[str]:
-    """Return the names of the modules that were reloaded since then, or imported anew."""
-    return [
-        name
-        for name, module in list(sys.modules.items())
-        if name in versions and getattr(module, "__spec__", None) is not versions[name]
-    ]
+def changed_between(before: Versions, now: Versions) -> list[str]:
+    """Return the names of the modules that were reloaded meanwhile, or imported anew."""
+    return [name for name, spec in now.items() if before.get(name, spec) is not spec]
 
 
 def warn_of_edited_modules() -> None:
     """Warn, once, of each module of the user's own whose source was edited since the first run, but not reloaded."""
-    for name, module, path in _modules_of_the_user():
+    global _next_check
+    now = time.monotonic()
+    if now < _next_check:
+        return
+    _next_check = now + CHECK_INTERVAL_S
+    for name, spec, path in _modules_of_the_user():
         try:
             modified = os.stat(path).st_mtime  # noqa: PTH116 - pathlib is slow to import
         except OSError:  # it has no source
             continue
-        spec = getattr(module, "__spec__", None)
         before = _seen.get(name)
         _seen[name] = spec, modified
         if before is not None and before[0] is spec and before[1] != modified:
@@ -50,8 +62,8 @@ def warn_of_edited_modules() -> None:
             )
 
 
-def _modules_of_the_user() -> Iterator[tuple[str, ModuleType, str]]:
+def _modules_of_the_user() -> Iterator[tuple[str, Any, str]]:
     for name, module in list(sys.modules.items()):
-        path = getattr(module, "__file__", None)
+        path = own_attribute(module, "__file__")
         if isinstance(path, str) and path.endswith(".py") and name != "__main__" and not path.startswith(_LIBRARIES):
-            yield name, module, path
+            yield name, own_attribute(module, "__spec__"), path

@@ -10,6 +10,8 @@ from types import CodeType, FunctionType, ModuleType
 from typing import Any
 from weakref import WeakKeyDictionary
 
+from .module_versions import own_attribute
+
 _GLOBAL_OPERATIONS = {"LOAD_GLOBAL", "STORE_GLOBAL", "DELETE_GLOBAL", "LOAD_NAME", "LOAD_FROM_DICT_OR_GLOBALS"}
 _WORD = re.compile(r"[^\W\d]\w*")
 
@@ -65,7 +67,7 @@ def _inner(code: CodeType) -> Iterable[CodeType]:
 
 def _submodules(module: ModuleType, attributes: set[str]) -> dict[str, Any]:
     """Return the loaded submodules of a package that code seems to use, by names that are no identifiers."""
-    if not hasattr(module, "__path__"):
+    if own_attribute(module, "__path__") is None:
         return {}
     start = f"{module.__name__}."
     modules: dict[str, Any] = dict(sys.modules)  # `None` stands for one that must not be imported
