@@ -111,25 +111,43 @@ class InputError(FanoutError, Exception):
 
 
 class ExecutorNotPicklable(FanoutError, TypeError):
-    """An executor cannot be sent to a worker process.
+    """An executor cannot be sent to a worker process: it cannot be pickled, or no worker can unpickle it.
+
+    No step has run in this call, or in this round of a loop.
 
     Attributes:
-        path: The attribute at fault, such as `"executor.client.lock"`.
-        reason: The message of the error that `pickle` raised.
+        path: What is at fault, such as `"executor.client.lock"` or `"executor.agents['ask'] (global CLIENT)._lock"`;
+            `"executor"` or `"retry"` if it was pickled and cannot be unpickled.
+        reason: What it is, and the error that `pickle` raised.
+        advice: What to do instead.
+        traceback: The traceback of the worker that could not unpickle it; `None` if there is none.
+        run: In a loop, the `Run` of the round before; otherwise the `Run` of the steps whose outcomes the journal had,
+            the others cancelled; `None` if there are none.
     """
 
-    def __init__(self, path: str, reason: str) -> None:
-        super().__init__(path, reason)
+    def __init__(
+        self,
+        path: str,
+        reason: str,
+        advice: str = "Make it in the executor's setup(), which runs in each worker, or use backend='thread'.",
+        traceback: str | None = None,
+        run: RunSoFar | None = None,
+    ) -> None:
+        super().__init__(path, reason, advice, traceback, run)
         self.path = path
         self.reason = reason
+        self.advice = advice
+        self.traceback = traceback
+        self.run = run
 
     def __str__(self) -> str:
-        way_out = "Make it in the executor's setup(), which runs in each worker, or use backend='thread'."
-        if "lives in one process" in self.reason:
-            way_out = "Or use backend='thread'."
-        if self.path.startswith("retry"):
-            way_out = "Use a strategy that does without it, or backend='thread'."
-        return f"{self.path} cannot be sent to a worker process: {self.reason}. {way_out}"
+        return f"{self.path} cannot be sent to a worker process: {self.reason}. {self.advice}"
+
+    def with_run(self, run: RunSoFar | None) -> ExecutorNotPicklable:
+        """Return the same error with another `run`."""
+        error = ExecutorNotPicklable(self.path, self.reason, self.advice, self.traceback, run)
+        error.__cause__ = self.__cause__
+        return error
 
 
 class JournalError(FanoutError, Exception):

@@ -1,22 +1,19 @@
-"""Pickling an executor, and finding the attribute at fault when that fails."""
+"""Pickling an executor, and saying what is at fault when that fails."""
 
 from __future__ import annotations
 
-import types
-from collections.abc import Iterator, Mapping
-from typing import TYPE_CHECKING, Any
+import io
+import pickle
+from typing import TYPE_CHECKING
 
 import cloudpickle
 
-from ..errors import ExecutorNotPicklable
 from ..executors.executor import AgentExecutor
-from ..formatting import describe
-from ..records.status import StepError
 
 if TYPE_CHECKING:
     from ..retry.policy import RetryRule
 
-_DEEPEST_PATH = 12
+PICKLER: type[pickle.Pickler] = cloudpickle.Pickler
 
 
 def pickle_executor(executor: AgentExecutor, retry_rule: RetryRule | None) -> bytes:
@@ -25,79 +22,11 @@ def pickle_executor(executor: AgentExecutor, retry_rule: RetryRule | None) -> by
     Raises:
         ExecutorNotPicklable: One of them cannot be pickled; the error names the attribute at fault.
     """
+    buffer = io.BytesIO()
     try:
-        return _dumps((executor, retry_rule))
+        PICKLER(buffer, protocol=5).dump((executor, retry_rule))
     except Exception as error:
-        culprit: tuple[str, Any] = ("executor", executor)
-        if _is_picklable(executor):
-            culprit = ("retry", retry_rule)
-        path, value, cause = _culprit(*culprit, error)
-        if value is executor:
-            raise ExecutorNotPicklable(path, f"{StepError.of(cause)}") from error
-        raise ExecutorNotPicklable(path, f"it is {describe(value)} ({StepError.of(cause)})") from error
+        from .unpicklable import refuse_unpicklable  # imported lazily: only to say what is wrong
 
-
-def _dumps(value: Any) -> bytes:
-    data: bytes = cloudpickle.dumps(value, protocol=5)
-    return data
-
-
-def _is_picklable(value: Any) -> bool:
-    try:
-        _dumps(value)
-    except Exception:  # `_culprit` finds out why
-        return False
-    return True
-
-
-def _culprit(path: str, value: Any, error: Exception) -> tuple[str, Any, Exception]:
-    seen: set[int] = set()
-    for _ in range(_DEEPEST_PATH):
-        seen.add(id(value))
-        for step, part in _parts(value):
-            if id(part) in seen:
-                continue
-            try:
-                _dumps(part)
-            except Exception as cause:
-                path, value, error = path + step, part, cause
-                break
-        else:
-            break
-    return path, value, error
-
-
-def _parts(value: Any) -> Iterator[tuple[str, Any]]:
-    if isinstance(value, types.MethodType):
-        yield ".__self__", value.__self__
-        return
-    if isinstance(value, types.FunctionType):
-        yield from _parts_of_function(value)
-        return
-    if isinstance(value, Mapping):
-        yield from ((f"[{key!r}]", part) for key, part in value.items())
-    elif isinstance(value, (list, tuple)):
-        yield from ((f"[{index}]", part) for index, part in enumerate(value))
-    elif isinstance(value, (set, frozenset)):
-        yield from (("{…}", part) for part in value)
-    yield from ((f".{name}", part) for name, part in getattr(value, "__dict__", {}).items())
-    for kind in type(value).__mro__:
-        slots = kind.__dict__.get("__slots__", ())
-        for name in (slots,) if isinstance(slots, str) else slots:
-            if not name.startswith("__") and hasattr(value, name):
-                yield f".{name}", getattr(value, name)
-    if type(value).__module__ == "__main__":
-        yield from ((f".{name}", part) for name, part in vars(type(value)).items() if callable(part))
-
-
-def _parts_of_function(function: types.FunctionType) -> Iterator[tuple[str, Any]]:
-    for name, cell in zip(function.__code__.co_freevars, function.__closure__ or (), strict=True):
-        try:
-            yield f"(closure {name})", cell.cell_contents
-        except ValueError:  # a cell that is still empty
-            continue
-    for index, default in enumerate(function.__defaults__ or ()):
-        yield f"(default {index})", default
-    for name in function.__code__.co_names:
-        if name in function.__globals__:
-            yield f"(global {name})", function.__globals__[name]
+        raise refuse_unpicklable({"executor": executor, "retry": retry_rule}, PICKLER, error) from error
+    return buffer.getvalue()

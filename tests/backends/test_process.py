@@ -160,11 +160,11 @@ def _holding_in_a_closure() -> FunctionExecutor:
 @pytest.mark.parametrize(
     ("executor", "path"),
     [
-        (Holder(lock=threading.Lock()), r"executor\.lock cannot be sent .*: it is lock"),
+        (Holder(lock=threading.Lock()), r"executor\.lock cannot be sent .*: it is a lock "),
         (Holder(clients={"a": 1, "b": [2, threading.Lock()]}), r"executor\.clients\['b'\]\[1\]"),
         (Holder(slotted=Slotted(threading.Lock())), r"executor\.slotted\.client"),
         (Holder(generator=(number for number in range(3))), r"executor\.generator"),
-        (_holding_in_a_closure(), r"executor\._functions\['tester'\]\(closure lock\)"),
+        (_holding_in_a_closure(), r"executor\._functions\['tester'\] \(closure lock\)"),
     ],
     ids=["attribute", "nested", "slots", "generator", "closure"],
 )

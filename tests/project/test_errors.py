@@ -41,6 +41,7 @@ SAMPLES: list[FanoutError] = [
     UnknownOption("there is no option 'timout'; did you mean 'timeout'?"),
     InputError("item 3 is no AgentStepSpec", RUN),
     ExecutorNotPicklable("executor.client.lock", "cannot pickle '_thread.lock' object"),
+    ExecutorNotPicklable("executor", "it raised ValueError: no", "Use threads.", "Traceback …", RUN),
     JournalError("runs.db: cannot be written, the disk is full"),
     JournalError("runs.db: cannot be written, the disk is full", RUN),
     JournalConflict("1 step has changed", {"a": ("prompt",)}),
@@ -120,6 +121,17 @@ def test_executor_not_picklable_says_what_to_do() -> None:
     assert message.startswith("executor.client.lock cannot be sent to a worker process: cannot pickle")
     assert "setup()" in message
     assert "backend='thread'" in message
+
+
+def test_executor_not_picklable_with_advice_of_its_own() -> None:
+    """The message ends with the advice, and the error can be raised again with the run of the round before."""
+    error = ExecutorNotPicklable("executor.file", "it is an open file", "Keep its path.", "Traceback …")
+    error.__cause__ = ValueError()
+    assert str(error) == "executor.file cannot be sent to a worker process: it is an open file. Keep its path."
+    assert (error.traceback, error.run) == ("Traceback …", None)
+    again = error.with_run(RUN)
+    assert (str(again), again.traceback, again.run) == (str(error), error.traceback, RUN)
+    assert again.__cause__ is error.__cause__
 
 
 def test_attributes_are_the_arguments() -> None:
