@@ -57,6 +57,9 @@ class Session(abc.ABC):
 
         Returns:
             `None` after `timeout_s` seconds, when woken, or just to be called again.
+
+        Raises:
+            ExecutorNotPicklable: No worker can load the executor, so that no step has begun. `cancel` comes next.
         """
 
     def poll(self) -> Report | None:
@@ -123,7 +126,7 @@ class Backend(Executor):
         """Prepare to run steps.
 
         Raises:
-            ExecutorNotPicklable: The executor cannot be sent to where steps run.
+            ExecutorNotPicklable: The executor cannot be pickled. If it cannot be unpickled, `Session.wait` raises it.
         """
 
     def keep_warm(self) -> None:

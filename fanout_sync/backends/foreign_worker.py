@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-import pickle
 import threading
 from collections import OrderedDict
 from collections.abc import Callable, Iterator
@@ -19,6 +18,7 @@ from ..executors.step_events import StepSender
 from ..records.report import Report, failure
 from ..records.status import StepError
 from ..records.steps import AgentStepSpec
+from ..workers.loading import NotLoaded, load_executor
 from .hooks import Hooks
 from .state_file import StateFile
 
@@ -176,7 +176,8 @@ class RemoteStep:
         try:
             loaded = executor.loaded()
         except BaseException as error:  # code of the caller; sent as text: an exception that does not load breaks pools
-            return failure(self._step[1], self._step[0], "raised", StepError.of(error))
+            reason = error.step_error if isinstance(error, NotLoaded) else StepError.of(error)
+            return failure(self._step[1], self._step[0], "raised", reason)
         event_tx = events if self._run.wants_events else None
         return loaded.run(self._step, event_tx, os.getpid(), meter, begin)
 
@@ -202,7 +203,7 @@ class _RemoteExecutor:
     def loaded(self) -> ExecutorInUse:
         with self._lock:
             if self._loaded is None:
-                executor, rule = pickle.loads(self._payload)
+                executor, rule = load_executor(self._payload)
                 self._loaded = ExecutorInUse(executor, rule, StopSignal())
             return self._loaded
 

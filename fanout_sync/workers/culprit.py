@@ -12,10 +12,8 @@ from typing import Any
 
 from attrs import frozen
 
+from .loading import PROTOCOL
 from .parts import Part, parts_of
-
-PROTOCOL = 5
-"""The version of the pickle protocol."""
 
 _MOST_STEPS = 12
 _ATOMS = frozenset((str, bytes, bytearray, int, float, complex, bool, type(None)))

@@ -1,4 +1,4 @@
-"""What it is that cannot be pickled, in words, and what to do instead."""
+"""What it is that cannot be pickled or unpickled, in words, and what to do instead."""
 
 from __future__ import annotations
 
@@ -13,7 +13,9 @@ from attrs import frozen
 from ..errors import ExecutorNotPicklable
 from ..records.status import StepError
 from .culprit import Culprit, find_culprit
+from .loss import LoadFailure
 from .parts import name_of
+from .worker_traceback import WorkerTraceback
 
 T = TypeVar("T")
 
@@ -123,6 +125,24 @@ def refuse_unpicklable(
         return ExecutorNotPicklable("executor", str(StepError.of(error)), "Use backend='thread'.")
     reason, advice = _explain(culprit)
     return ExecutorNotPicklable(culprit.path, reason, _advice_by_argument(culprit.path, advice))
+
+
+def refuse_unloadable(failure: LoadFailure) -> ExecutorNotPicklable:
+    """Return the error for what was pickled, but no worker can unpickle."""
+    error = failure.error
+    what = f"unpickling it in a worker raised {error}" if failure.has_raised else error.message
+    advice = _ADVICE_BY_ERROR.get(error.type, f"Create what cannot be unpickled {_IN_SETUP}")
+    reason = f"it was pickled, but {what}"
+    refusal = ExecutorNotPicklable(failure.name, reason, _advice_by_argument(failure.name, advice), error.traceback)
+    if error.traceback is not None:
+        refusal.__cause__ = WorkerTraceback(error.traceback)
+    return refusal
+
+
+_ADVICE_BY_ERROR = {
+    "ModuleNotFoundError": "Put the module where workers can import it, or use backend='thread'.",
+    "AttributeError": _IN_A_MODULE,
+}
 
 
 def _advice_by_argument(path: str, advice: str) -> str:

@@ -21,6 +21,7 @@ from ..executors.step_events import StepSender
 from ..records.status import StepError
 from . import messages
 from .link import LinkLost, WorkerLink, adopt
+from .loading import NotLoaded, load_executor
 from .log_records import Forwarding
 from .messages import Message, error_fields, pack, pack_report, unpack_step
 from .output import redirect
@@ -110,13 +111,16 @@ class Worker:
         self._forwarding.set_levels(levels)
         self._event_tx = WorkerEventSender(self._link) if wants_events else None
         try:
-            executor, self._rule = pickle.loads(payload) if payload else (None, None)
+            executor = self._load(payload) if payload else None
             self._forwarding.restore()
             # After loading: what modules set when they are imported is seen by every step, as on threads.
             self._context = StepContext()
             if executor is not None:
                 self._context.run(executor.setup)
                 self._forwarding.restore()
+        except NotLoaded as failure:
+            self._link.send(pack((messages.UNLOADABLE, error_fields(failure.error))))
+            return False
         except BaseException as error:  # code of the executor, which may also raise SystemExit
             self._link.send(pack((messages.UNPREPARED, error_fields(StepError.of(error)))))
             return False
@@ -124,6 +128,11 @@ class Worker:
         self._surroundings.remember()
         self._link.send(pack((messages.READY,)))
         return True
+
+    def _load(self, payload: bytes) -> AgentExecutor:
+        executor, self._rule = load_executor(payload, lambda name: self._link.send(pack((messages.LOADING, name))))
+        self._link.send(pack((messages.LOADED,)))
+        return executor
 
     def _tear_down(self) -> None:
         if self._executor is None:
@@ -171,12 +180,15 @@ class Worker:
 
     def _run_call(self, message: Message) -> bytes:
         _, index, payload = message
+        preface = "While the function and its arguments were unpickled in the worker:\n\n"
         try:
             function, args, kwargs = pickle.loads(payload)
+            preface = ""
             result = own_context().run(lambda: _portable(function(*args, **kwargs)))
             answer: Message = (messages.RETURNED, index, result)
         except BaseException as error:  # a future has whatever its function raised
-            answer = (messages.RAISED, index, _portable_exception(error), error_fields(StepError.of(error)))
+            name, text, trace = error_fields(StepError.of(error))
+            answer = (messages.RAISED, index, _portable_exception(error), (name, text, f"{preface}{trace}"))
         self._exit_if_forked()
         return pack(answer)
 

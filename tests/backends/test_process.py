@@ -188,12 +188,6 @@ class BadStart(LedgerExecutor):
         super().__init__(ledger, concurrency=4)
         self.way = way
 
-    def __setstate__(self, state: dict[str, Any]) -> None:
-        self.__dict__.update(state)
-        if self.way == "unpickle":
-            self.ledger.note("start")
-            raise ValueError("cannot be loaded")
-
     def setup(self) -> None:
         self.ledger.note("start")
         if self.way == "raise":
@@ -209,7 +203,6 @@ class BadStart(LedgerExecutor):
 @pytest.mark.parametrize(
     ("way", "status", "text"),
     [
-        ("unpickle", "raised", "ValueError: cannot be loaded"),
         ("raise", "raised", "ValueError: no licence"),
         ("exit", "raised", "SystemExit: 5"),
         ("die", "crashed", "exited with code 6 while it started"),
@@ -230,7 +223,7 @@ def test_workers_that_cannot_start_fail_every_step_with_the_cause(
     if status == "raised":
         error = run.records[0].error
         assert error is not None
-        assert "__setstate__" in (error.traceback or "") or "setup" in (error.traceback or "")
+        assert "setup" in (error.traceback or "")
 
 
 class FlakyStart(LedgerExecutor):
