@@ -111,35 +111,48 @@ class InputError(FanoutError, Exception):
 
 
 class ExecutorNotPicklable(FanoutError, TypeError):
-    """An executor cannot be sent to a worker process, or `copy.deepcopy` cannot copy it for each worker thread.
+    """An executor cannot be sent to a worker process or copied for each worker thread.
 
-    Both go by what `pickle` asks of an object.
+    It cannot be pickled, no worker can unpickle it, or `copy.deepcopy`, which asks an object for the same as `pickle`,
+    cannot copy it. No step has run in this call, or in this round of a loop.
 
     Attributes:
-        path: The attribute at fault, such as `"executor.client.lock"`.
-        reason: The message of the error that `pickle` or `copy.deepcopy` raised.
+        path: What is at fault, such as `"executor.client.lock"` or `"executor.agents['ask'] (global CLIENT)._lock"`;
+            `"executor"` or `"retry"` if it was pickled and cannot be unpickled.
+        reason: What it is, and the error that `pickle` or `copy.deepcopy` raised.
+        advice: What to do instead.
+        traceback: The traceback of the worker that could not unpickle it; `None` if there is none.
+        run: In a loop, the `Run` of the round before; otherwise the `Run` of the steps whose outcomes the journal had,
+            the others cancelled; `None` if there are none.
         is_copy: Whether it was to be copied.
     """
 
-    def __init__(self, path: str, reason: str, is_copy: bool = False) -> None:
-        super().__init__(path, reason, is_copy)
+    def __init__(
+        self,
+        path: str,
+        reason: str,
+        advice: str = "Make it in the executor's setup(), which runs in each worker, or use backend='thread'.",
+        traceback: str | None = None,
+        run: RunSoFar | None = None,
+        is_copy: bool = False,
+    ) -> None:
+        super().__init__(path, reason, advice, traceback, run, is_copy)
         self.path = path
         self.reason = reason
+        self.advice = advice
+        self.traceback = traceback
+        self.run = run
         self.is_copy = is_copy
 
     def __str__(self) -> str:
-        if self.is_copy:
-            return (
-                f"{self.path} cannot be copied for each worker thread: {self.reason}. Make it in the executor's "
-                "setup(), which runs in each thread; or, if threads may share it, give its class a __deepcopy__() that "
-                "returns self."
-            )
-        way_out = "Make it in the executor's setup(), which runs in each worker, or use backend='thread'."
-        if "lives in one process" in self.reason:
-            way_out = "Or use backend='thread'."
-        if self.path.startswith("retry"):
-            way_out = "Use a strategy that does without it, or backend='thread'."
-        return f"{self.path} cannot be sent to a worker process: {self.reason}. {way_out}"
+        where = "copied for each worker thread" if self.is_copy else "sent to a worker process"
+        return f"{self.path} cannot be {where}: {self.reason}. {self.advice}"
+
+    def with_run(self, run: RunSoFar | None) -> ExecutorNotPicklable:
+        """Return the same error with another `run`."""
+        error = ExecutorNotPicklable(self.path, self.reason, self.advice, self.traceback, run, self.is_copy)
+        error.__cause__ = self.__cause__
+        return error
 
 
 class JournalError(FanoutError, Exception):

@@ -59,6 +59,9 @@ class Session(abc.ABC):
 
         Returns:
             `None` after `timeout_s` seconds, when woken, or just to be called again.
+
+        Raises:
+            ExecutorNotPicklable: No worker can load the executor, so that no step has begun. `cancel` comes next.
         """
 
     def poll(self) -> Report | None:
@@ -140,7 +143,8 @@ class Backend(Executor):
         """Prepare to run steps.
 
         Raises:
-            ExecutorNotPicklable: The executor cannot be sent to where steps run, or copied for each thread.
+            ExecutorNotPicklable: The executor cannot be pickled, or copied for each thread. If it cannot be unpickled,
+                `Session.wait` raises it.
         """
 
     def keep_warm(self) -> None:

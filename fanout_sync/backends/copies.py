@@ -62,21 +62,13 @@ def _copy_of(executor: AgentExecutor) -> AgentExecutor:
     try:
         copied: object = copy.deepcopy(executor)
     except Exception as error:
-        raise _refusal(executor, error) from error
+        from .uncopyable import refuse_uncopyable  # imported lazily: slow, and most executors can be copied
+
+        raise refuse_uncopyable(executor, error) from error
     if not isinstance(copied, AgentExecutor):
         reason = f"its __deepcopy__() returned {describe(copied)}, expected an AgentExecutor"
-        raise ExecutorNotPicklable("executor", reason, is_copy=True)
+        raise ExecutorNotPicklable("executor", reason, "Return a copy, or the executor itself.", is_copy=True)
     return copied
-
-
-def _refusal(executor: AgentExecutor, error: Exception) -> ExecutorNotPicklable:
-    from ..workers.pickling import find_culprit  # imported lazily: slow, and most executors can be copied
-
-    path, value, cause = find_culprit("executor", executor, error, copy.deepcopy)
-    reason = str(StepError.of(cause))
-    if value is not executor:
-        reason = f"it is {describe(value)} ({reason})"
-    return ExecutorNotPicklable(path, reason, is_copy=True)
 
 
 class Setups:

@@ -16,6 +16,7 @@ from ..executors.executor import AgentExecutor, is_thread_safe
 from ..executors.step_events import StepSender
 from ..records.report import Report, failure
 from ..records.status import StepError
+from ..workers.loading import NotLoaded, load_executor
 from ..workers.sent_modules import load_apart
 from .executor_in_use import ExecutorInUse, Step, too_late
 from .state_file import StateFile
@@ -115,7 +116,8 @@ class RemoteStep:
         try:
             loaded = executor.loaded()
         except BaseException as error:  # code of the caller; sent as text: an exception that does not load breaks pools
-            return failure(self._step[1], self._step[0], "raised", StepError.of(error))
+            reason = error.step_error if isinstance(error, NotLoaded) else StepError.of(error)
+            return failure(self._step[1], self._step[0], "raised", reason)
         event_tx = events if self._run.wants_events else None
         return loaded.run(self._step, event_tx, os.getpid(), meter, begin)
 
@@ -141,14 +143,14 @@ class _RemoteExecutor:
     def loaded(self) -> ExecutorInUse:
         with self._lock:
             if self._loaded is None:
-                executor, rule = load_apart(self._payload)
+                executor, rule = load_executor(self._payload, load_apart)
                 make_copy = None if is_thread_safe(executor) else self._copy
                 self._loaded = ExecutorInUse(executor, rule, StopSignal(), make_copy)
             return self._loaded
 
     def _copy(self) -> AgentExecutor:
         # Loaded once more rather than copied: what can be sent to a process need not be fit for `copy.deepcopy`.
-        executor: AgentExecutor = load_apart(self._payload)[0]
+        executor, _ = load_executor(self._payload, load_apart)
         return executor
 
     def close(self) -> None:

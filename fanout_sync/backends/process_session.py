@@ -6,7 +6,7 @@ from collections import deque
 from collections.abc import Callable
 from queue import Empty, SimpleQueue
 
-from ..errors import WireError
+from ..errors import ExecutorNotPicklable, WireError
 from ..records.report import Report, failure
 from ..records.status import StepError
 from ..records.steps import AgentStepSpec
@@ -44,6 +44,8 @@ class ProcessSession(Session):
     def wait(self, timeout_s: float | None = None) -> Report | None:
         if (report := self.take()) is None:
             self._lanes.turn(SIGNALS_S if timeout_s is None else min(timeout_s, SIGNALS_S))
+            if (refusal := self.refusal()) is not None:
+                raise refusal
             report = self.take()
         return report
 
@@ -64,6 +66,14 @@ class ProcessSession(Session):
 
     def abort(self) -> None:
         self._lanes.abort()
+
+    def refusal(self) -> ExecutorNotPicklable | None:
+        """Return the error that ends the run because no worker can load the executor; `None` if there is none."""
+        if self._lanes.load_failure is None:
+            return None
+        from ..workers.unpicklable import refuse_unloadable  # imported lazily: only to say what is wrong
+
+        return refuse_unloadable(self._lanes.load_failure)
 
     def take(self) -> Report | None:
         if self._refused:
@@ -121,6 +131,8 @@ class UnattendedProcessSession(Session):
             if self._on_end is not None:
                 self._on_end(report)
             self._reports.put(report)
+        if (refusal := self._inner.refusal()) is not None:
+            self._reports.put(refusal)
 
     def _received(self) -> list[Report]:
         reports = []

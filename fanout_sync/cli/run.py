@@ -12,7 +12,7 @@ import click
 from attrs import frozen
 
 from ..checks import positive_amount, positive_seconds
-from ..errors import FanoutError, FanoutInterrupted, JournalError, OptionError, RunSoFar
+from ..errors import ExecutorNotPicklable, FanoutError, FanoutInterrupted, JournalError, OptionError, RunSoFar
 from ..interrupts import InterruptScope
 from ..records.steps import StepOutcome
 from ..runner.runner import Runner
@@ -260,9 +260,9 @@ def _write_outcomes(
 
 def _end_with(error: FanoutError, take: Callable[[StepOutcome], None], summary: Summary) -> NoReturn:
     """Write the outcomes of steps that were done, and raise the error that ended the run."""
+    if isinstance(error, (JournalError, ExecutorNotPicklable)) and error.run is not None:
+        _take_done(error.run, take)
     if isinstance(error, JournalError):
-        if error.run is not None:
-            _take_done(error.run, take)
         error = JournalError(error.reason.replace("on_conflict='rerun'", "--on-conflict rerun"))
     if not summary.done:
         raise error from None

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any, NoReturn, TypeVar, cast
 from attrs import define, field
 
 from ..backends.backend import Backend, RunContext, Session
-from ..errors import FanoutInterrupted, InputError, JournalConflict, JournalError
+from ..errors import ExecutorNotPicklable, FanoutInterrupted, InputError, JournalConflict, JournalError
 from ..events.announcer import FLUSH_S, INTERRUPTED_FLUSH_S, Announcer
 from ..executors.current_step import CurrentStep, StopSignal, current_step, running_step
 from ..executors.step_events import DirectSender
@@ -114,9 +114,11 @@ class Call:
                         on_report(report)
         except KeyboardInterrupt:  # raised and not noted, because something of the caller's did not return
             self.scope.note()
+        except ExecutorNotPicklable as refusal:
+            raise refusal.with_run(before) from refusal.__cause__
         run = self.run_of(reports.values())
         if not self.is_interrupted:
-            raise_what_ended(dispatch, run)
+            raise_what_ended(dispatch, run, before)
         return run
 
     def _checked(
@@ -273,16 +275,26 @@ class Call:
             backend.cool_down(self.scope, is_urgent=is_urgent)
 
 
-def raise_what_ended(dispatch: Dispatch, run: Run) -> None:
+def raise_what_ended(dispatch: Dispatch, run: Run, before: Run | None = None) -> None:
     """Raise what ended a run before its time, if anything did, with the steps that were done.
+
+    Args:
+        dispatch: The run.
+        run: Its steps so far.
+        before: The round before in a loop, whose outcomes are lost otherwise if no step of this one could run.
 
     Raises:
         JournalError: The journal failed.
+        ExecutorNotPicklable: No worker could unpickle the executor.
         JournalConflict: A spec is not the one that was journalled.
         InputError: The input raised, or an item was no spec.
     """
     if (failed := dispatch.state.journal_error) is not None:
         raise JournalError(failed.reason, run) from failed.__cause__
+    if (refusal := dispatch.state.refusal) is not None:
+        has_run = any(record.status != "cancelled" for record in run.records)
+        so_far = run if has_run else None
+        raise refusal.with_run(so_far if before is None else before) from refusal.__cause__
     error = dispatch.input.error
     if isinstance(error, JournalConflict):
         raise JournalConflict(error.reason, error.conflicts, run) from error.__cause__
@@ -300,7 +312,7 @@ def _all_reports(dispatch: Dispatch) -> Iterator[Report]:
 
 def _end_session(session: Session, dispatch: Dispatch, scope: InterruptScope) -> None:
     scope.is_handled = True
-    if dispatch.state.is_interrupted or dispatch.state.is_left:
+    if dispatch.state.is_cut_short:
         session.abort()
     else:
         session.close()

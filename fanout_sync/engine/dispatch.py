@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any, TypeVar
 from attrs import evolve, field, frozen
 
 from ..backends.backend import Session
-from ..errors import JournalError
+from ..errors import ExecutorNotPicklable, JournalError
 from ..events.announcer import Announcer
 from ..interrupts import InterruptScope
 from ..limits.usage_meter import RunMeter
@@ -137,34 +137,37 @@ class Dispatch:
         state, starter, steps, wait = self.state, self._starter, self.input, self._session.wait
         flying, tried, refill_below = state.flying, state.schedule.histories, self._refill_below
         may_retry = self._policies.retry is not None
-        while not (state.is_interrupted or state.journal_error):
-            must_watch = self._must_watch or tried
-            if must_watch:
-                starter.start_due()
-                if state.journal is not None and state.journal.is_due(self._clock()):
-                    yield from self._committed(state.journal)
-            report = None
-            if (
-                steps.has_more
-                and len(flying) <= starter.window - refill_below
-                and (not must_watch or starter.may_feed())
-            ):
-                report = starter.feed()
-            if report is None:
-                if not flying and not (must_watch and state.is_waiting()):
-                    if state.journal is None or not state.journal.has_pending:
-                        return
-                    yield from self._committed(state.journal)
+        try:
+            while not (state.is_interrupted or state.journal_error):
+                must_watch = self._must_watch or tried
+                if must_watch:
+                    starter.start_due()
+                    if state.journal is not None and state.journal.is_due(self._clock()):
+                        yield from self._committed(state.journal)
+                report = None
+                if (
+                    steps.has_more
+                    and len(flying) <= starter.window - refill_below
+                    and (not must_watch or starter.may_feed())
+                ):
+                    report = starter.feed()
+                if report is None:
+                    if not flying and not (must_watch and state.is_waiting()):
+                        if state.journal is None or not state.journal.has_pending:
+                            return
+                        yield from self._committed(state.journal)
+                        continue
+                    if (report := self._next() if must_watch else wait()) is None:
+                        continue
+                spec = flying.pop(report.index, None)
+                if spec is None:  # reported already: something struck a thread from outside just when it had
                     continue
-                if (report := self._next() if must_watch else wait()) is None:
-                    continue
-            spec = flying.pop(report.index, None)
-            if spec is None:  # reported already: something struck a thread from outside just when it had
-                continue
-            if must_watch or (may_retry and (report.status != "succeeded" or report.retry_in is not None)):
-                report = self._concluded(report, spec)
-            if report is not None:
-                yield self._told(report)
+                if must_watch or (may_retry and (report.status != "succeeded" or report.retry_in is not None)):
+                    report = self._concluded(report, spec)
+                if report is not None:
+                    yield self._told(report)
+        except ExecutorNotPicklable as refusal:
+            state.refusal = refusal
 
     def _next(self) -> Report | None:
         """Return the next report; `None` if something else is to be done first."""
@@ -284,26 +287,36 @@ class Dispatch:
             yield self._being_told
         yield from self._handed_out()
         finished = self._finish_running()
-        why = "the journal failed"
-        if self.state.is_interrupted or self.state.is_left:
-            why = "the run was interrupted" if self.state.is_interrupted else "the stream was left"
+        if self.state.is_cut_short:
             finished += self._cut_short()
         yield from self._kept(finished)
         for index, spec in self.state.drain():
-            error = _cancellation(f"{why} before the step was done")
+            error = _cancellation(self._why_unfinished())
             yield self._told(self._metered(self.state.schedule.cut_short(index, spec, error)))
         if self.state.is_interrupted:
             for index, spec in self.input.unread():
                 error = _cancellation("the run was interrupted before the step began")
                 yield self._told(self.state.schedule.cut_short(index, spec, error))
 
+    def _why_unfinished(self) -> str:
+        if self.state.is_interrupted:
+            return "the run was interrupted before the step was done"
+        if self.state.is_left:
+            return "the stream was left before the step was done"
+        if self.state.refusal is not None:
+            return "the step did not run: no worker could unpickle the executor"
+        return "the journal failed before the step was done"
+
     def _finish_running(self) -> list[Report]:
         """Wait for what was started, unless it is to be cut short; return the last reports of steps."""
         state, finished = self.state, list[Report]()
-        while state.flying and not (state.is_interrupted or state.is_left):
-            report = state.at_once.popleft() if state.at_once else self._session.wait(self._time_left())
-            if report is not None:
-                self._conclude_early(report, finished)
+        try:
+            while state.flying and not state.is_cut_short:
+                report = state.at_once.popleft() if state.at_once else self._session.wait(self._time_left())
+                if report is not None:
+                    self._conclude_early(report, finished)
+        except ExecutorNotPicklable as refusal:
+            state.refusal = refusal
         return finished
 
     def _cut_short(self) -> list[Report]:

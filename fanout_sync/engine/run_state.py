@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 from attrs import define, field
 
 from ..backends.backend import Session
-from ..errors import JournalError
+from ..errors import ExecutorNotPicklable, JournalError
 from ..records.report import Report
 from ..records.status import StepError
 from ..records.steps import AgentStepSpec
@@ -35,6 +35,7 @@ class RunState:
         is_interrupted: Whether the run is to be given up: an interrupt, or the end of the step that it is part of.
         is_left: Whether nobody wants the rest: a stream was closed.
         journal_error: Why the journal cannot be used any more.
+        refusal: Why no worker can run any step of this run.
         halt: Why no step is started for the first time any more.
         is_over: Whether none is tried again either.
     """
@@ -50,6 +51,7 @@ class RunState:
     is_interrupted: bool = False
     is_left: bool = False
     journal_error: JournalError | None = None
+    refusal: ExecutorNotPicklable | None = None
     halt: StepError | None = None
     is_over: bool = False
 
@@ -61,7 +63,12 @@ class RunState:
     @property
     def ends_early(self) -> bool:
         """Whether no more is started, and what is running is waited for or cut short."""
-        return self.is_interrupted or self.is_left or self.journal_error is not None
+        return self.is_cut_short or self.journal_error is not None
+
+    @property
+    def is_cut_short(self) -> bool:
+        """Whether what is running is not waited for."""
+        return self.is_interrupted or self.is_left or self.refusal is not None
 
     def lost_if_killed(self) -> int:
         """Return how many steps have begun and are not journalled: never more than may run at once."""

@@ -140,8 +140,8 @@ class Runner:
         Raises:
             InputError: `specs` is not iterable, its iterator raised, or an item is no spec. Steps that were started
                 by then are finished first, and are in its `.run`.
-            ExecutorNotPicklable: The executor cannot be sent to worker processes, or copied for each thread; nothing
-                was run.
+            ExecutorNotPicklable: The executor cannot be pickled, no worker process can unpickle it, or it cannot be
+                copied for each thread; no step was run. The error names what is at fault, and says what to do.
             JournalError: The journal cannot be used; if that comes to light in the middle, steps that were started are
                 finished first, and are in its `.run`.
             JournalConflict: Two specs have the same `task_id`, or one is journalled with another spec; nothing was run.
@@ -166,7 +166,7 @@ class Runner:
         Raises:
             InputError: As in `run`; steps that were started are finished and yielded first.
             OptionError: `order` is neither.
-            ExecutorNotPicklable: As in `run`.
+            ExecutorNotPicklable: As in `run`, when the first outcome is asked for.
             JournalError, JournalConflict: As in `run`; but unless `specs` is a list or tuple, a conflict is found only
                 when its spec is read.
             FanoutInterrupted: Ctrl-C while it waits for an outcome; its `.run` has those that were not yielded yet.
@@ -214,7 +214,8 @@ class Runner:
         Raises:
             OptionError: `max_iterations` is no int of at least 1, or `next_round` no function.
             InputError: As in `run`; or `next_round` raised, or returned neither: `.run` is the round before.
-            ExecutorNotPicklable, JournalError, JournalConflict, FanoutInterrupted: As in `run`.
+            ExecutorNotPicklable: As in `run`. In a later round, `.run` is the round before.
+            JournalError, JournalConflict, FanoutInterrupted: As in `run`.
         """
         return run_loop(self._plan, initial, max_iterations, next_round)
 

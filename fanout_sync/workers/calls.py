@@ -15,6 +15,7 @@ from .lanes import Lanes
 from .loss import Lost
 from .messages import Message, pack
 from .watcher_thread import WatcherThread
+from .worker_traceback import WorkerTraceback
 
 
 class Calls:
@@ -90,17 +91,6 @@ class Calls:
         return has_started
 
 
-class _WorkerTraceback(Exception):
-    """The cause of an exception from a worker: it shows the traceback there."""
-
-    def __init__(self, text: str) -> None:
-        super().__init__(text)
-        self.text = text
-
-    def __str__(self) -> str:
-        return f"\n\n{self.text}"
-
-
 def _read(answer: Message | Lost) -> tuple[Any, BaseException | None]:
     """Return the call's result, and the exception that it ended with."""
     if isinstance(answer, Lost):
@@ -110,7 +100,7 @@ def _read(answer: Message | Lost) -> tuple[Any, BaseException | None]:
             return pickle.loads(answer[2]), None
         _, _, payload, fields = answer
         raised = RuntimeError(str(StepError(*fields))) if payload is None else pickle.loads(payload)
-        raised.__cause__ = _WorkerTraceback(fields[2])
+        raised.__cause__ = WorkerTraceback(fields[2])
     except BaseException as error:  # loading runs code of the caller's classes, which may raise anything
         return None, error
     return None, raised

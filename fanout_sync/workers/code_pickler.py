@@ -11,7 +11,6 @@ import sys
 import threading
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator
-from contextlib import closing
 from contextvars import ContextVar
 from types import CellType, CodeType, FunctionType, ModuleType
 from typing import Any
@@ -21,7 +20,11 @@ from attrs import frozen
 
 from . import sent_modules
 from .findable import ModuleSearch, is_extension
+from .module_versions import own_namespace
 from .reach import globals_reached, looks_names_up, names_in_annotations
+
+PROTOCOL = 5
+"""The version of the pickle protocol."""
 
 MOST_BYTES_BESIDES = 1 << 20
 """So many bytes, at most, are sent of what no step seems to use."""
@@ -45,10 +48,11 @@ class CodePickler(cloudpickle.Pickler):  # type: ignore[misc]  # cloudpickle has
     Args:
         file: Where the pickles go, one after the other.
         sent: What was sent before and is not sent again.
+        protocol: The version of the pickle protocol.
     """
 
-    def __init__(self, file: io.BytesIO, sent: Sent | None = None) -> None:
-        super().__init__(file, protocol=5)
+    def __init__(self, file: io.BytesIO, sent: Sent | None = None, protocol: int = PROTOCOL) -> None:
+        super().__init__(file, protocol=protocol)
         self.search = ModuleSearch()
         self.modules: dict[str, ModuleType] = {}
         self.filenames: set[str] = set()
@@ -58,10 +62,13 @@ class CodePickler(cloudpickle.Pickler):  # type: ignore[misc]  # cloudpickle has
         self._registered: list[ModuleType] = []
         self._cells: dict[int, _EmptyCell] = {}
 
-    def close(self) -> None:
-        """Have cloudpickle treat modules as before."""
-        for module in self._registered:
-            _register(module, -1)
+    def dump(self, value: Any) -> None:
+        """Pickle one more value."""
+        try:
+            super().dump(value)
+        finally:  # whatever cloudpickle is used for next, it treats modules as before
+            while self._registered:
+                _register(self._registered.pop(), -1)
 
     def reducer_override(self, value: Any) -> Any:
         """Return how `value` is pickled; see `pickle.Pickler.reducer_override`."""
@@ -143,16 +150,15 @@ class CodePickler(cloudpickle.Pickler):  # type: ignore[misc]  # cloudpickle has
     def _send(self, module: ModuleType) -> str:
         """Have the worker make the module; return its name."""
         name = module.__name__
-        if name not in self.modules:
-            if is_extension(module):
-                raise pickle.PicklingError(
-                    f"module {name!r} ({module.__file__}) is compiled, and no worker can import it: put its folder on "
-                    "sys.path"
-                )
-            self.modules[name] = module
-            if module is not sys.modules["__main__"] or name != "__main__":
-                _register(module, 1)
-                self._registered.append(module)
+        if is_extension(module):
+            raise pickle.PicklingError(
+                f"module {name!r} ({module.__file__}) is compiled, and no worker can import it: put its folder on "
+                "sys.path"
+            )
+        self.modules[name] = module
+        if name != "__main__" and module not in self._registered:
+            _register(module, 1)
+            self._registered.append(module)
         return name
 
     def _is_importable(self, value: Any) -> bool:
@@ -178,9 +184,20 @@ class CodePickler(cloudpickle.Pickler):  # type: ignore[misc]  # cloudpickle has
         return functools.cached_property, (cached.func,), state
 
     def _reduce_variable(self, variable: ContextVar[Any]) -> Any:
+        if (place := self._importable_place(variable)) is not None:
+            return sent_modules.imported, place
         missing = object()
         value = variable.get(missing)
         return sent_modules.context_variable, (variable.name, () if value is missing else (value,))
+
+    def _importable_place(self, variable: ContextVar[Any]) -> tuple[str, str] | None:
+        """Return where a worker finds a variable itself, which does not know its module."""
+        for name, module in list(sys.modules.items()):
+            namespace = own_namespace(module)
+            for each in (variable.name, *namespace):
+                if namespace.get(each) is variable and self.search.is_findable(name):
+                    return name, each
+        return None
 
     def _reduce_empty_cell(self, cell: _EmptyCell) -> Any:
         return sent_modules.empty_cell, ()
@@ -216,40 +233,40 @@ class Sent:
         return self.places.get(id(value))
 
 
-def dump(value: Any) -> tuple[bytes, Sent]:
-    """Pickle a value, with the code that a worker cannot import; `sent_modules.load` loads it.
+def dump(*values: Any) -> tuple[bytes, Sent]:
+    """Pickle values, with the code that a worker cannot import; `sent_modules.load` loads them.
 
     Returns:
         The pickle, and what the worker's modules have then.
 
     Raises:
-        Exception: Any that pickling the value raises.
+        Exception: Any that pickling a value raises.
     """
-    with closing(CodePickler(file := io.BytesIO())) as pickler:
+    pickler = CodePickler(file := io.BytesIO())
+    for value in values:
         pickler.dump(value)
-        names = _dump_those_sent(pickler)
-        if pickler.looks_names_up:
-            pickler.wanted.update((place, None) for place in _defined_in(pickler.modules.values()))
-        names += _dump_wanted(pickler, file, set(names))
-        sent = Sent({id(_get(place)): place for place in names}, [_get(place) for place in names])
-        return _payload(pickler, file, names), sent
+    names = _dump_those_sent(pickler)
+    if pickler.looks_names_up:
+        pickler.wanted.update((place, None) for place in _defined_in(pickler.modules.values()))
+    names += _dump_wanted(pickler, file, set(names))
+    sent = Sent({id(_get(place)): place for place in names}, [_get(place) for place in names])
+    return _payload(pickler, file, len(values), names), sent
 
 
 def dump_rest(sent: Sent) -> bytes:
     """Pickle what the modules of the caller define besides, for those who look it up; `b""` if there is nothing."""
     main = sys.modules["__main__"]
     modules = {place[0]: sys.modules[place[0]] for place in sent.places.values()} | {main.__name__: main}
-    with closing(CodePickler(file := _LimitedFile(), sent)) as pickler:
-        pickler.dump(None)
-        places = [place for place in _defined_in(modules.values()) if sent.place_of(_get(place)) is None]
-        pickler.wanted.update((place, None) for place in places)
-        names = _dump_wanted(pickler, file, set())
-        return _payload(pickler, file, names) if names else b""
+    pickler = CodePickler(file := _LimitedFile(), sent)
+    places = [place for place in _defined_in(modules.values()) if sent.place_of(_get(place)) is None]
+    pickler.wanted.update((place, None) for place in places)
+    names = _dump_wanted(pickler, file, set())
+    return _payload(pickler, file, 0, names) if names else b""
 
 
-def _payload(pickler: CodePickler, file: io.BytesIO, names: list[tuple[str, str]]) -> bytes:
+def _payload(pickler: CodePickler, file: io.BytesIO, values: int, names: list[tuple[str, str]]) -> bytes:
     modules = [_facts_of(module) for module in pickler.modules.values()]
-    return pickle.dumps((modules, _sources(pickler.filenames), file.getvalue(), names), 5)
+    return pickle.dumps((modules, _sources(pickler.filenames), file.getvalue(), values, names), PROTOCOL)
 
 
 def _dump_those_sent(pickler: CodePickler) -> list[tuple[str, str]]:

@@ -65,6 +65,7 @@ class Lane:
         told: The other messages that it was last sent before a step.
         versions: Those of the modules that it may have imported.
         has_reported_start: Whether the worker has said that it is ready, or why it is not.
+        loading: What it is unpickling, by name; empty if nothing.
         is_tearing_down: Whether it exits after `teardown`, as it was told or as it has said.
         assignments: How many messages it was given to answer.
         is_used_up: Whether it was given as many as it may be.
@@ -84,6 +85,7 @@ class Lane:
     caller_pid: int = field(factory=os.getpid)
     state: Literal["starting", "idle", "busy", "leaving", "gone"] = "starting"
     has_reported_start: bool = False
+    loading: str = ""
     is_tearing_down: bool = False
     started_at: float = field(factory=time.monotonic)
     pidfd: int | None = None

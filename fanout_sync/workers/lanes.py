@@ -22,8 +22,9 @@ from .caller_state import state_here
 from .guard_process import ensure_guard
 from .lane import CHECK_INTERVAL_S, Assignment, Lane, kill_and_reap, kill_lanes, reap_killed
 from .link import LinkLost
+from .loading import NOUNS, not_loaded
 from .log_records import emit_here
-from .loss import Lost, kill_reason_for, loss_of
+from .loss import LoadFailure, Lost, kill_reason_for, loss_of
 from .messages import Message, pack
 from .module_versions import changed_between, versions_here
 from .output import Output
@@ -48,7 +49,12 @@ class Lanes:
 
     A small event loop: `turn` waits on every worker's socket and pidfd at once. Not thread-safe, except for `wake`:
     only its owner, the thread that calls `turn`, may use it. Each `start` adds exactly one `(index, answer)` to
-    `answers`.
+    `answers`, unless there is a `load_failure`.
+
+    Attributes:
+        answers: What came for each message, with its index.
+        load_failure: Why no worker can load the executor; `None` if one could, or none has tried. If there is one, no
+            step has begun, and none will.
 
     Attributes:
         bound: The largest number of workers.
@@ -82,6 +88,8 @@ class Lanes:
         captures_output: bool = False,
     ) -> None:
         self.answers: deque[tuple[int, Message | Lost]] = deque()
+        self.load_failure: LoadFailure | None = None
+        self._has_loaded = False
         self.bound = bound
         self._prepare = pack((messages.PREPARE, payload, on_event is not None))
         self._told = state_here(), rest
@@ -99,6 +107,7 @@ class Lanes:
         self.wake = self._watched.wake
         try:
             for lane in warm:
+                self._has_loaded |= lane.prepared == self._prepare
                 self._bring_up_to_date(lane)
                 self._adopt(lane)
         except BaseException:
@@ -203,7 +212,7 @@ class Lanes:
     # Giving messages to workers -------------------------------------------------------------------------------------
 
     def _assign(self) -> None:
-        while self._pending and self._idle:
+        while self._pending and self._idle and self.load_failure is None:
             self._assign_to(self._idle.pop(), self._pending.popleft())
         if self._pending or self._max_tasks < math.inf:
             self._add_lanes()
@@ -212,7 +221,7 @@ class Lanes:
             and self._starter.failures >= MAX_FAILED_STARTS
             and all(lane.state == "leaving" for lane in self._lanes)
         ):
-            self._fail_pending()
+            self._give_up()
 
     def _assign_to(self, lane: Lane, assignment: Assignment) -> None:
         assignment.deliveries += 1
@@ -293,6 +302,17 @@ class Lanes:
         lane.is_tearing_down = True
         self._send(lane, pack((messages.STOP,)))
 
+    def _give_up(self) -> None:
+        """Answer for what is left, as no worker can be started; but with a load failure there are no answers."""
+        failure = self._starter.last_failure
+        if self.load_failure is not None:
+            return
+        if failure is not None and failure.loading and not self._has_loaded:
+            # Not when the first worker dies: it may be the system that has killed it.
+            self.load_failure = LoadFailure(failure.loading, failure.error, has_raised=False)
+        else:
+            self._fail_pending()
+
     def _fail_pending(self) -> None:
         assert self._starter.last_failure is not None, "starts have failed"
         self.answers.extend((assignment.index, self._starter.last_failure) for assignment in self._pending)
@@ -350,15 +370,8 @@ class Lanes:
             self._watched.expect_exit(lane, TEARDOWN_GRACE_S)
         elif kind == messages.LOG:
             self._on_log(message[1])
-        elif kind == messages.READY:
-            lane.has_reported_start = True
-            self._start_companions(lane)
-            self._on_free(lane)
-        elif kind == messages.UNPREPARED:
-            lane.has_reported_start = True
-            self._watched.expect_exit(lane, _EXIT_PATIENCE_S)
-            self._starter.note_failure(Lost(StepError(*message[1]), "raised"))
-            self._assign()
+        elif kind in messages.OF_START:
+            self._on_start_message(lane, kind, message)
         else:
             self._starter.failures = 0
             for output in lane.outputs:
@@ -376,6 +389,36 @@ class Lanes:
             start_trackers()
         except OSError as error:  # the next worker tries again
             logger.warning("no resource tracker: what killed steps leave may remain: %s", error)
+
+    def _on_start_message(self, lane: Lane, kind: str, message: Message) -> None:
+        if kind == messages.LOADING:
+            lane.loading = message[1]
+        elif kind == messages.LOADED:
+            lane.loading = ""
+            self._has_loaded = True
+        elif kind == messages.UNLOADABLE:
+            self._on_unloadable(lane, StepError(*message[1]))
+        elif kind == messages.UNPREPARED:
+            self._on_failed_start(lane, StepError(*message[1]))
+        else:  # READY
+            lane.has_reported_start = True
+            self._start_companions(lane)
+            self._on_free(lane)
+
+    def _on_unloadable(self, lane: Lane, error: StepError) -> None:
+        if not self._has_loaded:
+            self.load_failure = LoadFailure(lane.loading, error, has_raised=True)
+        self._on_failed_start(lane, not_loaded(lane.loading, error))
+
+    def _on_failed_start(self, lane: Lane, error: StepError) -> None:
+        lane.has_reported_start = True
+        self._watched.expect_exit(lane, _EXIT_PATIENCE_S)
+        failure = Lost(error, "raised")
+        if self.load_failure is None:
+            self._starter.note_failure(failure)
+        else:
+            self._starter.stop(failure)
+        self._assign()
 
     def _on_usage(self, index: int, prompt_tokens: int, completion_tokens: int, cost_usd: float) -> None:
         if self._meter is not None:
@@ -425,10 +468,17 @@ class Lanes:
         lane.kill_group()
         exit_status = lane.exit_status()
         if not lane.has_reported_start:
-            error = StepError("WorkerDied", f"{exit_status.text} while it started")
-            self._starter.note_failure(
-                Lost(error, "crashed", lane.pid, exit_code=exit_status.exit_code, signal=exit_status.signal)
+            doing = f"unpickled {NOUNS[lane.loading]}" if lane.loading else "started"
+            error = StepError("WorkerDied", f"{exit_status.text} while it {doing}")
+            failure = Lost(
+                error,
+                "crashed",
+                lane.pid,
+                exit_code=exit_status.exit_code,
+                signal=exit_status.signal,
+                loading=lane.loading,
             )
+            self._starter.note_failure(failure)
         elif lane.assignment is not None:
             if lane.is_unread and lane.assignment.deliveries < MAX_DELIVERIES:
                 # The worker never began this step, so nothing of it has happened yet.

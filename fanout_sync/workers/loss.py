@@ -17,7 +17,11 @@ STOP_BY_ITSELF_S = 0.25
 
 @frozen
 class Lost:
-    """Stands for an answer: no worker could start, or the worker that ran the step died."""
+    """Stands for an answer: no worker could start, or the worker that ran the step died.
+
+    Attributes:
+        loading: What the worker that could not start was unpickling when it died, by name; empty if nothing.
+    """
 
     error: StepError
     status: Literal["crashed", "raised", "timed_out"]
@@ -26,6 +30,22 @@ class Lost:
     duration_s: float | None = None
     exit_code: int | None = None
     signal: str | None = None
+    loading: str = ""
+
+
+@frozen
+class LoadFailure:
+    """Why no worker can load the executor.
+
+    Attributes:
+        name: What cannot be unpickled: `"executor"` or `"retry"`.
+        error: What unpickling it raised, or how a worker died of it.
+        has_raised: Whether it raised.
+    """
+
+    name: str
+    error: StepError
+    has_raised: bool
 
 
 def kill_reason_for(error: Exception) -> str:

@@ -26,7 +26,10 @@ STOP = "stop"  # (STOP,)
 
 # From the worker.
 READY = "ready"  # (READY,) after PREPARE, or after STATE if modules were reloaded that this worker does not have
-UNPREPARED = "unprepared"  # (UNPREPARED, error fields)
+LOADING = "loading"  # (LOADING, "executor" or "retry") before each of the two is unpickled
+LOADED = "loaded"  # (LOADED,) when both are, before setup()
+UNLOADABLE = "unloadable"  # (UNLOADABLE, error fields) instead, of the one that was being unpickled
+UNPREPARED = "unprepared"  # (UNPREPARED, error fields) when anything else has failed
 DONE = "done"  # (DONE, index, the other fields of a `Report` that a worker knows, in its order) after STEP
 LEAVING = "leaving"  # (LEAVING,) before its last answer, or after STATE if it has modules that were reloaded
 RETURNED = "returned"  # (RETURNED, index, pickled result) after CALL
@@ -34,6 +37,9 @@ RAISED = "raised"  # (RAISED, index, pickled exception or None, error fields) af
 USAGE = "usage"  # (USAGE, index, prompt tokens, completion tokens, cost in US dollars) between STEP and DONE
 LOG = "log"  # (LOG, fields of a log record)
 EVENT = "event"  # (EVENT, event as JSON)
+
+OF_START = frozenset((READY, LOADING, LOADED, UNLOADABLE, UNPREPARED))
+"""What a worker sends after PREPARE, and before anything else of its work."""
 
 Message = tuple[Any, ...]
 

@@ -24,10 +24,16 @@ _next_check = 0.0
 
 def own_attribute(module: Any, name: str) -> Any:
     """Return what a module has itself, or `None`; one that is loaded when it is first used stays unloaded."""
+    return own_namespace(module).get(name)
+
+
+def own_namespace(module: Any) -> dict[str, Any]:
+    """Return the namespace of a module, of which nothing is loaded for that."""
     try:
-        return object.__getattribute__(module, "__dict__").get(name)
+        namespace: dict[str, Any] = object.__getattribute__(module, "__dict__")
     except Exception:  # what is no module at all
-        return None
+        return {}
+    return namespace
 
 
 def versions_here() -> Versions:

@@ -7,6 +7,7 @@ looks up a name in the module (`pickle`, `typing.get_type_hints`, `import __main
 from __future__ import annotations
 
 import builtins
+import importlib
 import io
 import linecache
 import pickle
@@ -18,6 +19,8 @@ from functools import lru_cache, singledispatch
 from importlib.machinery import ModuleSpec
 from types import CellType, CodeType, FunctionType, ModuleType
 from typing import Any
+
+OnBegin = Callable[[int], object]
 
 Facts = dict[str, Any]
 """What a module has that is no code, such as `__file__`."""
@@ -77,46 +80,59 @@ class _Loading(threading.local):
 _loading = _Loading()
 
 
-def load(payload: bytes) -> Any:
-    """Return the value in what `code_pickler.dump` made, and fill the modules of this process with what came with it.
+def load(payload: bytes, on_begin: OnBegin = lambda place: None) -> list[Any]:
+    """Return the values in what `code_pickler.dump` made, and fill the modules of this process with what came along.
+
+    Args:
+        payload: What it made.
+        on_begin: Called with the place of each value before it is loaded.
 
     Raises:
-        Exception: Any that loading the value raises.
+        Exception: Any that loading a value raises.
     """
-    modules, sources, value_bytes, names = pickle.loads(payload)
-    for facts in modules:
+    pickled = pickle.loads(payload)
+    for facts in pickled[0]:
         _module_of_process(facts)
-    return _load(sources, value_bytes, names)
+    return _load(pickled, on_begin)
 
 
-def load_apart(payload: bytes) -> Any:
-    """Return the value in what `code_pickler.dump` made, in a process that has a `__main__` of its own.
+def load_apart(payload: bytes, on_begin: OnBegin = lambda place: None) -> list[Any]:
+    """Return the values in what `code_pickler.dump` made, in a process that has a `__main__` of its own.
 
     The modules are known only to what is loaded together; this process cannot look them up.
 
+    Args:
+        payload: As in `load`.
+        on_begin: As in `load`.
+
     Raises:
-        Exception: Any that loading the value raises.
+        Exception: Any that loading a value raises.
     """
-    modules, sources, value_bytes, names = pickle.loads(payload)
+    pickled = pickle.loads(payload)
+    modules = pickled[0]
     before, _loading.modules = _loading.modules, {facts["__name__"]: _filled(facts) for facts in modules}
     try:
-        return _load(sources, value_bytes, names)
+        return _load(pickled, on_begin)
     finally:
         _loading.modules = before
 
 
-def _load(sources: dict[str, list[str]], value_bytes: bytes, names: list[tuple[str, str]]) -> Any:
+def _load(pickled: tuple[Any, ...], on_begin: OnBegin) -> list[Any]:
+    _, sources, pickles, count, names = pickled
     for filename, lines in sources.items():
         linecache.cache[filename] = (sum(map(len, lines)), None, lines, filename)
-    unpickler = pickle.Unpickler(io.BytesIO(value_bytes))  # one for all: what comes later refers to what came earlier
-    value = unpickler.load()
+    unpickler = pickle.Unpickler(io.BytesIO(pickles))  # one for all: what comes later refers to what came earlier
+    values = []
+    for place in range(count):
+        on_begin(place)
+        values.append(unpickler.load())
     for module, name in names:
         try:
             loaded = unpickler.load()
         except Exception:  # code of the caller's; nobody has asked for this name yet, so nobody misses it
             break
         vars(_module(module)).setdefault(name, loaded)
-    return value
+    return values
 
 
 def _module(name: str) -> ModuleType:
@@ -156,6 +172,11 @@ def sent_module(name: str) -> ModuleType:
 def attribute(module: str, name: str) -> Any:
     """Return what was sent before."""
     return vars(_module(module))[name]
+
+
+def imported(module: str, name: str) -> Any:
+    """Return what a module has that this process can import."""
+    return getattr(importlib.import_module(module), name)
 
 
 def function(module: str, code: CodeType, cells: tuple[CellType, ...] | None) -> FunctionType:

@@ -21,6 +21,7 @@ from ..records.status import StepError
 from . import messages
 from .caller_state import state_here, take_over, take_over_filters
 from .link import LOST_LINK_EXIT_CODE, LinkLost, WorkerLink, adopt
+from .loading import NotLoaded, load_executor
 from .log_records import Forwarding
 from .messages import Message, error_fields, pack, pack_report, unpack_step
 from .output import redirect
@@ -127,7 +128,7 @@ class Worker:
         self._tear_down()
         self._event_tx = WorkerEventSender(self._link) if wants_events else None
         try:
-            executor, self._rule = load(payload) if payload else (None, None)
+            executor = self._load(payload) if payload else None
             self._forwarding.restore()
             take_over_filters(self._state)  # once more: now there are the categories of the modules just loaded
             # After loading: what modules set when they are imported is seen by every step, as on threads.
@@ -135,6 +136,9 @@ class Worker:
             if executor is not None:
                 self._context.run(executor.setup)
                 self._forwarding.restore()
+        except NotLoaded as failure:
+            self._link.send(pack((messages.UNLOADABLE, error_fields(failure.error))))
+            return False
         except BaseException as error:  # code of the executor, which may also raise SystemExit
             self._link.send(pack((messages.UNPREPARED, error_fields(StepError.of(error)))))
             return False
@@ -142,6 +146,14 @@ class Worker:
         self._surroundings.remember()
         self._link.send(pack((messages.READY,)))
         return True
+
+    def _load(self, payload: bytes) -> AgentExecutor:
+        def note(name: str) -> None:
+            self._link.send(pack((messages.LOADING, name)))
+
+        executor, self._rule = load_executor(payload, load, note)
+        self._link.send(pack((messages.LOADED,)))
+        return executor
 
     def _tear_down(self) -> None:
         if self._executor is None:
@@ -189,12 +201,15 @@ class Worker:
 
     def _run_call(self, message: Message) -> bytes:
         _, index, payload = message
+        preface = "While the function and its arguments were unpickled in the worker:\n\n"
         try:
-            function, args, kwargs = load(payload)
+            ((function, args, kwargs),) = load(payload)
+            preface = ""
             result = own_context().run(lambda: _portable(function(*args, **kwargs)))
             answer: Message = (messages.RETURNED, index, result)
         except BaseException as error:  # a future has whatever its function raised
-            answer = (messages.RAISED, index, _portable_exception(error), error_fields(StepError.of(error)))
+            name, text, trace = error_fields(StepError.of(error))
+            answer = (messages.RAISED, index, _portable_exception(error), (name, text, f"{preface}{trace}"))
         self._exit_if_forked()
         return pack(answer)
 

@@ -24,8 +24,8 @@ from fanout_sync.backends import foreign, places
 from fanout_sync.backends.foreign_worker import MAX_REMOTE_EXECUTORS, RemoteCaller, RemoteRun, _RemoteExecutors
 from fanout_sync.backends.state_file import StateFile
 from fanout_sync.testing import Ledger, make_specs
-from fanout_sync.workers.code_pickler import dump
 from fanout_sync.workers.messages import read_report, unpack
+from fanout_sync.workers.pickling import pickle_executor
 
 pytestmark = pytest.mark.xdist_group("timing")
 
@@ -455,7 +455,7 @@ def test_many_runs_at_once_each_keep_their_executor(tmp_path: Path) -> None:
 
 
 def _remote_run(token: str, ledger: Ledger) -> RemoteRun:
-    return RemoteRun(token, dump((Noting(ledger), None))[0], False, None)
+    return RemoteRun(token, pickle_executor(Noting(ledger), None)[0], False, None)
 
 
 def test_the_executors_that_were_used_last_are_kept(ledger: Ledger) -> None:
@@ -528,7 +528,7 @@ def test_an_executor_that_does_not_load_fails_its_own_steps(make_pool: MakePool,
     pool = make_pool(1)
     run = Runner(Unloadable(ledger), backend=pool).run(make_specs(3))
     assert [record.status for record in run.records] == ["raised"] * 3
-    assert all("not here" in outcome.output for outcome in run)
+    assert all("the executor was pickled, but cannot be unpickled here: not here" in outcome.output for outcome in run)
     assert not Runner(Noting(ledger), backend=pool).run(make_specs(2)).failed
 
 

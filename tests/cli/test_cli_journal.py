@@ -154,6 +154,28 @@ def test_nothing_runs_twice(folder: Folder) -> None:
     assert again.stderr.splitlines()[1:] == ["  from the journal: 2", "  t1 (fail): ValueError: no"]
 
 
+UNLOADABLE = """
+
+class Unloadable(FunctionExecutor):
+    def __setstate__(self, state):
+        raise ValueError("no licence")
+
+unloadable = Unloadable(functions, concurrency=2)
+"""
+
+
+def test_executor_that_no_worker_can_unpickle(folder: Folder) -> None:
+    """The error says what has failed in the worker; outcomes that the journal has are written all the same."""
+    (folder / "agents.py").write_text(AGENTS + UNLOADABLE, encoding="utf-8")
+    folder.steps(("fail", "no"), ("mark", "b"))
+    assert folder.run("--journal", "run.db").returncode == 1
+    done = folder.run("--journal", "run.db", "--backend", "process", target="agents.py:unloadable")
+    assert done.returncode == 1
+    assert outputs_in(done.stdout) == ["B"]
+    assert "unpickling it in a worker raised ValueError: no licence" in done.stderr
+    assert "Traceback" not in done.stderr
+
+
 def test_workflows_are_kept_apart(folder: Folder, journal: SqliteJournal) -> None:
     """What is done in one workflow is not in another."""
     folder.steps(("mark", "a"))

@@ -41,7 +41,8 @@ SAMPLES: list[FanoutError] = [
     UnknownOption("there is no option 'timout'; did you mean 'timeout'?"),
     InputError("item 3 is no AgentStepSpec", RUN),
     ExecutorNotPicklable("executor.client.lock", "cannot pickle '_thread.lock' object"),
-    ExecutorNotPicklable("executor.client.lock", "cannot pickle '_thread.lock' object", is_copy=True),
+    ExecutorNotPicklable("executor.client.lock", "cannot pickle '_thread.lock' object", "Share it.", is_copy=True),
+    ExecutorNotPicklable("executor", "it raised ValueError: no", "Use threads.", "Traceback …", RUN),
     JournalError("runs.db: cannot be written, the disk is full"),
     JournalError("runs.db: cannot be written, the disk is full", RUN),
     JournalConflict("1 step has changed", {"a": ("prompt",)}),
@@ -123,12 +124,23 @@ def test_executor_not_picklable_says_what_to_do() -> None:
     assert "backend='thread'" in message
 
 
-def test_executor_that_cannot_be_copied_says_what_to_do() -> None:
-    """The message names the attribute at fault, and how to make or to share it."""
-    message = str(ExecutorNotPicklable("executor.client.lock", "cannot pickle '_thread.lock' object", is_copy=True))
-    assert message.startswith("executor.client.lock cannot be copied for each worker thread: cannot pickle")
-    assert "setup()" in message
-    assert "__deepcopy__()" in message
+def test_executor_that_cannot_be_copied_says_so() -> None:
+    """The message names the attribute at fault, and ends with the advice."""
+    error = ExecutorNotPicklable("executor.lock", "cannot pickle '_thread.lock' object", "Share it.", is_copy=True)
+    assert str(error).startswith("executor.lock cannot be copied for each worker thread: cannot pickle")
+    assert str(error).endswith("Share it.")
+    assert error.with_run(RUN).is_copy
+
+
+def test_executor_not_picklable_with_advice_of_its_own() -> None:
+    """The message ends with the advice, and the error can be raised again with the run of the round before."""
+    error = ExecutorNotPicklable("executor.file", "it is an open file", "Keep its path.", "Traceback …")
+    error.__cause__ = ValueError()
+    assert str(error) == "executor.file cannot be sent to a worker process: it is an open file. Keep its path."
+    assert (error.traceback, error.run) == ("Traceback …", None)
+    again = error.with_run(RUN)
+    assert (str(again), again.traceback, again.run) == (str(error), error.traceback, RUN)
+    assert again.__cause__ is error.__cause__
 
 
 def test_attributes_are_the_arguments() -> None:

@@ -22,6 +22,7 @@ from processes import eventually
 from fanout_sync import AgentExecutor, AgentStepSpec, EventSender, FunctionExecutor, ProcessBackend, Runner, StepOutcome
 from fanout_sync.backends import kept_workers
 from fanout_sync.testing import Ledger, make_specs
+from fanout_sync.workers import module_versions
 
 
 class OwnWarning(UserWarning):
@@ -178,8 +179,12 @@ def test_a_kept_worker_that_has_not_imported_it_stays(local_module: Any) -> None
         assert runner.run(make_specs(1))[0].output == pid
 
 
-def test_a_source_that_was_edited_and_not_reloaded_is_warned_of(local_module: Any) -> None:
+def test_a_source_that_was_edited_and_not_reloaded_is_warned_of(
+    local_module: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
     """Workers that start later import the new source, so the caller is told, once."""
+    monkeypatch.setattr(module_versions, "CHECK_INTERVAL_S", 0.0)
+    monkeypatch.setattr(module_versions, "_next_check", 0.0)
     runner = Runner(FunctionExecutor({"tester": _pid_and_answer}), backend="process", max_concurrency=1)
     runner.run(make_specs(1))
     _edit(local_module)

@@ -387,3 +387,24 @@ def test_a_compiled_module_that_no_worker_finds_is_refused(tmp_path: Path) -> No
             runner.run(make_specs(1))
     finally:
         del sys.modules["compiled_elsewhere"]
+
+
+def test_a_context_variable_of_an_importable_module(tmp_path: Path) -> None:
+    """A variable that the script has imported is the module's own in a worker, too."""
+    (tmp_path / "labels.py").write_text(
+        "import contextvars\nlabel = contextvars.ContextVar('other name')\ndef get():\n    return label.get('unset')\n"
+    )
+    source = """
+import json
+from labels import get, label
+from fanout_sync import FunctionExecutor, Runner
+from fanout_sync.testing import make_specs
+
+def agent(spec):
+    label.set(spec.prompt)
+    return get()
+
+run = Runner(FunctionExecutor({"tester": agent}), backend="process", max_concurrency=1).run(make_specs(2))
+print(json.dumps([outcome.output for outcome in run]))
+"""
+    assert run_script(tmp_path, source) == ["0", "1"]

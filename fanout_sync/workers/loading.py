@@ -1,0 +1,69 @@
+"""Loading what an executor was pickled to, in the process that runs its steps."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import TYPE_CHECKING, Any, Literal
+
+from ..executors.executor import AgentExecutor
+from ..records.status import StepError
+
+if TYPE_CHECKING:
+    from ..retry.policy import RetryRule
+
+Name = Literal["executor", "retry"]
+"""What is loaded, by the name of the argument of `Runner`."""
+
+NOUNS = {"executor": "the executor", "retry": "the retry strategy"}
+
+
+class NotLoaded(Exception):
+    """Something that was pickled cannot be unpickled.
+
+    Attributes:
+        error: What unpickling it raised.
+        step_error: The same, for a step that cannot run because of that: the message says that it is not the step's.
+    """
+
+    def __init__(self, name: Name, error: StepError) -> None:
+        super().__init__(name, error)
+        self.error = error
+        self.step_error = not_loaded(name, error)
+
+
+def not_loaded(name: str, error: StepError) -> StepError:
+    """Return what a step fails with when what it needs cannot be unpickled in its process."""
+    message = f"{NOUNS[name]} was pickled, but cannot be unpickled here: {error.message}"
+    return StepError(error.type, message, error.traceback)
+
+
+def load_executor(
+    payload: bytes,
+    load: Callable[[bytes, Callable[[int], object]], list[Any]],
+    on_begin: Callable[[Name], object] = lambda name: None,
+) -> tuple[AgentExecutor, RetryRule | None]:
+    """Return the executor and the retry rule that `pickle_executor` has pickled.
+
+    Args:
+        payload: What it returned.
+        load: One of the functions of `sent_modules`.
+        on_begin: Called before each of the two is unpickled.
+
+    Raises:
+        NotLoaded: One of them cannot be unpickled, whatever that raised, `SystemExit` included.
+    """
+    name = _NAMES[0]
+
+    def note(place: int) -> None:
+        nonlocal name
+        name = _NAMES[place]
+        on_begin(name)
+
+    try:
+        executor, rule = load(payload, note)
+    except BaseException as error:  # code of the caller's classes
+        raise NotLoaded(name, StepError.of(error)) from error
+    return executor, rule
+
+
+_NAMES: tuple[Name, Name] = ("executor", "retry")
