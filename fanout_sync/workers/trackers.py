@@ -30,6 +30,17 @@ import warnings
 warnings.filterwarnings("ignore", "resource_tracker", UserWarning)
 main({reader})
 """
+# A frozen program that is one file removes what it was unpacked to when it ends. If its tracker is only just starting,
+# nobody needs it any more.
+_PROGRAM_IF_FROZEN = """\
+try:
+    from {module} import main
+    import warnings
+except Exception:
+    raise SystemExit
+warnings.filterwarnings("ignore", "resource_tracker", UserWarning)
+main({reader})
+"""
 _SIGNALS = (signal.SIGINT, signal.SIGTERM)
 
 MODULES = ("multiprocessing.resource_tracker", "loky.backend.resource_tracker")
@@ -104,7 +115,8 @@ def _start(module: str, pipe: _Pipe) -> None:
     """Start a tracker as its module does, but with a filter and without the current directory on its path."""
     tracker: Any = importlib.import_module(module)._resource_tracker
     with tracker._lock, ExitStack() as stack:
-        program = _PROGRAM.format(path=absolute_path(), module=module, reader=pipe.reader)
+        program = _PROGRAM_IF_FROZEN if getattr(sys, "frozen", False) else _PROGRAM
+        program = program.format(path=absolute_path(), module=module, reader=pipe.reader)
         # The signals are blocked until its program has begun: the tracker must survive a Ctrl-C.
         before = signal.pthread_sigmask(signal.SIG_BLOCK, _SIGNALS)
         stack.callback(signal.pthread_sigmask, signal.SIG_SETMASK, before)
