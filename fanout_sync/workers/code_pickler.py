@@ -5,6 +5,7 @@ from __future__ import annotations
 import functools
 import io
 import linecache
+import math
 import os
 import pickle
 import sys
@@ -242,10 +243,11 @@ def dump(*values: Any) -> tuple[bytes, Sent]:
     Raises:
         Exception: Any that pickling a value raises.
     """
-    pickler = CodePickler(file := io.BytesIO())
+    pickler = CodePickler(file := _File())
     for value in values:
         pickler.dump(value)
     names = _dump_those_sent(pickler)
+    file.limit = file.tell() + MOST_BYTES_BESIDES
     if pickler.looks_names_up:
         pickler.wanted.update((place, None) for place in _defined_in(pickler.modules.values()))
     names += _dump_wanted(pickler, file, set(names))
@@ -257,7 +259,8 @@ def dump_rest(sent: Sent) -> bytes:
     """Pickle what the modules of the caller define besides, for those who look it up; `b""` if there is nothing."""
     main = sys.modules["__main__"]
     modules = {place[0]: sys.modules[place[0]] for place in sent.places.values()} | {main.__name__: main}
-    pickler = CodePickler(file := _LimitedFile(), sent)
+    pickler = CodePickler(file := _File(), sent)
+    file.limit = MOST_BYTES_BESIDES
     places = [place for place in _defined_in(modules.values()) if sent.place_of(_get(place)) is None]
     pickler.wanted.update((place, None) for place in places)
     names = _dump_wanted(pickler, file, set())
@@ -272,15 +275,15 @@ def _payload(pickler: CodePickler, file: io.BytesIO, values: int, names: list[tu
 def _dump_those_sent(pickler: CodePickler) -> list[tuple[str, str]]:
     """Pickle, once more, those globals of the sent modules that are part of the value already; that costs little."""
     included = pickler.memo.copy()
-    names = [
-        (name, each)
+    values = {
+        (name, each): value
         for name, module in pickler.modules.items()
         for each, value in list(vars(module).items())
         if id(value) in included and not _is_special(each)
-    ]
-    for place in names:
-        pickler.dump(_get(place))
-    return names
+    }
+    for value in values.values():
+        pickler.dump(value)
+    return list(values)
 
 
 def _dump_wanted(pickler: CodePickler, file: io.BytesIO, done: set[tuple[str, str]]) -> list[tuple[str, str]]:
@@ -354,12 +357,14 @@ def _sources(filenames: Iterable[str]) -> dict[str, list[str]]:
     return {name: lines for name, lines in found.items() if lines}
 
 
-class _LimitedFile(io.BytesIO):
-    """Takes no more than `MOST_BYTES_BESIDES`."""
+class _File(io.BytesIO):
+    """Takes no more bytes than `limit`."""
+
+    limit = math.inf
 
     def write(self, data: Any) -> int:
-        if self.tell() + memoryview(data).nbytes > MOST_BYTES_BESIDES:
-            raise OverflowError(f"more than {MOST_BYTES_BESIDES} bytes")
+        if self.tell() + memoryview(data).nbytes > self.limit:
+            raise OverflowError(f"more than {self.limit} bytes")
         return super().write(data)
 
 

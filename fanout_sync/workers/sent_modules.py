@@ -21,6 +21,8 @@ from types import CellType, CodeType, FunctionType, ModuleType
 from typing import Any
 
 OnBegin = Callable[[int], object]
+Named = dict[tuple[str, str], Any]
+"""Values by module and name."""
 
 Facts = dict[str, Any]
 """What a module has that is no code, such as `__file__`."""
@@ -45,10 +47,16 @@ class SentModule(ModuleType):
 
 
 class _Rest:
-    """What nothing in the executor uses: it is loaded when somebody looks it up after all."""
+    """What nothing in the executor uses: it is loaded when somebody looks it up after all.
+
+    Attributes:
+        payload: What is not loaded yet.
+        loaded: What was loaded, by module and name.
+    """
 
     def __init__(self) -> None:
         self.payload = b""
+        self.loaded: dict[tuple[str, str], Any] = {}
         self.lock = threading.RLock()
 
 
@@ -57,7 +65,12 @@ _rest = _Rest()
 
 def set_rest(payload: bytes) -> None:
     """Keep what the modules have besides, until somebody looks something up that they do not have yet."""
-    _rest.payload = payload
+    with _rest.lock:
+        _rest.payload = payload
+        for (module, name), value in _rest.loaded.items():  # it may be out of date
+            if vars(sys.modules[module]).get(name) is value:
+                del vars(sys.modules[module])[name]
+        _rest.loaded = {}
 
 
 def load_rest() -> None:
@@ -65,7 +78,10 @@ def load_rest() -> None:
     with _rest.lock:
         payload, _rest.payload = _rest.payload, b""
         if payload:
-            load(payload)
+            _, named = _load(_made_modules(payload), lambda place: None)
+            for (module, name), value in named.items():
+                if name not in vars(sys.modules[module]):
+                    vars(sys.modules[module])[name] = _rest.loaded[module, name] = value
 
 
 # Loading --------------------------------------------------------------------------------------------------------------
@@ -90,10 +106,9 @@ def load(payload: bytes, on_begin: OnBegin = lambda place: None) -> list[Any]:
     Raises:
         Exception: Any that loading a value raises.
     """
-    pickled = pickle.loads(payload)
-    for facts in pickled[0]:
-        _module_of_process(facts)
-    return _load(pickled, on_begin)
+    values, named = _load(_made_modules(payload), on_begin)
+    _name(named)
+    return values
 
 
 def load_apart(payload: bytes, on_begin: OnBegin = lambda place: None) -> list[Any]:
@@ -112,12 +127,28 @@ def load_apart(payload: bytes, on_begin: OnBegin = lambda place: None) -> list[A
     modules = pickled[0]
     before, _loading.modules = _loading.modules, {facts["__name__"]: _filled(facts) for facts in modules}
     try:
-        return _load(pickled, on_begin)
+        values, named = _load(pickled, on_begin)
+        _name(named)
+        return values
     finally:
         _loading.modules = before
 
 
-def _load(pickled: tuple[Any, ...], on_begin: OnBegin) -> list[Any]:
+def _made_modules(payload: bytes) -> tuple[Any, ...]:
+    """Make the modules that a pickle needs; return what is pickled."""
+    pickled: tuple[Any, ...] = pickle.loads(payload)
+    for facts in pickled[0]:
+        _module_of_process(facts)
+    return pickled
+
+
+def _name(named: Named) -> None:
+    for (module, name), value in named.items():
+        vars(_module(module))[name] = value
+
+
+def _load(pickled: tuple[Any, ...], on_begin: OnBegin) -> tuple[list[Any], Named]:
+    """Return the values, and what the modules are to have besides, as far as it can be loaded."""
     _, sources, pickles, count, names = pickled
     for filename, lines in sources.items():
         linecache.cache[filename] = (sum(map(len, lines)), None, lines, filename)
@@ -126,13 +157,13 @@ def _load(pickled: tuple[Any, ...], on_begin: OnBegin) -> list[Any]:
     for place in range(count):
         on_begin(place)
         values.append(unpickler.load())
-    for module, name in names:
+    named: Named = {}
+    for place in names:
         try:
-            loaded = unpickler.load()
+            named[place] = unpickler.load()
         except Exception:  # code of the caller's; nobody has asked for this name yet, so nobody misses it
             break
-        vars(_module(module)).setdefault(name, loaded)
-    return values
+    return values, named
 
 
 def _module(name: str) -> ModuleType:

@@ -408,3 +408,44 @@ run = Runner(FunctionExecutor({"tester": agent}), backend="process", max_concurr
 print(json.dumps([outcome.output for outcome in run]))
 """
     assert run_script(tmp_path, source) == ["0", "1"]
+
+
+def test_a_kept_worker_has_the_newest_definitions(tmp_path: Path) -> None:
+    """What the script defines anew between two runs is what a kept worker has, under its name as well."""
+    source = """
+import json, pickle
+from fanout_sync import AgentExecutor, Runner, StepOutcome
+from fanout_sync.testing import make_specs
+
+def define(version):
+    text = f'''
+class Note:
+    version = {version}
+
+def looked_up():
+    return {version}
+
+class Asker(AgentExecutor):
+    def execute_step(self, spec, event_tx=None):
+        import __main__
+        same = type(pickle.loads(pickle.dumps(self))) is type(self) and pickle.loads(pickle.dumps(Note)) is Note
+        versions = Note.version, __main__.looked_up(), __main__.Later.version
+        return StepOutcome.completed(spec, str((same, *versions)))
+
+class Later:
+    version = {version}
+'''
+    exec(text, globals())
+
+found = []
+define(1)
+runner = Runner(Asker(), backend="process", max_concurrency=1)
+with runner:
+    for version in (2, 3):
+        found.append(runner.run(make_specs(1))[0].output)
+        define(version)
+        runner._plan = type(runner._plan)(executor=Asker(), backend=runner._plan.backend)
+    found.append(runner.run(make_specs(1))[0].output)
+print(json.dumps(found))
+"""
+    assert run_script(tmp_path, source) == [f"(True, {n}, {n}, {n})" for n in (1, 2, 3)]
