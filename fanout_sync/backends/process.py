@@ -7,8 +7,9 @@ import threading
 import weakref
 from collections.abc import Callable
 from concurrent.futures import Future
-from typing import TYPE_CHECKING, ParamSpec, TypeVar
+from typing import TYPE_CHECKING, Any, ParamSpec, TypeVar
 
+from .. import forks
 from ..checks import flag, positive_int
 from ..interrupts import InterruptScope
 from .backend import Backend, RunContext, Session
@@ -60,7 +61,17 @@ class ProcessBackend(Backend):
         self._warm_holds = 0
         self._lock = threading.RLock()  # a finalizer may end a session in a thread that holds it
         self._calls: Calls | None = None
+        self._end_of_calls: weakref.finalize[..., Any] | None = None
         self._is_shut_down = False
+        forks.disown_in_child(self)
+
+    def disown(self) -> None:
+        """Have no workers yet, in a forked child: those that there are belong to the parent (see `forks`)."""
+        self._lock = threading.RLock()  # a thread of the parent may hold the other one
+        self._warm = []
+        self._calls = None
+        if self._end_of_calls is not None:
+            self._end_of_calls.detach()
 
     def open(self, context: RunContext) -> Session:
         from ..executors.step_events import EventForwarder
@@ -128,7 +139,7 @@ class ProcessBackend(Backend):
                 raise RuntimeError("cannot schedule new futures after shutdown")
             if self._calls is None:
                 self._calls = Calls(self._cap or os.cpu_count() or 1, self._max_tasks, self._captures_output)
-                weakref.finalize(self, self._calls.shutdown, False, False)
+                self._end_of_calls = weakref.finalize(self, self._calls.shutdown, False, False)
             # Still with the lock held, or a shutdown might come between.
             return self._calls.submit(payload)
 
@@ -143,11 +154,7 @@ class ProcessBackend(Backend):
     def _take_warm(self) -> list[Lane]:
         with self._lock:
             warm, self._warm = self._warm, []
-        ours = [lane for lane in warm if lane.caller_pid == os.getpid()]
-        for lane in warm:
-            if lane not in ours:
-                lane.abandon()
-        return ours
+        return warm
 
     def _keep_or_end(self, lanes: list[Lane]) -> None:
         with self._lock:

@@ -14,6 +14,7 @@ from typing import Any, ParamSpec, TypeVar
 
 from attrs import frozen
 
+from .. import forks
 from ..checks import positive_int
 from ..executors.current_step import own_context
 from ..workers.futures import cancel_future, end_future
@@ -41,12 +42,21 @@ class ThreadBackend(Backend):
         self._max_workers = (
             min(32, (os.cpu_count() or 1) + 4) if max_workers is None else positive_int("max_workers", max_workers)
         )
+        self._is_shut_down = False
+        self._begin()
+        forks.disown_in_child(self)
+
+    def _begin(self) -> None:
         self._lock = threading.Lock()
         self._calls: SimpleQueue[_Call | None] = SimpleQueue()
         self._idle = threading.Semaphore(0)
         self._threads: list[threading.Thread] = []
-        self._is_shut_down = False
-        weakref.finalize(self, _end_threads, self._threads, self._calls)
+        self._finalizer = weakref.finalize(self, _end_threads, self._threads, self._calls)
+
+    def disown(self) -> None:
+        """Have no threads yet, in a forked child: those that there are belong to the parent (see `forks`)."""
+        self._finalizer.detach()
+        self._begin()
 
     def open(self, context: RunContext) -> ThreadSession:
         return ThreadSession(context)

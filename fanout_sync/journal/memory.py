@@ -9,6 +9,7 @@ from weakref import WeakValueDictionary
 
 from attrs import define, field
 
+from .. import forks
 from ..errors import JournalError
 from ..records.step_record import JournalRecord
 from .journal import Journal, OpenWorkflow
@@ -28,6 +29,16 @@ class MemoryJournal(Journal):
     _workflows: dict[str, dict[str, Row]] = field(init=False, factory=dict, repr=False)
     _holders: WeakValueDictionary[str, _OpenMemoryWorkflow] = field(init=False, factory=WeakValueDictionary, repr=False)
     _lock: threading.Lock = field(init=False, factory=threading.Lock, repr=False)
+
+    def __attrs_post_init__(self) -> None:
+        forks.disown_in_child(self)
+
+    def disown(self) -> None:
+        """Let go of the workflows, in a forked child: it has a copy, and the runs are its parent's."""
+        self._lock = threading.Lock()  # a thread of the parent may hold the other one
+        for workflow in list(self._holders.values()):
+            workflow.let_go()
+        self._holders.clear()
 
     def open(self, workflow_id: str) -> OpenWorkflow:
         with self._lock:
@@ -90,6 +101,9 @@ class _OpenMemoryWorkflow(OpenWorkflow):
         if self._is_open:
             self._is_open = False
             self._journal._let_go(self)
+
+    def let_go(self) -> None:
+        self._is_open = False
 
     def _usable(self) -> dict[str, Row]:
         if not self._is_open:

@@ -16,6 +16,7 @@ from pathlib import Path
 
 from attrs import define
 
+from .. import forks
 from . import process_tree
 
 logger = logging.getLogger(__name__)
@@ -37,7 +38,6 @@ class GuardProcess:
     """
 
     mark: str
-    _caller: int
     _workers: int = 0
     _pid: int | None = None
 
@@ -56,7 +56,7 @@ class GuardProcess:
     def remove_worker(self) -> None:
         """Count one worker less; the last one ends the process."""
         self._workers -= 1
-        if self._workers == 0 and self._pid is not None and os.getpid() == self._caller:
+        if self._workers == 0 and self._pid is not None:
             pid, self._pid = self._pid, None
             with contextlib.suppress(ProcessLookupError, ChildProcessError):  # other code has collected its exit code
                 os.kill(pid, signal.SIGKILL)
@@ -67,8 +67,8 @@ def add_worker() -> GuardProcess:
     """Count one more worker of this process; return the guard process that counts it."""
     global _guard_process
     with _lock:
-        if _guard_process is None or _guard_process._caller != os.getpid():  # that of the parent, in a forked child
-            _guard_process = GuardProcess(os.urandom(8).hex(), os.getpid())
+        if _guard_process is None:
+            _guard_process = GuardProcess(os.urandom(8).hex())
         _guard_process.add_worker()
         return _guard_process
 
@@ -87,6 +87,15 @@ def remove_worker(guard_process: GuardProcess) -> None:
 
 _guard_process: GuardProcess | None = None
 _lock = threading.RLock()  # a finalizer may remove a worker in a thread that holds it
+
+
+def _disown() -> None:
+    """Have no guard process yet, in a forked child: the one that there is belongs to the parent."""
+    global _guard_process, _lock
+    _guard_process, _lock = None, threading.RLock()
+
+
+forks.call_in_child(_disown)
 
 
 def _spawn(mark: str) -> int:

@@ -20,6 +20,8 @@ from typing import Any
 from loky.backend import resource_tracker as loky_tracker
 from loky.backend import spawn as loky_spawn
 
+from .. import forks
+
 _PROGRAM = (
     # It begins like the programs of the trackers: frozen programs recognize by that what they were started for.
     "from {module} import main; import warnings; "
@@ -79,3 +81,14 @@ def _error_output() -> list[int]:
         return [sys.stderr.fileno()]
     except Exception:  # it is `None`, or closed, or has no descriptor
         return []
+
+
+def _renew_locks() -> None:
+    # A forked child shares the trackers of its parent, as multiprocessing intends; but a thread of the parent may have
+    # held a lock just then.
+    for module in (loky_tracker, multiprocessing_tracker):
+        tracker: Any = module._resource_tracker
+        tracker._lock._at_fork_reinit()
+
+
+forks.call_in_child(_renew_locks)

@@ -12,6 +12,7 @@ import time
 from collections.abc import Callable
 from functools import partial
 
+from .. import forks
 from ..executors.executor import warn_of_teardown
 from .lane import CLOSED_DESCRIPTORS, Lane, kill_lanes, open_pidfd
 from .link import CallerLink
@@ -54,6 +55,15 @@ class WatchedLanes:
         except BaseException:
             self._selector.close()
             raise
+        forks.disown_in_child(self)
+
+    def disown(self) -> None:
+        """Close this process's descriptors, in a forked child; the epoll object behind one of them is its parent's."""
+        self._wake_lock = threading.RLock()  # a thread of the parent may hold the other one
+        self.lanes.clear()
+        self.idle.clear()
+        with contextlib.suppress(OSError):  # another thread of the parent was just closing them
+            self.close()
 
     def _open_wake_pipe(self) -> tuple[int, int]:
         reader, writer = os.pipe()
