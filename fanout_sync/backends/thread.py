@@ -18,6 +18,7 @@ from .. import forks
 from ..checks import positive_int
 from ..executors.current_step import own_context
 from ..workers.futures import cancel_future, end_future
+from ..workers.thread_start import start_thread
 from .backend import Backend, RunContext
 from .thread_session import ThreadSession
 
@@ -80,7 +81,7 @@ class ThreadBackend(Backend):
     def _add_thread(self) -> None:
         thread = threading.Thread(target=_serve_calls, args=(self._calls, self._idle), daemon=True)
         try:
-            thread.start()
+            start_thread(thread)
         except RuntimeError:  # the system has no more threads: calls wait for those that run, if there are any
             if not self._threads:
                 raise

@@ -10,6 +10,7 @@ import time
 from collections.abc import Iterator
 from typing import Any
 
+from ..executors.late_import import late_imports
 from .guard_process import add_worker, remove_worker
 from .lane import Lane, is_exiting
 from .link import open_link
@@ -42,13 +43,21 @@ class WorkerStarter:
         self._prepare = prepare
         self._captures_output = captures_output
         self._not_before = 0.0
+        self._was_made_at_exit = is_exiting.is_set()  # by a run in an exit hook of the program
 
     def may_start(self) -> bool:
         """Return whether to try now."""
         return self.failures < MAX_FAILED_STARTS and time.monotonic() >= self._not_before
 
     def start(self) -> Lane:
-        """Start a worker; raises what `start_worker` raises."""
+        """Start a worker.
+
+        Raises:
+            RuntimeError: The interpreter has begun to exit since this set of workers was made.
+            Exception: As for `start_worker`.
+        """
+        if is_exiting.is_set() and not self._was_made_at_exit:
+            raise RuntimeError("the interpreter is exiting")
         return start_worker(self._prepare, self._captures_output)
 
     def put_off(self) -> None:
@@ -76,10 +85,9 @@ def start_worker(prepare: bytes, captures_output: bool) -> Lane:
     Raises:
         OSError: The system has no more processes or descriptors; loky may raise others. Nothing is left open.
     """
-    from .loky_process import WorkerProcess
+    with late_imports():
+        from .loky_process import WorkerProcess
 
-    if is_exiting.is_set():
-        raise RuntimeError("the interpreter is exiting")
     with contextlib.ExitStack() as on_failure, contextlib.ExitStack() as after_start:
         link, theirs = open_link()
         on_failure.callback(link.close)
