@@ -9,6 +9,7 @@ import math
 import multiprocessing
 import os
 import select
+import selectors
 import signal
 import sys
 import threading
@@ -251,6 +252,10 @@ def open_pidfd(pid: int) -> int | None:
 
 
 def _is_readable(descriptor: int, timeout_s: float) -> bool:
+    if not hasattr(select, "poll"):  # eventlet removes what would block its greenlets
+        with selectors.DefaultSelector() as selector:
+            selector.register(descriptor, selectors.EVENT_READ)
+            return bool(selector.select(timeout_s))
     poll = select.poll()  # not select(), which stops at descriptor 1023
     poll.register(descriptor, select.POLLIN)
     return bool(poll.poll(timeout_s * 1000))

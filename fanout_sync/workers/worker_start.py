@@ -6,10 +6,12 @@ import contextlib
 import os
 import signal
 import sys
+import threading
 import time
 from collections.abc import Iterator
 from typing import Any
 
+from .. import forks
 from ..executors.late_import import late_imports
 from .guard_process import add_worker, remove_worker
 from .lane import Lane, is_exiting
@@ -127,9 +129,22 @@ def _sigint_blocked() -> Iterator[None]:
         return
     from .trackers import ensure_trackers
 
-    ensure_trackers()  # before SIGINT is blocked: loky and multiprocessing unblock it when they start a tracker
-    before = signal.pthread_sigmask(signal.SIG_BLOCK, (signal.SIGINT,))
-    try:
-        yield
-    finally:
-        signal.pthread_sigmask(signal.SIG_SETMASK, before)
+    with _lock:
+        ensure_trackers()  # before SIGINT is blocked: loky and multiprocessing unblock it when they start a tracker
+        before = signal.pthread_sigmask(signal.SIG_BLOCK, (signal.SIGINT,))
+        try:
+            yield
+        finally:
+            signal.pthread_sigmask(signal.SIG_SETMASK, before)
+
+
+_lock = threading.RLock()
+"""Taken while SIGINT is blocked. Greenlets of one thread share its signal mask, and would restore each other's."""
+
+
+def _renew_lock() -> None:
+    global _lock
+    _lock = threading.RLock()  # a thread of the parent may hold the other one
+
+
+forks.call_in_child(_renew_lock)
