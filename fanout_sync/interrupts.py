@@ -14,6 +14,7 @@ from functools import partial
 from types import FrameType, TracebackType
 from typing import Any
 
+from . import forks
 from .errors import FanoutInterrupted
 
 PATIENCE_S = 1.0
@@ -134,6 +135,15 @@ def _put_back() -> None:
             except ValueError:  # another thread collects a stream; our handler passes signals on until the next run
                 return
         del _ours[number]
+
+
+def _end_inherited_scopes() -> None:
+    """In a forked child, handle signals as the program does: the runs that have scopes are those of its parent."""
+    _put_back()
+    _scopes.clear()
+
+
+forks.call_in_child(_end_inherited_scopes)
 
 
 def _handle(handler: Callable[[int, FrameType | None], Any], number: int, frame: FrameType | None) -> None:

@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import abc
+import os
 from collections.abc import Callable, Iterable
 from concurrent.futures import Executor
-from typing import TYPE_CHECKING, Protocol, TypeVar
+from typing import TYPE_CHECKING, NoReturn, Protocol, TypeVar
 
 from attrs import field, frozen
 
@@ -89,6 +90,48 @@ class Session(abc.ABC):
     @abc.abstractmethod
     def abort(self) -> None:
         """End now: drop the steps that have not begun, kill or abandon those that run."""
+
+    def disown(self) -> None:
+        """Refuse every further use, in a forked child: the run belongs to its parent (see `forks`)."""
+        self.__dict__.clear()  # methods that are being called, or were bound before, find nothing, either
+        self.__class__ = _InheritedSession
+
+
+class _InheritedSession(Session):
+    """A session in a forked child of the process that has opened it."""
+
+    def start(self, index: int, spec: AgentStepSpec, attempt: int = 1, timeout_s: float | None = None) -> None:
+        refuse_inherited_run()
+
+    def wait(self, timeout_s: float | None = None) -> Report | None:
+        refuse_inherited_run()
+
+    def wake(self) -> None:
+        """Do nothing: nobody waits here."""
+
+    def cancel(self, grace_s: float) -> Iterable[Report]:
+        refuse_inherited_run()
+
+    def close(self) -> None:
+        refuse_inherited_run()
+
+    def abort(self) -> None:
+        """Do nothing: none of its workers is this process's own."""
+
+    def __getattr__(self, name: str) -> NoReturn:
+        refuse_inherited_run()
+
+
+def refuse_inherited_run() -> NoReturn:
+    """Refuse to go on with a run in a forked child of the process that has begun it.
+
+    Raises:
+        RuntimeError: Always.
+    """
+    raise RuntimeError(
+        f"this run or stream belongs to the parent of process {os.getpid()}: a child that was forked meanwhile cannot "
+        "go on with it; leave the loop in the child, or start a run of its own there"
+    )
 
 
 class Ask(Protocol):

@@ -9,6 +9,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import TYPE_CHECKING, NamedTuple
 
+from .. import forks
 from ..events.senders import check_event
 from ..events.types import Event
 from ..executors.current_step import StopSignal
@@ -234,8 +235,7 @@ def _forget_in_child() -> None:
     _executors = _RemoteExecutors()
 
 
-if hasattr(os, "register_at_fork"):  # not on Windows, which does not fork either
-    os.register_at_fork(after_in_child=_forget_in_child)
+forks.call_in_child(_forget_in_child)
 
 
 class _EventList(StepSender):

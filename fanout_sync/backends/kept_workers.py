@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 import threading
 from typing import TYPE_CHECKING
 
@@ -17,11 +16,15 @@ IDLE_S = 5.0
 
 
 class KeptWorkers:
-    """Keeps idle workers as long as somebody holds it. May be used from any thread."""
+    """Keeps idle workers as long as somebody holds it. May be used from any thread.
 
-    def __init__(self) -> None:
+    Args:
+        holds: How often it is held already.
+    """
+
+    def __init__(self, holds: int = 0) -> None:
         self._lanes: list[Lane] = []
-        self._holds = 0
+        self.holds = holds
         self._most_needed = 0
         self._timer: threading.Timer | None = None
         self._lock = threading.RLock()  # a finalizer may end a session in a thread that holds it
@@ -32,12 +35,12 @@ class KeptWorkers:
     @property
     def is_held(self) -> bool:
         """Whether workers are to be kept."""
-        return self._holds > 0
+        return self.holds > 0
 
     def hold(self) -> None:
         """Keep workers until `let_go` is called as often as this."""
         with self._lock:
-            self._holds += 1
+            self.holds += 1
 
     def let_go(self, scope: InterruptScope, *, is_urgent: bool) -> None:
         """End the workers, if nobody holds them any more.
@@ -47,8 +50,8 @@ class KeptWorkers:
             is_urgent: Whether to kill them rather than to tear the executor down.
         """
         with self._lock:
-            self._holds -= 1
-            if self._holds:
+            self.holds -= 1
+            if self.holds:
                 return
             timer, self._timer, self._most_needed = self._timer, None, 0
         if timer is not None:
@@ -60,14 +63,10 @@ class KeptWorkers:
             Lanes.end(lanes, is_urgent, scope)
 
     def take(self) -> list[Lane]:
-        """Return all workers, which are kept no more; in a forked child there are none, as they are the parent's."""
+        """Return all workers, which are kept no more."""
         with self._lock:
             lanes, self._lanes = self._lanes, []
-        ours = [lane for lane in lanes if lane.caller_pid == os.getpid()]
-        for lane in lanes:
-            if lane not in ours:
-                lane.abandon()
-        return ours
+        return lanes
 
     def keep(self, lanes: list[Lane], most_needed: int) -> None:
         """Keep workers for the next run, or end them if nobody holds this.
@@ -77,7 +76,7 @@ class KeptWorkers:
             most_needed: How many the run could have that they come from.
         """
         with self._lock:
-            if self._holds:
+            if self.holds:
                 self._lanes += lanes
                 self._most_needed = max(self._most_needed, most_needed)
                 if len(self._lanes) > self._most_needed and (self._timer is None or not self._timer.is_alive()):

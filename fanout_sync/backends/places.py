@@ -8,6 +8,8 @@ import weakref
 from concurrent.futures import Executor
 from typing import Protocol
 
+from .. import forks
+
 PLACE_PATIENCE_S = 10.0
 """So many seconds, at least, a step waits for a place while steps that were given up occupy all of them."""
 
@@ -77,6 +79,15 @@ def _why_nothing_begins(size: int | None, held: int) -> str:
 
 _places: weakref.WeakKeyDictionary[Executor, Places] = weakref.WeakKeyDictionary()
 _places_lock = threading.Lock()
+
+
+def _forget_places() -> None:
+    """Know of no places, in a forked child: of the pools that there are, it has no threads or processes."""
+    global _places, _places_lock
+    _places, _places_lock = weakref.WeakKeyDictionary(), threading.Lock()
+
+
+forks.call_in_child(_forget_places)
 
 
 def places_of(pool: Executor) -> Places:

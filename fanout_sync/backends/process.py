@@ -10,6 +10,7 @@ from concurrent.futures import Future
 from functools import partial
 from typing import TYPE_CHECKING, Any, ParamSpec, TypeVar
 
+from .. import forks
 from ..checks import flag, positive_int
 from ..interrupts import InterruptScope
 from .backend import Backend, RunContext, Session
@@ -61,7 +62,17 @@ class ProcessBackend(Backend):
         self._kept = KeptWorkers()
         self._lock = threading.RLock()  # a finalizer may end a session in a thread that holds it
         self._calls: Calls | None = None
+        self._end_of_calls: weakref.finalize[..., Any] | None = None
         self._is_shut_down = False
+        forks.disown_in_child(self)
+
+    def disown(self) -> None:
+        """Have no workers yet, in a forked child: those that there are belong to the parent (see `forks`)."""
+        self._lock = threading.RLock()  # a thread of the parent may hold the other one
+        self._kept = KeptWorkers(self._kept.holds)
+        self._calls = None
+        if self._end_of_calls is not None:
+            self._end_of_calls.detach()
 
     def __reduce__(self) -> tuple[Any, ...]:
         # Its workers and its calls stay here: a copy, in a worker whose step uses a runner, starts its own.
@@ -152,7 +163,7 @@ class ProcessBackend(Backend):
                 raise RuntimeError("cannot schedule new futures after shutdown")
             if self._calls is None:
                 self._calls = Calls(self._cap or os.cpu_count() or 1, self._max_tasks, self._captures_output)
-                weakref.finalize(self, self._calls.shutdown, False, False)
+                self._end_of_calls = weakref.finalize(self, self._calls.shutdown, False, False)
             # Still with the lock held, or a shutdown might come between.
             return self._calls.submit(payload)
 

@@ -14,9 +14,11 @@ from typing import Any, ParamSpec, TypeVar
 
 from attrs import frozen
 
+from .. import forks
 from ..checks import flag, positive_int
 from ..executors.current_step import own_context
 from ..workers.futures import cancel_future, end_future
+from ..workers.thread_start import start_thread
 from .backend import Backend, RunContext
 from .copies import copier_of
 from .thread_session import ThreadSession
@@ -49,12 +51,21 @@ class ThreadBackend(Backend):
             min(32, (os.cpu_count() or 1) + 4) if max_workers is None else positive_int("max_workers", max_workers)
         )
         self._copies = flag("copies", copies)
+        self._is_shut_down = False
+        self._begin()
+        forks.disown_in_child(self)
+
+    def _begin(self) -> None:
         self._lock = threading.Lock()
         self._calls: SimpleQueue[_Call | None] = SimpleQueue()
         self._idle = threading.Semaphore(0)
         self._threads: list[threading.Thread] = []
-        self._is_shut_down = False
-        weakref.finalize(self, _end_threads, self._threads, self._calls)
+        self._finalizer = weakref.finalize(self, _end_threads, self._threads, self._calls)
+
+    def disown(self) -> None:
+        """Have no threads yet, in a forked child: those that there are belong to the parent (see `forks`)."""
+        self._finalizer.detach()
+        self._begin()
 
     def __reduce__(self) -> tuple[Any, ...]:
         # Its threads stay here: a copy, in a worker whose step uses a runner, starts its own.
@@ -83,7 +94,7 @@ class ThreadBackend(Backend):
     def _add_thread(self) -> None:
         thread = threading.Thread(target=_serve_calls, args=(self._calls, self._idle), daemon=True)
         try:
-            thread.start()
+            start_thread(thread)
         except RuntimeError:  # the system has no more threads: calls wait for those that run, if there are any
             if not self._threads:
                 raise

@@ -19,6 +19,7 @@ from ..executors.step_events import RevocableSender
 from ..records.report import Report, failure
 from ..records.status import StepError
 from ..records.steps import AgentStepSpec
+from ..workers.thread_start import start_thread
 from .backend import POLL_S, SIGNALS_S, RunContext, Session
 from .copies import MakeCopy, ThreadCopies
 from .hooks import Hooks
@@ -166,7 +167,7 @@ class ThreadSession(Session):
             self._hooks.register()
             self._unstarted += 1
         try:
-            thread.start()
+            start_thread(thread)
         except RuntimeError:
             if thread_number == 0:
                 raise

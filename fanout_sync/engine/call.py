@@ -5,12 +5,13 @@ from __future__ import annotations
 import math
 import time
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from contextlib import ExitStack, closing, contextmanager
+from contextlib import ExitStack, contextmanager
 from typing import TYPE_CHECKING, Any, NoReturn, TypeVar, cast
 
 from attrs import define, field
 
-from ..backends.backend import Backend, RunContext, Session
+from .. import forks
+from ..backends.backend import Backend, RunContext, Session, refuse_inherited_run
 from ..errors import ExecutorNotPicklable, FanoutInterrupted, InputError, JournalConflict, JournalError
 from ..events.announcer import FLUSH_S, INTERRUPTED_FLUSH_S, Announcer
 from ..executors.current_step import CurrentStep, StopSignal, current_step, running_step
@@ -41,6 +42,8 @@ class Call:
         journal: The hold on the workflow; `None` without a journal.
         began: When it or its latest round began, on the clock of `time.monotonic()`.
         dispatch: The latest run; `None` if there was none yet.
+        is_inherited: Whether this is a forked child of the process that made the call: it only unwinds here, and
+            touches nothing.
     """
 
     plan: RunPlan
@@ -48,6 +51,28 @@ class Call:
     journal: RunJournal | None = None
     began: float = field(factory=time.monotonic)
     dispatch: Dispatch | None = None
+    is_inherited: bool = False
+    _forks: int = field(factory=lambda: forks.count)
+
+    def __attrs_post_init__(self) -> None:
+        forks.disown_in_child(self)
+
+    def disown(self) -> None:
+        self.is_inherited = True
+
+    def refuse_if_inherited(self) -> None:
+        """Refuse to go on in a forked child.
+
+        Raises:
+            RuntimeError: This is one.
+        """
+        if self.is_inherited:
+            refuse_inherited_run()
+
+    def note_raised_interrupt(self) -> None:
+        """Note an interrupt that was raised, to be called where it was caught; in a forked child raise it again."""
+        forks.pass_on_in_child(self._forks)
+        self.scope.note()
 
     @property
     def failures(self) -> int:
@@ -72,10 +97,14 @@ class Call:
                 return
             from ..journal.run_journal import RunJournal  # imported lazily: slow, and most runs have no journal
 
-            with closing(RunJournal(self.plan.workflow)) as self.journal:
+            self.journal = RunJournal(self.plan.workflow)
+            try:
                 yield
+            finally:
+                if not self.is_inherited:
+                    self.journal.close()
         except KeyboardInterrupt:
-            self.scope.note()
+            self.note_raised_interrupt()
 
     # Runs with a barrier ----------------------------------------------------------------------------------------------
 
@@ -113,7 +142,7 @@ class Call:
                     if on_report is not None:
                         on_report(report)
         except KeyboardInterrupt:  # raised and not noted, because something of the caller's did not return
-            self.scope.note()
+            self.note_raised_interrupt()
         except ExecutorNotPicklable as refusal:
             raise refusal.with_run(before) from refusal.__cause__
         run = self.run_of(reports.values())
@@ -128,7 +157,7 @@ class Call:
         try:
             read, error = (specs, None) if is_at_hand(specs) else read_all(specs, self.scope)
         except KeyboardInterrupt:
-            self.scope.note()
+            self.note_raised_interrupt()
             return []
         try:
             check(read, journal)
@@ -140,10 +169,12 @@ class Call:
         """Return what code of the caller's answers, or the default if the user interrupts it, which is noted."""
         try:
             with self.scope.callers_code():
-                return question()
+                answer = question()
         except KeyboardInterrupt:
-            self.scope.note()
-            return default
+            self.note_raised_interrupt()
+            answer = default
+        self.refuse_if_inherited()
+        return answer
 
     def run_of(self, reports: Iterable[Report]) -> Run:
         """Return the run that came to these reports, with what was used of the budget."""
@@ -232,7 +263,7 @@ class Call:
                 session.abort()
                 raise
             finally:
-                if announcer is not None:
+                if announcer is not None and not self.is_inherited:
                     announcer.close(INTERRUPTED_FLUSH_S if scope.is_interrupted else FLUSH_S)
 
     def _open_session(
@@ -254,10 +285,13 @@ class Call:
             ask=self.ask,
         )
         if isinstance(plan.backend, Backend):
-            return plan.backend.open(context)
-        from ..backends.foreign import ForeignSession  # imported lazily: few use the pools of others
+            session = plan.backend.open(context)
+        else:
+            from ..backends.foreign import ForeignSession  # imported lazily: few use the pools of others
 
-        return ForeignSession(plan.backend, context)
+            session = ForeignSession(plan.backend, context)
+        forks.disown_in_child(session)
+        return session
 
     @contextmanager
     def warm(self) -> Iterator[None]:
@@ -348,12 +382,10 @@ def _limited(plan: RunPlan, meter: RunMeter, outer: CurrentStep | None) -> Itera
     limiter = Limiter(plan.limits, plan.budget)
     waiting_line = WaitingLine(limiter)
     meter.on_usage, meter.on_nest = waiting_line.spend, waiting_line.nest
-    limiter.begin_run(time.monotonic())
+    waiting_line.begin(time.monotonic())
     try:
         if outer is not None:
             outer.meter.nest(outer.index, limiter)
         yield waiting_line
     finally:
-        now = time.monotonic()
-        waiting_line.close(now)
-        limiter.end_run(now)
+        waiting_line.close(time.monotonic())

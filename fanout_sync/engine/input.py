@@ -7,6 +7,7 @@ import logging
 from collections.abc import Callable, Iterable, Iterator, Sequence, Sized
 from typing import TYPE_CHECKING, Any
 
+from .. import forks
 from ..errors import InputError
 from ..formatting import describe
 from ..interrupts import InterruptScope
@@ -61,6 +62,7 @@ class StepInput:
         self.reason = ""
         self._at_hand: Sequence[Any] = specs if isinstance(specs, Sequence) else ()
         self._specs = iter(specs)
+        self._forks = forks.count
         self._scope = scope
         self._on_interrupt = on_interrupt
 
@@ -80,9 +82,11 @@ class StepInput:
                 self.has_more = False
                 return
             except KeyboardInterrupt:
+                forks.pass_on_in_child(self._forks)
                 self._on_interrupt()
                 return
             except (Exception, SystemExit) as error:  # the caller's generator; what is running is finished first
+                forks.pass_on_in_child(self._forks)
                 self.fail(error, f"the input raised after {self.count} specs: {StepError.of(error)}")
                 return
             finally:
@@ -142,13 +146,14 @@ def read_all(specs: Iterable[AgentStepSpec], scope: InterruptScope) -> tuple[lis
         InputError: They have no iterator.
         KeyboardInterrupt: The user interrupted it.
     """
-    read: list[Any] = []
+    read, forks_before = list[Any](), forks.count
     with scope.callers_code():
         iterator = an_iterator(specs)
     try:
         with scope.callers_code():
             read.extend(iterator)
     except (Exception, SystemExit) as error:  # the caller's generator; what came before is run first
+        forks.pass_on_in_child(forks_before)
         return read, error
     return read, None
 

@@ -7,6 +7,7 @@ from typing import Any
 
 from attrs import frozen
 
+from .. import forks
 from ..checks import positive_int
 from ..errors import InputError, OptionError
 from ..formatting import describe
@@ -73,11 +74,13 @@ def _specs_of_next_round(next_round: NextRound, run: Run) -> list[Any]:
     Raises:
         InputError: `next_round` raised (`__cause__`) or returned neither; `.run` is the round before.
     """
+    forks_before = forks.count
     try:
         answer: Any = next_round(list(run))
         if isinstance(answer, Continue):
             return list(answer.specs)
     except (Exception, SystemExit) as error:
+        forks.pass_on_in_child(forks_before)
         raise InputError(f"next_round raised {StepError.of(error)}", run) from error
     if isinstance(answer, Stop):
         return []

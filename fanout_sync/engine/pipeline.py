@@ -8,6 +8,7 @@ from typing import Any
 
 from attrs import define
 
+from .. import forks
 from ..errors import OptionError
 from ..formatting import describe
 from ..records.report import Report
@@ -78,6 +79,7 @@ class Pipeline(Iterator[Any]):
         self._ended: deque[_Chain] = deque()
         self._running: dict[int, _Chain] = {}
         self._given = 0
+        self._forks = forks.count
 
     @property
     def outcomes(self) -> list[StepOutcome | None]:
@@ -125,6 +127,7 @@ class Pipeline(Iterator[Any]):
             self._items = None
             return None
         except (Exception, SystemExit) as error:
+            forks.pass_on_in_child(self._forks)
             self._items_error = error
             self._items = None
             return None
@@ -138,6 +141,7 @@ class Pipeline(Iterator[Any]):
         try:
             spec: Any = stage(chain.outcome, chain.item)
         except (Exception, SystemExit) as error:  # the caller's function: it costs this chain alone
+            forks.pass_on_in_child(self._forks)
             self._fail(chain, f"raised {StepError.of(error)}")
             return None
         if spec is None or isinstance(spec, AgentStepSpec):

@@ -37,7 +37,7 @@ def _until_left(
     try:
         yield from _outcomes(call, given, source, in_input_order)
     except GeneratorExit:
-        if call.scope.is_interrupted and plan.raises_interrupts:
+        if call.scope.is_interrupted and plan.raises_interrupts and not call.is_inherited:
             interrupt_again()  # it came while the stream was wound down, which nobody reads any more
         raise
 
@@ -62,8 +62,11 @@ def _outcomes(
                         scope.in_package_code = False
                         yield report.outcome
                         scope.in_package_code = True
+                        if call.is_inherited:
+                            call.refuse_if_inherited()
                 except KeyboardInterrupt:  # thrown in by a consumer that was interrupted and wants what is left
                     scope.in_package_code = True
+                    call.refuse_if_inherited()
                     dispatch.interrupt()
                 except BaseException:  # the consumer has closed the stream, or dropped it, or thrown an error into it
                     scope.in_package_code = True
@@ -71,7 +74,8 @@ def _outcomes(
                     raise
                 finally:
                     scope.in_package_code = True
-                    unread.update((report.index, report) for report in dispatch.rest())
+                    if not call.is_inherited:
+                        unread.update((report.index, report) for report in dispatch.rest())
         run = call.run_of(unread.values())
         if not call.is_interrupted:
             raise_what_ended(dispatch, run)

@@ -16,6 +16,7 @@ from typing import NoReturn
 
 from attrs import frozen
 
+from .. import forks
 from ..errors import OptionError
 from .senders import check_event
 from .types import Event
@@ -205,10 +206,19 @@ class _Ring:
         self.sent = 0
         self.closed = False
         self.listeners: list[_Listener] = []
+        self._make_lock()
+        forks.disown_in_child(self)
+
+    def _make_lock(self) -> None:
         # Reentrant: a signal handler or a finalizer may send, or close the channel, in a thread that holds the lock.
         self.lock = threading.RLock()
         self.changed = threading.Condition(self.lock)
         self.handled = threading.Condition(self.lock)
+
+    def disown(self) -> None:
+        """Have no listeners, in a forked child: their threads are in the parent, and one of them may hold the lock."""
+        self.listeners = []
+        self._make_lock()
 
     def push(self, event: Event) -> None:
         with self.lock:

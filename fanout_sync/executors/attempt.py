@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 from attrs import evolve
 
+from .. import forks
 from ..checks import not_negative_seconds
 from ..errors import WireError
 from ..events.senders import EventSender
@@ -35,7 +36,7 @@ def run_attempt(
 
     If the step forks, this does not return in the child: the report and all other steps belong to the parent.
     """
-    forks = _forks
+    forks_before = forks.count
     spec, index, attempt, _, deadline, _, _ = step
     error = retry_in = retry_after = None
     running_step.set(step)
@@ -50,9 +51,9 @@ def run_attempt(
         duration_s, is_late = perf_counter() - began, _is_late(deadline)
         error = StepError.of(raised)
         retry_after = _retry_after(raised)
-        if rule is not None and forks == _forks:
+        if rule is not None and forks_before == forks.count:
             retry_in, error = _ask_rule(rule, spec, attempt, None, raised, error)
-    if forks != _forks:
+    if forks_before != forks.count:
         os._exit(0)
     if is_late:
         return timed_out(step, started, duration_s, worker)
@@ -100,18 +101,6 @@ def _ask_rule(
 
         note = report_strategy_error(second)
         return None, None if error is None else evolve(error, message=f"{error.message}{note}")
-
-
-_forks = 0
-
-
-def _count_fork() -> None:
-    global _forks
-    _forks += 1
-
-
-if hasattr(os, "register_at_fork"):  # Windows has neither this function nor fork
-    os.register_at_fork(after_in_child=_count_fork)
 
 
 def timed_out(step: RunningStep, started: float, duration_s: float, worker: str | int, note: str = "") -> Report:

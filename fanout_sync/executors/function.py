@@ -5,8 +5,9 @@ from __future__ import annotations
 import contextvars
 import functools
 import inspect
+import threading
 from collections.abc import Awaitable, Callable, Mapping
-from concurrent.futures import ThreadPoolExecutor
+from concurrent.futures import Future
 from typing import Any, Literal, TypeVar
 
 from attrs import frozen
@@ -18,6 +19,7 @@ from ..formatting import describe
 from ..records.steps import AgentStepSpec, Json, StepOutcome
 from ..wire.strict_json import write_json
 from .executor import DEFAULT_MAX_PARALLEL_TASKS, AgentExecutor
+from .late_import import late_imports
 
 __all__ = ["FunctionExecutor"]
 
@@ -93,7 +95,9 @@ class FunctionExecutor(AgentExecutor):
 
 
 def _complete(awaitable: Awaitable[Any]) -> Any:
-    import asyncio  # imported lazily: slow, and only async agents need it
+    with late_imports():
+        import asyncio  # imported lazily: slow, and only async agents need it
+        import concurrent.futures.thread  # noqa: F401 - asyncio imports it when `asyncio.to_thread` needs it
 
     async def complete() -> Any:
         return await awaitable
@@ -103,15 +107,38 @@ def _complete(awaitable: Awaitable[Any]) -> Any:
     except RuntimeError:
         return asyncio.run(complete())
     # A loop runs in this thread already, as in a cell of a notebook, or in a pool that runs steps inline.
+    try:
+        return _in_a_thread(lambda: asyncio.run(complete()))
+    except _NoThread as error:  # Python would warn about a coroutine that is not awaited
+        if inspect.iscoroutine(awaitable):
+            awaitable.close()
+        raise error.__cause__ or error from None
+
+
+class _NoThread(Exception):
+    """The system, or Python, starts no more threads."""
+
+
+def _in_a_thread(function: Callable[[], Any]) -> Any:
+    # No `ThreadPoolExecutor`, which takes nothing after the end of the main thread.
+    future: Future[Any] = Future()
     context = contextvars.copy_context()
-    with ThreadPoolExecutor(1) as pool:
+
+    def run() -> None:
         try:
-            future = pool.submit(context.run, lambda: asyncio.run(complete()))
-        except RuntimeError:  # no more threads allowed; Python would warn about a coroutine that is not awaited
-            if inspect.iscoroutine(awaitable):
-                awaitable.close()
-            raise
+            future.set_result(context.run(function))
+        except BaseException as error:  # the future has whatever the function raised
+            future.set_exception(error)
+
+    thread = threading.Thread(target=run)
+    try:
+        thread.start()
+    except RuntimeError as error:
+        raise _NoThread from error
+    try:
         return future.result()
+    finally:
+        thread.join()
 
 
 @frozen

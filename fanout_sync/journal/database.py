@@ -10,6 +10,7 @@ from contextlib import closing, contextmanager
 from pathlib import Path
 
 from ..errors import JournalError
+from .connection import Connection, connect
 from .rows import DECLARATIONS
 
 APPLICATION_ID = 0x66616E6F
@@ -60,7 +61,7 @@ FROM pragma_application_id, pragma_user_version
 _RETRY_S = 0.01
 
 
-def writer_of(path: Path) -> sqlite3.Connection:
+def writer_of(path: Path) -> Connection:
     """Open a journal for writing and check it for damage; create it if there is none.
 
     Raises:
@@ -88,7 +89,7 @@ def writer_of(path: Path) -> sqlite3.Connection:
 
 
 @contextmanager
-def reader_of(path: Path) -> Iterator[sqlite3.Connection]:
+def reader_of(path: Path) -> Iterator[Connection]:
     """Open a journal for reading, for the length of a `with` block; errors of SQLite in the block are explained too.
 
     Raises:
@@ -127,13 +128,13 @@ def transaction(connection: sqlite3.Connection) -> Iterator[None]:
             connection.execute("ROLLBACK")
 
 
-def _connected(path: Path, mode: str) -> sqlite3.Connection:
+def _connected(path: Path, mode: str) -> Connection:
     # A URI, because only a URI can say "do not create the file".
     uri = f"{path.as_uri()}?{'immutable=1' if mode == 'immutable' else f'mode={mode}'}"
-    return sqlite3.connect(uri, timeout=BUSY_S, isolation_level=None, check_same_thread=False, uri=True)
+    return connect(uri, path, timeout=BUSY_S, uri=True)
 
 
-def _reader(path: Path) -> sqlite3.Connection:
+def _reader(path: Path) -> Connection:
     # Not `mode=ro`: a read-only connection leaves -wal and -shm behind when it closes. SQLite itself opens a file
     # read-only that it cannot write.
     try:
@@ -146,7 +147,7 @@ def _reader(path: Path) -> sqlite3.Connection:
         return _checked_reader(_connected(path, "immutable"), path)
 
 
-def _checked_reader(connection: sqlite3.Connection, path: Path) -> sqlite3.Connection:
+def _checked_reader(connection: Connection, path: Path) -> Connection:
     try:
         if _is_journal(connection, path):
             connection.execute("PRAGMA query_only = 1")
@@ -158,9 +159,9 @@ def _checked_reader(connection: sqlite3.Connection, path: Path) -> sqlite3.Conne
     return _empty()
 
 
-def _empty() -> sqlite3.Connection:
+def _empty() -> Connection:
     # An empty file is read as a journal without workflows.
-    connection = sqlite3.connect(":memory:", isolation_level=None)
+    connection = connect(":memory:")
     for statement in _CREATION:
         connection.execute(statement)
     return connection
@@ -172,9 +173,9 @@ def wal_of(path: Path) -> Path:
     return real.with_name(f"{real.name}-wal")
 
 
-def _is_journal(connection: sqlite3.Connection, path: Path) -> bool:
+def _is_journal(connection: Connection, path: Path) -> bool:
     # False if the file is empty.
-    application, version, tables = connection.execute(_MARK).fetchone()
+    application, version, tables = connection.row(_MARK)
     if not application and not version and not tables:
         return False
     if application != APPLICATION_ID:
@@ -187,18 +188,18 @@ def _is_journal(connection: sqlite3.Connection, path: Path) -> bool:
     return True
 
 
-def _refuse_damage(connection: sqlite3.Connection, path: Path) -> None:
-    (verdict,) = connection.execute("PRAGMA quick_check(1)").fetchone()
+def _refuse_damage(connection: Connection, path: Path) -> None:
+    (verdict,) = connection.row("PRAGMA quick_check(1)")
     if verdict != "ok":
         raise JournalError(f"{path}: {_DAMAGED.format(reason=' '.join(verdict.split()))}")
 
 
-def _use_wal(connection: sqlite3.Connection, path: Path) -> None:
+def _use_wal(connection: Connection, path: Path) -> None:
     # SQLite does not wait here: of two processes that create the file, one would get the error "locked" at once.
     give_up_at = time.monotonic() + BUSY_S
     while True:
         try:
-            (mode,) = connection.execute("PRAGMA journal_mode = WAL").fetchone()
+            (mode,) = connection.row("PRAGMA journal_mode = WAL")
             break
         except sqlite3.OperationalError as error:
             if "locked" not in str(error) or time.monotonic() > give_up_at:

@@ -4,17 +4,17 @@ from __future__ import annotations
 
 import os
 import socket
-import sqlite3
 import time
 from datetime import datetime, timezone
 from pathlib import Path
 
 from ..errors import JournalError
+from .connection import Connection
 from .database import transaction
 from .lock_file import ByteLock, byte_lock
 
 
-def take(connection: sqlite3.Connection, path: Path, workflow_id: str) -> tuple[int, ByteLock]:
+def take(connection: Connection, path: Path, workflow_id: str) -> tuple[int, ByteLock]:
     """Lock a workflow for this run; create it if it does not exist.
 
     Returns:
@@ -33,14 +33,14 @@ def take(connection: sqlite3.Connection, path: Path, workflow_id: str) -> tuple[
                 "UPDATE workflows SET pid = ?, host = ?, since = ? WHERE workflow_id = ?", (*holder, workflow_id)
             )
             sql = "SELECT id FROM workflows WHERE workflow_id = ?"
-            (workflow,) = connection.execute(sql, (workflow_id,)).fetchone()
+            (workflow,) = connection.row(sql, (workflow_id,))
     except BaseException:
         lock.release()
         raise
     return workflow, lock
 
 
-def refuse_if_held(connection: sqlite3.Connection, path: Path, workflow_id: str) -> None:
+def refuse_if_held(connection: Connection, path: Path, workflow_id: str) -> None:
     """Refuse to go on if a run holds the workflow. To be called in a transaction: no run can lock it before that ends.
 
     Raises:
@@ -51,11 +51,11 @@ def refuse_if_held(connection: sqlite3.Connection, path: Path, workflow_id: str)
     lock.release()
 
 
-def _lock_or_refuse(lock: ByteLock, connection: sqlite3.Connection, path: Path, workflow_id: str) -> None:
+def _lock_or_refuse(lock: ByteLock, connection: Connection, path: Path, workflow_id: str) -> None:
     # In a transaction, so that the row names the process that has the lock, not an earlier one.
     if not lock.take():
         sql = "SELECT pid, host, since FROM workflows WHERE workflow_id = ?"
-        row = connection.execute(sql, (workflow_id,)).fetchone()
+        row = connection.row(sql, (workflow_id,))
         who = (
             "another run" if row is None or None in row else _named(*row)
         )  # the file has been replaced since, and its row knows no holder

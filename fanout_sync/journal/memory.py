@@ -9,6 +9,7 @@ from weakref import WeakValueDictionary
 
 from attrs import define, field
 
+from .. import forks
 from ..errors import JournalError
 from ..records.step_record import JournalRecord
 from .journal import Journal, OpenWorkflow
@@ -29,8 +30,18 @@ class MemoryJournal(Journal):
     _holders: WeakValueDictionary[str, _OpenMemoryWorkflow] = field(init=False, factory=WeakValueDictionary, repr=False)
     _lock: threading.Lock = field(init=False, factory=threading.Lock, repr=False)
 
+    def __attrs_post_init__(self) -> None:
+        forks.disown_in_child(self)
+
     def __deepcopy__(self, memo: object) -> MemoryJournal:
         return self  # the copies of an executor share it, as threads may
+
+    def disown(self) -> None:
+        """Let go of the workflows, in a forked child: it has a copy, and the runs are its parent's."""
+        self._lock = threading.Lock()  # a thread of the parent may hold the other one
+        for workflow in list(self._holders.values()):
+            workflow.let_go()
+        self._holders.clear()
 
     def open(self, workflow_id: str) -> OpenWorkflow:
         with self._lock:
@@ -93,6 +104,9 @@ class _OpenMemoryWorkflow(OpenWorkflow):
         if self._is_open:
             self._is_open = False
             self._journal._let_go(self)
+
+    def let_go(self) -> None:
+        self._is_open = False
 
     def _usable(self) -> dict[str, Row]:
         if not self._is_open:

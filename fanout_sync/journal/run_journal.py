@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import math
-import sqlite3
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator
 from itertools import islice
@@ -20,6 +19,7 @@ from ..records.status import StepError
 from ..records.step_record import JournalRecord
 from ..records.steps import AgentStepSpec
 from ..wire.strict_json import check_json
+from .connection import connect
 from .identity import SpecNotJournallable, always_has_identity, identity_of
 
 if TYPE_CHECKING:
@@ -240,7 +240,7 @@ class _NameSet:
     """A set of any number of names in little memory: SQLite moves what does not fit into a temporary file."""
 
     def __init__(self) -> None:
-        self._connection = sqlite3.connect("", isolation_level=None, check_same_thread=False)
+        self._connection = connect("")
         self._connection.execute("PRAGMA journal_mode = OFF")
         self._connection.execute("CREATE TABLE names (name TEXT PRIMARY KEY) WITHOUT ROWID")
         self._connection.execute("BEGIN")

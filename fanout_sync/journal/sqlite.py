@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import logging
 import os
-import sqlite3
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import closing, suppress
 from itertools import chain, islice
@@ -16,6 +15,7 @@ from attrs import define, field, frozen
 from ..errors import JournalError, OptionError
 from ..formatting import describe
 from ..records.step_record import JournalRecord
+from .connection import Connection, refuse_if_inherited
 from .database import explained, reader_of, transaction, writer_of
 from .durability import Durability
 from .journal import Journal, OpenWorkflow
@@ -82,7 +82,7 @@ class SqliteJournal(Journal):
 
     def workflows(self) -> list[str]:
         with reader_of(self.path) as connection:
-            rows = connection.execute("SELECT workflow_id FROM workflows ORDER BY id").fetchall()
+            rows = connection.rows("SELECT workflow_id FROM workflows ORDER BY id")
         return [workflow_id for (workflow_id,) in rows]
 
     def records(self, workflow_id: str) -> Sequence[JournalRecord]:
@@ -102,11 +102,10 @@ class SqliteJournal(Journal):
 @define(eq=False)
 class _OpenSqliteWorkflow(OpenWorkflow):
     _path: Path
-    _connection: sqlite3.Connection | None
+    _connection: Connection | None
     _workflow: int  # the id of its row
     _lock: ByteLock
     _durability: Durability
-    _pid: int = field(factory=os.getpid)
     _is_unsynced: bool = True  # the row of the workflow is not synced yet
 
     def identities(self, task_ids: Iterable[str]) -> dict[str, str | None]:
@@ -117,7 +116,7 @@ class _OpenSqliteWorkflow(OpenWorkflow):
             while some := list(islice(wanted, _IDS_AT_ONCE)):
                 marks = ", ".join("?" * len(some))
                 sql = f"SELECT task_id, identity FROM steps WHERE workflow = ? AND task_id IN ({marks})"
-                found.update(connection.execute(sql, (self._workflow, *some)).fetchall())
+                found.update(connection.rows(sql, (self._workflow, *some)))
         return found
 
     def find(self, task_id: str) -> JournalRecord | None:
@@ -125,7 +124,7 @@ class _OpenSqliteWorkflow(OpenWorkflow):
         if not is_text(task_id):
             return None
         with explained(self._path):
-            row = connection.execute(_FIND, (self._workflow, task_id)).fetchone()
+            row = connection.row(_FIND, (self._workflow, task_id))
         return None if row is None else _read(self._path, row)
 
     def write(self, records: Sequence[JournalRecord]) -> None:
@@ -154,9 +153,6 @@ class _OpenSqliteWorkflow(OpenWorkflow):
         connection, self._connection = self._connection, None
         if connection is None:
             return
-        if os.getpid() != self._pid:
-            _INHERITED.append(connection)
-            return
         try:
             with explained(self._path), closing(connection):
                 self._durability.close()
@@ -169,18 +165,11 @@ class _OpenSqliteWorkflow(OpenWorkflow):
         with suppress(Exception):  # an interrupt may have prevented `close`, or the end of the constructor
             self.close()
 
-    def _usable(self) -> sqlite3.Connection:
+    def _usable(self) -> Connection:
         if self._connection is None:
             raise JournalError(f"{self._path}: the workflow has been closed; open it again")
-        if os.getpid() != self._pid:
-            raise JournalError(
-                f"{self._path}: the workflow was opened before this process was forked; open it in this process"
-            )
+        refuse_if_inherited(self._connection, self._path)
         return self._connection
-
-
-_INHERITED: list[sqlite3.Connection] = []
-"""Connections that a forked child has inherited: it must neither use nor close them, so they are kept alive."""
 
 
 @frozen(eq=False)
@@ -207,9 +196,10 @@ class _Records(Sequence[JournalRecord]):
             f"ORDER BY position {order}, task_id {order} LIMIT {_ROWS_AT_ONCE}"
         )
         with reader_of(self._path) as connection:
-            while rows := connection.execute(sql, (self._workflow_id, *place)).fetchall():
+            while rows := connection.rows(sql, (self._workflow_id, *place)):
                 for row in rows:
                     yield _read(self._path, row)
+                refuse_if_inherited(connection, self._path)
                 place = (rows[-1][POSITION], rows[-1][TASK_ID])
 
     @overload
@@ -227,14 +217,14 @@ class _Records(Sequence[JournalRecord]):
             rows = self._some(connection, first, max(places[0], places[-1]) - first + 1)
             return [rows[place - first] for place in places]
 
-    def _count(self, connection: sqlite3.Connection) -> int:
+    def _count(self, connection: Connection) -> int:
         sql = f"SELECT count(*) FROM steps WHERE {_OF_WORKFLOW}"
-        (count,) = connection.execute(sql, (self._workflow_id,)).fetchone()
+        (count,) = connection.row(sql, (self._workflow_id,))
         return int(count)
 
-    def _some(self, connection: sqlite3.Connection, first: int, count: int) -> list[JournalRecord]:
+    def _some(self, connection: Connection, first: int, count: int) -> list[JournalRecord]:
         sql = f"{_ROWS} ORDER BY position, task_id LIMIT ? OFFSET ?"
-        rows = connection.execute(sql, (self._workflow_id, count, first))
+        rows = connection.rows(sql, (self._workflow_id, count, first))
         return [_read(self._path, row) for row in rows]
 
     def __repr__(self) -> str:

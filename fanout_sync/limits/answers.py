@@ -7,6 +7,7 @@ from typing import Literal
 
 from attrs import frozen
 
+from .. import forks
 from .amounts import Resource, used_of
 
 LOCK = RLock()
@@ -16,6 +17,9 @@ There is one lock for all of them, so that a step starts under all of its limits
 several threads share them; the lock is held for microseconds. It is reentrant, because a signal handler or a finalizer
 may report usage while the thread that it interrupts holds the lock.
 """
+
+# No other thread holds it during a fork, or it would stay locked in the child.
+forks.call_around_fork(LOCK.acquire, LOCK.release)
 
 ASK_AGAIN_S = 0.05
 """When to ask again if a step has to wait until another one ends: the end of a step does not wake other runs."""

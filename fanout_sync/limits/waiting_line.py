@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING
 
 from attrs import frozen
 
+from .. import forks
 from ..records.report import Report
 from ..records.steps import AgentStepSpec
 from .answers import Exhausted, Wait
@@ -62,6 +63,7 @@ class WaitingLine:
         self._waiting = 0
         self._running: dict[int, tuple[Permit, tuple[str, ...]]] = {}
         self._abandoned: dict[int, Permit] = {}
+        self._has_begun = False
 
     def __len__(self) -> int:
         """Return how many steps wait."""
@@ -188,12 +190,31 @@ class WaitingLine:
                 drained.append((waiting_step.index, waiting_step.spec))
         return drained
 
+    def begin(self, now: float) -> None:
+        """Let the limits and the budget know of the run, until `close`."""
+        self.limiter.begin_run(now)
+        self._has_begun = True
+        forks.disown_in_child(self)
+
+    def disown(self) -> None:
+        """Let nothing wait for this run in a forked child, which has a copy of the limits: the run is its parent's."""
+        for permit, _ in self._running.values():
+            self.limiter.yield_reservation(permit)
+        self._running.clear()
+        self._end(monotonic())
+
     def close(self, now: float) -> None:
         """Release what the steps hold that are still running, because the run has ended without them."""
         while self._running:
             index, (permit, _) = self._running.popitem()
             self.limiter.settle(permit, now)
             self._abandoned[index] = permit
+        self._end(now)
+
+    def _end(self, now: float) -> None:
+        if self._has_begun:
+            self._has_begun = False
+            self.limiter.end_run(now)
 
     def _defer(self, keys: tuple[str, ...], until: float) -> None:
         """Ask for these keys again at this moment, whatever the moment was before."""

@@ -16,6 +16,7 @@ from pathlib import Path
 
 from attrs import define
 
+from .. import forks
 from . import interpreter, process_tree
 from .launch import spawn
 from .pauses import Pauses
@@ -50,7 +51,6 @@ class GuardProcess:
 
     mark: str
     pauses: Pauses
-    _caller: int
     _workers: int = 0
     _pid: int | None = None
 
@@ -69,7 +69,7 @@ class GuardProcess:
     def remove_worker(self) -> None:
         """Count one worker less; the last one ends the process."""
         self._workers -= 1
-        if self._workers or os.getpid() != self._caller:
+        if self._workers:
             return
         self.pauses.close()
         if self._pid is not None:
@@ -83,8 +83,8 @@ def add_worker() -> GuardProcess:
     """Count one more worker of this process; return the guard process that counts it."""
     global _guard_process
     with _lock:
-        if _guard_process is None or _guard_process._caller != os.getpid():  # that of the parent, in a forked child
-            _guard_process = GuardProcess(os.urandom(8).hex(), Pauses.create(), os.getpid())
+        if _guard_process is None:
+            _guard_process = GuardProcess(os.urandom(8).hex(), Pauses.create())
         elif not _guard_process._workers:
             _guard_process.pauses = Pauses.create()
         _guard_process.add_worker()
@@ -105,6 +105,18 @@ def remove_worker(guard_process: GuardProcess) -> None:
 
 _guard_process: GuardProcess | None = None
 _lock = threading.RLock()  # a finalizer may remove a worker in a thread that holds it
+
+
+def _disown() -> None:
+    """Have no guard process yet, in a forked child: the one that there is belongs to the parent."""
+    global _guard_process, _lock
+    if _guard_process is not None:
+        with contextlib.suppress(OSError):  # another thread of the parent was just closing it
+            _guard_process.pauses.close()
+    _guard_process, _lock = None, threading.RLock()
+
+
+forks.call_in_child(_disown)
 
 
 def _spawn(mark: str, pauses: int) -> int:

@@ -8,25 +8,31 @@ import logging
 import math
 import os
 import select
+import selectors
 import signal
 import threading
 import time
 import weakref
 from collections.abc import Iterable
 from multiprocessing.process import active_children
+from multiprocessing.util import Finalize
 from typing import Any, Literal
 
 from attrs import define, field, frozen
 
+from .. import forks
 from ..executors.executor import TEARDOWN_GRACE_S
+from ..executors.late_import import late_imports
 from .caller_state import State
 from .guard_process import GuardProcess, remove_worker
 from .link import LOST_LINK_EXIT_CODE, CallerLink
-from .loky_process import WorkerProcess
 from .module_versions import Versions, versions_here
 from .output import Output
 from .process_tree import kill_group, kill_trees
 from .worker_start import StartedWorker
+
+with late_imports():
+    from .loky_process import WorkerProcess
 
 logger = logging.getLogger(__name__)
 
@@ -72,6 +78,7 @@ class Lane:
         overdue_at: When its step is overdue and it is killed, on the clock of `now`.
         kill_at: When it is killed if it has not exited, on the same clock; 0 if it is not expected to exit.
         is_unread: Whether it is certain that it has not read its last message to the end.
+        is_inherited: Whether this is a forked child of the process that has started the worker.
     """
 
     process: Any
@@ -82,7 +89,6 @@ class Lane:
     prepared: bytes = b""
     told: tuple[State, bytes] | None = None
     versions: Versions = field(factory=versions_here)
-    caller_pid: int = field(factory=os.getpid)
     state: Literal["starting", "idle", "busy", "leaving", "gone"] = "starting"
     has_reported_start: bool = False
     loading: str = ""
@@ -98,13 +104,17 @@ class Lane:
     is_unread: bool = False
     kill_reason: str = ""
     is_timed_out: bool = False
+    is_inherited: bool = False
 
     def __attrs_post_init__(self) -> None:
         _lanes_of_process.add(self)
+        forks.disown_in_child(self)
+        _kill_at_exit_of_multiprocessing()
 
     @classmethod
     def of(cls, started: StartedWorker) -> Lane:
         """Return the lane of a worker that was started."""
+        started.is_over = True
         worker = WorkerProcess(started.pid)
         return cls(worker, started.link, started.outputs, started.guard_process, started.mark)
 
@@ -125,7 +135,7 @@ class Lane:
 
     def kill(self) -> None:
         """Kill the worker and what is in its process group; see `kill_lanes` for all that it started."""
-        if os.getpid() != self.caller_pid:
+        if self.is_inherited:
             return
         # The process may be gone, or another thread may just be closing this lane at the exit of the interpreter.
         with contextlib.suppress(OSError, ValueError):
@@ -141,7 +151,7 @@ class Lane:
 
     def kill_group(self) -> None:
         """Kill what is left of the worker's process group."""
-        if os.getpid() == self.caller_pid:
+        if not self.is_inherited:
             kill_group(self.pid)
 
     def label(self) -> str:
@@ -151,6 +161,11 @@ class Lane:
 
     def close(self) -> None:
         """Close all descriptors that lead to the worker."""
+        if not self.is_inherited:
+            self._close_descriptors()
+            remove_worker(self.guard_process)
+
+    def _close_descriptors(self) -> None:
         self.link.close()
         pidfd, self.pidfd = self.pidfd, None
         if pidfd is not None:
@@ -158,12 +173,17 @@ class Lane:
         for output in self.outputs:
             output.close()
         self.outputs = []
-        remove_worker(self.guard_process)
 
-    def abandon(self) -> None:
-        """Close a lane that this process has from its parent by a fork; the worker belongs to the parent."""
-        self.close()
-        _lanes_of_process.discard(self)
+    def disown(self) -> None:
+        """Close this process's copies of the descriptors, in a forked child: the worker belongs to the parent.
+
+        They are only closed. To remove them from the selector would remove them for the parent, which shares it.
+        """
+        if not self.is_inherited:
+            self.is_inherited, self.state = True, "gone"
+            self.process.forget()
+            with contextlib.suppress(OSError):  # another thread of the parent was just closing it
+                self._close_descriptors()
 
     def await_exit(self, patience_s: float) -> bool:
         """Wait at most `patience_s` seconds for the worker to exit; return whether it has."""
@@ -219,7 +239,7 @@ class ExitStatus:
 
 def kill_lanes(lanes: Iterable[Lane]) -> None:
     """Kill workers and all that their steps started."""
-    ours = [lane for lane in lanes if lane.caller_pid == os.getpid()]
+    ours = [lane for lane in lanes if not lane.is_inherited]
     alive = [lane for lane in ours if lane.may_have_descendants() and not lane.is_dead()]
     if alive:
         kill_trees([lane.pid for lane in alive], [lane.mark for lane in alive])
@@ -252,6 +272,10 @@ def open_pidfd(pid: int) -> int | None:
 
 
 def _is_readable(descriptor: int, timeout_s: float) -> bool:
+    if not hasattr(select, "poll"):  # eventlet removes what would block its greenlets
+        with selectors.DefaultSelector() as selector:
+            selector.register(descriptor, selectors.EVENT_READ)
+            return bool(selector.select(timeout_s))
     poll = select.poll()  # not select(), which stops at descriptor 1023
     poll.register(descriptor, select.POLLIN)
     return bool(poll.poll(timeout_s * 1000))
@@ -272,4 +296,21 @@ is_exiting = threading.Event()
 def _kill_at_exit() -> None:
     # Registered after the hook of multiprocessing, which waits for children to end, and so called before it.
     is_exiting.set()
+    _kill_all()
+
+
+def _kill_all() -> None:
     kill_lanes([lane for lane in _lanes_of_process if lane.state != "gone"])
+
+
+def _kill_at_exit_of_multiprocessing() -> None:
+    """Have workers killed also at the end of a process of `multiprocessing` that was forked.
+
+    Such a process runs no hook of `atexit`, and waits for its children, warm workers among them.
+    """
+    global _finalizer
+    if _finalizer is None or not _finalizer.still_active():
+        _finalizer = Finalize(None, _kill_all, exitpriority=100)
+
+
+_finalizer: Any = None

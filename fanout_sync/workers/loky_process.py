@@ -5,8 +5,6 @@ from __future__ import annotations
 import os
 from multiprocessing import process
 from multiprocessing.util import Finalize
-from typing import Any
-from weakref import WeakSet
 
 from loky.backend.popen_loky_posix import Popen
 from loky.backend.process import LokyProcess
@@ -26,7 +24,10 @@ class WorkerProcess(LokyProcess):  # type: ignore[misc]  # loky has no type hint
         super().__init__(name="fanout-worker")
         self._popen = _RunningPopen(pid)
         process._children.add(self)  # type: ignore[attr-defined]  # as `start` does
-        _ours.add(self)
+
+    def forget(self) -> None:
+        """Have `multiprocessing` forget it, in a forked child: it would wait for this child of its parent."""
+        process._children.discard(self)  # type: ignore[attr-defined]
 
     @property
     def sentinel(self) -> int:
@@ -46,17 +47,3 @@ class _RunningPopen(Popen):  # type: ignore[misc]  # as above
             self._sentinel = os.pidfd_open(self.pid)
             Finalize(self, os.close, (self._sentinel,))
         return self._sentinel
-
-
-_ours: WeakSet[Any] = WeakSet()
-
-
-def _forget_those_of_the_parent() -> None:
-    # `multiprocessing` would wait for them when the child exits.
-    for worker in list(_ours):
-        process._children.discard(worker)  # type: ignore[attr-defined]
-    _ours.clear()
-
-
-if hasattr(os, "register_at_fork"):
-    os.register_at_fork(after_in_child=_forget_those_of_the_parent)

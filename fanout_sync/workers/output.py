@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 import logging
 import os
 import sys
@@ -25,20 +26,19 @@ class Output:
     def __init__(self, stream: Literal["stdout", "stderr"], descriptor: int) -> None:
         os.set_blocking(descriptor, False)
         self._stream = stream
-        self._descriptor = descriptor
+        self._file = io.FileIO(descriptor)  # eventlet lets `os.read` wait, although the descriptor does not block
         self._unfinished = b""
 
     def fileno(self) -> int:
-        return self._descriptor
+        return self._file.fileno()
 
     def close(self) -> None:
-        os.close(self._descriptor)
+        self._file.close()
 
     def pump(self, label: str) -> bool:
         """Print what has arrived, at most as much as a pipe holds; return whether more may come."""
-        try:
-            data = os.read(self._descriptor, _CHUNK)
-        except BlockingIOError:
+        data = self._file.read(_CHUNK)
+        if data is None:  # nothing is there now
             return True
         *lines, self._unfinished = (self._unfinished + data).split(b"\n")
         if len(self._unfinished) > _LONGEST_LINE:

@@ -33,6 +33,7 @@ class WorkerStarter:
         self.last_failure: Lost | None = None
         self._captures_output = captures_output
         self._started = deque(started)
+        self._was_made_at_exit = is_exiting.is_set()  # by a run in an exit hook of the program
         self._not_before = 0.0
 
     def may_start(self) -> bool:
@@ -44,9 +45,9 @@ class WorkerStarter:
 
         Raises:
             Exception: As `start_worker` does.
-            RuntimeError: The interpreter is exiting.
+            RuntimeError: The interpreter has begun to exit since this set of workers was made.
         """
-        if is_exiting.is_set():
+        if is_exiting.is_set() and not self._was_made_at_exit:
             raise RuntimeError("the interpreter is exiting")
         return Lane.of(self._started.popleft() if self._started else start_worker(self._captures_output))
 

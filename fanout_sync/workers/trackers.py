@@ -14,11 +14,12 @@ import os
 import signal
 import sys
 import threading
-from contextlib import ExitStack
+from contextlib import ExitStack, suppress
 from typing import Any
 
-from attrs import define, frozen
+from attrs import frozen
 
+from .. import forks
 from . import interpreter
 from .launch import absolute_path, spawn
 
@@ -54,16 +55,8 @@ class _Pipe:
     writer: int
 
 
-@define(eq=False)
-class _Trackers:
-    """The trackers of one process."""
-
-    pid: int
-    pipes: dict[str, _Pipe]
-
-
-_lock = threading.RLock()
-_trackers = _Trackers(os.getpid(), {})
+_lock = threading.RLock()  # greenlets of one thread share its signal mask, and would restore each other's
+_pipes: dict[str, _Pipe] = {}
 
 
 def tracker_descriptors() -> dict[str, int]:
@@ -80,11 +73,9 @@ def _descriptor(module: str) -> int:
     running = _running(module)
     if running is not None:
         return running
-    if _trackers.pid != os.getpid():  # in a forked child: those of the parent belong to the parent
-        _trackers.pid, _trackers.pipes = os.getpid(), {}
-    if module not in _trackers.pipes:
-        _trackers.pipes[module] = _Pipe(*os.pipe())
-    return _trackers.pipes[module].writer
+    if module not in _pipes:
+        _pipes[module] = _Pipe(*os.pipe())
+    return _pipes[module].writer
 
 
 def _running(module: str) -> int | None:
@@ -96,7 +87,7 @@ def _running(module: str) -> int | None:
 def waiting_pipes() -> list[tuple[int, int]]:
     """Return both ends of each pipe whose tracker is not started yet."""
     with _lock:
-        return [(pipe.reader, pipe.writer) for pipe in _trackers.pipes.values()]
+        return [(pipe.reader, pipe.writer) for pipe in _pipes.values()]
 
 
 def start_trackers() -> None:
@@ -106,9 +97,9 @@ def start_trackers() -> None:
         OSError: The system has no more processes or descriptors; later calls try again.
     """
     with _lock:
-        for module in list(_trackers.pipes) if _trackers.pid == os.getpid() else ():
-            _start(module, _trackers.pipes[module])
-            del _trackers.pipes[module]
+        for module in list(_pipes):
+            _start(module, _pipes[module])
+            del _pipes[module]
 
 
 def _start(module: str, pipe: _Pipe) -> None:
@@ -124,3 +115,24 @@ def _start(module: str, pipe: _Pipe) -> None:
         os.close(pipe.reader)
         if tracker._fd is None:  # otherwise the program has started one of its own since then
             tracker._fd, tracker._pid = pipe.writer, pid
+
+
+def _disown() -> None:
+    """Close this process's copies of pipes that no tracker reads yet, in a forked child.
+
+    It shares the trackers that run with its parent, as `multiprocessing` intends; but a thread of the parent may have
+    held a lock just then.
+    """
+    global _lock
+    _lock = threading.RLock()
+    while _pipes:
+        _, pipe = _pipes.popitem()
+        for descriptor in (pipe.reader, pipe.writer):
+            with suppress(OSError):  # another thread of the parent was just closing it
+                os.close(descriptor)
+    for module in MODULES:
+        if module in sys.modules:
+            sys.modules[module]._resource_tracker._lock._at_fork_reinit()
+
+
+forks.call_in_child(_disown)

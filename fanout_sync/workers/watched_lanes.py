@@ -5,13 +5,14 @@ from __future__ import annotations
 import contextlib
 import logging
 import math
-import os
 import selectors
+import socket
 import threading
 import time
 from collections.abc import Callable
 from functools import partial
 
+from .. import forks
 from ..executors.executor import warn_of_teardown
 from .lane import CLOSED_DESCRIPTORS, Lane, kill_lanes, open_pidfd
 from .link import CallerLink
@@ -49,40 +50,50 @@ class WatchedLanes:
         self._selector = selectors.DefaultSelector()
         self.select = self._selector.select
         self._wake_lock = threading.RLock()  # a signal handler may call `wake` in a thread that holds it
-        self._wake_fds: tuple[int, int] | None = None
+        self._wake_ends: tuple[socket.socket, socket.socket] | None = None
         try:
-            self._wake_fds = self._open_wake_pipe()
+            self._wake_ends = self._open_wake_ends()
         except BaseException:
             self._selector.close()
             raise
+        forks.disown_in_child(self)
 
-    def _open_wake_pipe(self) -> tuple[int, int]:
-        reader, writer = os.pipe()
+    def disown(self) -> None:
+        """Close this process's descriptors, in a forked child; the epoll object behind one of them is its parent's."""
+        self._wake_lock = threading.RLock()  # a thread of the parent may hold the other one
+        self.lanes.clear()
+        self.idle.clear()
+        with contextlib.suppress(OSError):  # another thread of the parent was just closing them
+            self.close()
+
+    def _open_wake_ends(self) -> tuple[socket.socket, socket.socket]:
+        # Sockets and no pipe: gevent and eventlet leave a socket alone that does not block, but not `os.write`.
+        reader, writer = socket.socketpair()
         try:
-            os.set_blocking(reader, False)
-            os.set_blocking(writer, False)
-            self._selector.register(reader, selectors.EVENT_READ, lambda mask: os.read(reader, 4096))
+            reader.setblocking(False)
+            writer.setblocking(False)
+            self._selector.register(reader, selectors.EVENT_READ, lambda mask: reader.recv(4096))
         except BaseException:
-            os.close(reader)
-            os.close(writer)
+            reader.close()
+            writer.close()
             raise
         return reader, writer
 
     def wake(self) -> None:
         """Make `select` return, now or when it is called next. From any thread, and from a signal handler."""
-        with self._wake_lock:  # or `close` might close the pipe now, and another file get its number
-            if self._wake_fds is not None:
-                with contextlib.suppress(BlockingIOError):  # the pipe is full of earlier calls
-                    os.write(self._wake_fds[1], b"!")
+        with self._wake_lock:  # or `close` might close the sockets now
+            if self._wake_ends is not None:
+                with contextlib.suppress(BlockingIOError):  # it is full of earlier calls
+                    self._wake_ends[1].send(b"!")
 
     def close(self) -> None:
         """Stop watching. All lanes are forgotten already."""
         self._selector.close()
         with self._wake_lock:
-            # `None` comes first: a signal handler in this thread must not find closed descriptors.
-            fds, self._wake_fds = self._wake_fds, None
-            for fd in fds or ():
-                os.close(fd)
+            # `None` comes first: a signal handler in this thread must not find closed sockets.
+            ends, self._wake_ends = self._wake_ends, None
+            for end in ends or ():
+                end.close()
 
     def watch(
         self,

@@ -8,6 +8,7 @@ from collections import deque
 from collections.abc import Callable
 
 from .lanes import Lanes
+from .thread_start import start_thread
 
 
 class WatcherThread:
@@ -78,7 +79,7 @@ class WatcherThread:
     def _start(self) -> None:
         self._thread = threading.Thread(target=self._run, name="fanout-watcher", daemon=True)
         try:
-            self._thread.start()
+            start_thread(self._thread)
         except BaseException:
             self._thread = None  # a thread that never began cannot be joined
             raise

@@ -9,6 +9,7 @@ import sys
 
 from attrs import define
 
+from .. import forks
 from .guard_process import GuardProcess, add_worker, remove_worker
 from .launch import facts_for_boot, launch
 from .link import CallerLink, LinkLost, open_link
@@ -19,27 +20,44 @@ from .trackers import tracker_descriptors
 
 @define(eq=False)
 class StartedWorker:
-    """A process that was launched to be a worker, before the rest of this package is loaded to serve it."""
+    """A process that was launched to be a worker, before the rest of this package is loaded to serve it.
+
+    Attributes:
+        is_over: Whether it was discarded, or is in a lane by now.
+    """
 
     pid: int
     link: CallerLink
     outputs: list[Output]
     guard_process: GuardProcess
     mark: str
-    is_discarded: bool = False
+    is_over: bool = False
+
+    def __attrs_post_init__(self) -> None:
+        forks.disown_in_child(self)
+
+    def disown(self) -> None:
+        """Close this process's copies of the descriptors, in a forked child: the worker belongs to the parent."""
+        if not self.is_over:
+            self.is_over = True
+            with contextlib.suppress(OSError):  # another thread of the parent was just closing them
+                self._close()
 
     def discard(self) -> None:
         """Kill the process, which nobody needs after all, unless that is done already."""
-        if self.is_discarded:
+        if self.is_over:
             return
-        self.is_discarded = True
+        self.is_over = True
         with contextlib.suppress(ProcessLookupError, ChildProcessError):  # other code has collected its exit code
             os.kill(self.pid, signal.SIGKILL)
             os.waitpid(self.pid, 0)
+        self._close()
+        remove_worker(self.guard_process)
+
+    def _close(self) -> None:
         self.link.close()
         for output in self.outputs:
             output.close()
-        remove_worker(self.guard_process)
 
 
 def start_worker(captures_output: bool) -> StartedWorker:
