@@ -29,6 +29,15 @@ for backend in RUNNERS:
 """
 """Enters runners while it is loaded, and uses them at once and in each request."""
 
+KEPT = """
+runners = {backend: Runner(HostAgents("kept"), backend=backend).__enter__() for backend in ("thread", "process")}
+
+def fan_out(backend, name):
+    run = runners[backend].run([AgentStepSpec(f"t{n}", "answer", "", str(n)) for n in range(4)])
+    (FOLDER / f"{name}.json").write_text(json.dumps({"outputs": [outcome.output for outcome in run]}))
+"""
+"""Enters a runner for each backend while it is loaded, and uses it in each request."""
+
 each_kind = pytest.mark.parametrize("kind", ["sync", "gthread", "gevent"])
 
 
@@ -62,6 +71,21 @@ def test_requests_at_the_same_time_fan_out(tmp_path: Path) -> None:
             list(clients.map(lambda run: ask(host, f"/fan_out/{run[0]}/{run[1]}"), runs))
         for backend, name in runs:
             assert_fanned_out(host, backend, name)
+
+
+@each_backend
+@pytest.mark.parametrize("options", [("--threads", "4"), ("--preload",)], ids=["threads", "preload"])
+def test_kept_runner_serves_requests(options: tuple[str, ...], backend: str, tmp_path: Path) -> None:
+    """A runner that is entered once serves requests at the same time; also those of a process that was forked later."""
+    write_program(tmp_path, "", "agents.py")
+    used = "for backend in runners:\n    fan_out(backend, 'loaded')\n" if "--preload" in options else ""
+    (tmp_path / "app.py").write_text(f"from agents import *\n{KEPT}{used}{WSGI}")
+    names = [f"report{n}" for n in range(4)]
+    with hosted(tmp_path, *GUNICORN, *options) as host:
+        with ThreadPoolExecutor(4) as clients:
+            list(clients.map(lambda name: ask(host, f"/fan_out/{backend}/{name}"), names))
+        for name in names:
+            assert host.report(name) == {"outputs": [f"answer {n}" for n in range(4)]}
 
 
 @each_backend
