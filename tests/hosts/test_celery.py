@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
 
 import pytest
@@ -20,7 +21,7 @@ app.conf.update(worker_hijack_root_logger=False, broker_connection_retry_on_star
 def task(backend):
     fan_out(backend)
 
-@app.task(name="fan_out_for_ever", time_limit=3)
+@app.task(name="fan_out_for_ever", **json.loads(os.environ.get("LIMIT", "{}")))
 def endless_task(backend):
     fan_out_for_ever(backend)
 
@@ -46,8 +47,10 @@ def test_task_fans_out(pool: str, backend: str, tmp_path: Path) -> None:
 
 
 @each_backend
-def test_task_that_takes_too_long_leaves_nothing(backend: str, tmp_path: Path) -> None:
-    """When Celery kills a process at the time limit of a task, the steps of that end, too; the next task fans out."""
+@pytest.mark.parametrize("limit", ["time_limit", "soft_time_limit"])
+def test_task_that_takes_too_long_leaves_nothing(limit: str, backend: str, tmp_path: Path) -> None:
+    """When Celery kills or interrupts a task at its time limit, its workers end, too; the next task fans out."""
     write_program(tmp_path, APP)
-    with hosted(tmp_path, *CELERY, "--pool", "prefork", TASKS="fan_out_for_ever fan_out", BACKEND=backend) as host:
+    settings = {"TASKS": "fan_out_for_ever fan_out", "BACKEND": backend, "LIMIT": json.dumps({limit: 3})}
+    with hosted(tmp_path, *CELERY, "--pool", "prefork", **settings) as host:
         assert_fanned_out(host, backend)
