@@ -11,6 +11,7 @@ import threading
 import time
 from collections.abc import Callable, Iterator
 from functools import partial
+from pathlib import Path
 from types import FrameType, TracebackType
 from typing import Any
 
@@ -34,7 +35,8 @@ class InterruptScope:
     Python's own handler raises `KeyboardInterrupt` wherever the main thread is. In code of this package that could lose
     an outcome that is just being passed on. The program's own handler still works: it is called first, and only if it
     raises `KeyboardInterrupt`, as the default one does, the signal counts as an interrupt. A signal that has no Python
-    handler gets none. Outside the main thread of the main interpreter a scope does nothing.
+    handler, or that a program that embeds Python handles itself, gets none. Outside the main thread of the main
+    interpreter a scope does nothing.
 
     Args:
         encloses_others: Whether the calls of runners that go on within it are interrupted with it, as for the command
@@ -120,10 +122,48 @@ def _install() -> None:
         if callable(handler) and handler is not _ours.get(number):
             ours = partial(_handle, handler)
             try:
+                if _is_embedded() and _is_handled_by_host(number):
+                    continue
                 signal.signal(number, ours)
             except ValueError:  # a subinterpreter
                 return
             _ours[number] = ours
+
+
+def _is_embedded() -> bool:
+    if sys.platform == "win32":  # where a handler cannot be looked at
+        return False
+    try:
+        program = Path("/proc/self/exe").readlink()
+    except OSError:  # no Linux
+        program = Path(sys.executable or "")
+    return not program.name.lower().startswith(("python", "pypy"))
+
+
+def _is_handled_by_host(number: int) -> bool:
+    """Return whether the program that embeds Python has a handler of its own, of which Python does not know.
+
+    uWSGI ends its workers by SIGINT. A handler of ours, and later Python's own instead of it, would replace uWSGI's.
+
+    Raises:
+        ValueError: Python does not let this interpreter handle signals.
+    """
+    import ctypes  # only here: slow to import
+
+    size = ctypes.sizeof(ctypes.c_void_p)  # the handler is the first field of `struct sigaction`
+    before, pythons = ctypes.create_string_buffer(512), ctypes.create_string_buffer(512)
+    sigaction = ctypes.CDLL(None).sigaction
+    unblocked = signal.pthread_sigmask(signal.SIG_BLOCK, (number,))
+    try:
+        sigaction(number, None, before)
+        signal.signal(number, signal.getsignal(number))
+        sigaction(number, None, pythons)
+        is_hosts = before[:size] != pythons[:size]
+        if is_hosts:
+            sigaction(number, before, None)
+        return is_hosts
+    finally:
+        signal.pthread_sigmask(signal.SIG_SETMASK, unblocked)
 
 
 def _put_back() -> None:
