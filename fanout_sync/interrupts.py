@@ -9,10 +9,11 @@ import signal
 import sys
 import threading
 import time
+import traceback
 from collections.abc import Callable, Iterator
 from functools import partial
 from pathlib import Path
-from types import FrameType, TracebackType
+from types import CodeType, FrameType, TracebackType
 from typing import Any
 
 from . import forks
@@ -204,6 +205,24 @@ def _handle(handler: Callable[[int, FrameType | None], Any], number: int, frame:
             raise
         for inner in _scopes[place + 1 :] if _scopes[place].encloses_others else ():
             inner.note()
+
+
+def was_raised_by_handler(error: BaseException) -> bool:
+    """Return whether a signal handler of the program raised the error, as handlers do that limit the time of a call."""
+    handlers = [code for number in signal.valid_signals() if (code := _code_of(signal.getsignal(number))) is not None]
+    return any(frame.f_code in handlers for frame, _ in traceback.walk_tb(error.__traceback__))
+
+
+def _code_of(handler: Any) -> CodeType | None:
+    if isinstance(handler, partial):
+        handler = handler.args[0] if handler.func is _handle else handler.func
+    if not callable(handler):
+        return None
+    function: Any = getattr(handler, "__func__", handler)
+    if not hasattr(function, "__code__"):
+        function = type(handler).__call__
+    code: CodeType | None = getattr(function, "__code__", None)
+    return code
 
 
 def interrupt_again() -> None:

@@ -80,8 +80,10 @@ class ProcessBackend(Backend):
         return options, (self._cap,)
 
     def open(self, context: RunContext) -> Session:
+        from ..workers.loading import refuse_while_loading
         from ..workers.worker_start import start_early
 
+        refuse_while_loading()
         size = context.bound if self._cap is None else min(context.bound, self._cap)
         started = start_early(min(size, context.expected) - len(self._kept), self._captures_output)
         # While the first workers start: all of this takes as long as they do.
@@ -156,7 +158,9 @@ class ProcessBackend(Backend):
         """
         from ..workers.calls import Calls
         from ..workers.code_pickler import dump
+        from ..workers.loading import refuse_while_loading
 
+        refuse_while_loading()
         payload, _ = dump((fn, args, kwargs))
         with self._lock:
             if self._is_shut_down:

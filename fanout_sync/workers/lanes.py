@@ -15,7 +15,7 @@ from typing import Any
 
 from ..executors.current_step import Meter
 from ..executors.executor import TEARDOWN_GRACE_S, warn_of_teardown
-from ..interrupts import InterruptScope
+from ..interrupts import InterruptScope, was_raised_by_handler
 from ..records.status import StepError
 from . import messages
 from .caller_state import state_here
@@ -127,6 +127,8 @@ class Lanes:
         try:
             self._assign()
         except Exception as error:
+            if was_raised_by_handler(error):
+                raise
             self._fail_everything(error)
 
     def turn(self, timeout: float | None = None) -> None:
@@ -148,6 +150,8 @@ class Lanes:
             if self._pending and not self._lanes:
                 self._assign()
         except Exception as error:
+            if was_raised_by_handler(error):
+                raise
             self._fail_everything(error)
 
     @classmethod

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any, Literal
 
+from ..errors import OptionError
 from ..executors.executor import AgentExecutor
 from ..records.status import StepError
 
@@ -15,6 +17,34 @@ Name = Literal["executor", "retry"]
 """What is loaded, by the name of the argument of `Runner`."""
 
 NOUNS = {"executor": "the executor", "retry": "the retry strategy"}
+
+
+_loads = 0
+
+
+@contextmanager
+def loading() -> Iterator[None]:
+    """Note, in the `with` block, that this process loads what was sent to it: modules may be imported for that."""
+    global _loads
+    _loads += 1
+    try:
+        yield
+    finally:
+        _loads -= 1
+
+
+def refuse_while_loading() -> None:
+    """Refuse to start worker processes while this process loads what was sent to it: its workers would do the same.
+
+    Raises:
+        OptionError: It does.
+    """
+    if _loads:
+        raise OptionError(
+            "backend='process' cannot be used while a worker process imports the module that uses it, because its own "
+            "workers would import it, too, and so on: start the run in a function, or below "
+            "`if __name__ == '__main__':`"
+        )
 
 
 class NotLoaded(Exception):
@@ -60,7 +90,8 @@ def load_executor(
         on_begin(name)
 
     try:
-        executor, rule = load(payload, note)
+        with loading():
+            executor, rule = load(payload, note)
     except BaseException as error:  # code of the caller's classes
         raise NotLoaded(name, StepError.of(error)) from error
     return executor, rule

@@ -21,7 +21,7 @@ from ..records.status import StepError
 from . import messages
 from .caller_state import state_here, take_over, take_over_filters
 from .link import LOST_LINK_EXIT_CODE, LinkLost, WorkerLink, adopt
-from .loading import NotLoaded, load_executor
+from .loading import NotLoaded, load_executor, loading
 from .log_records import Forwarding
 from .messages import Message, error_fields, pack, pack_report, unpack_step
 from .output import redirect
@@ -203,7 +203,8 @@ class Worker:
         _, index, payload = message
         preface = "While the function and its arguments were unpickled in the worker:\n\n"
         try:
-            ((function, args, kwargs),) = load(payload)
+            with loading():
+                ((function, args, kwargs),) = load(payload)
             preface = ""
             result = own_context().run(lambda: _portable(function(*args, **kwargs)))
             answer: Message = (messages.RETURNED, index, result)

@@ -246,3 +246,46 @@ if __name__ == "__main__":
     show(found)
 """
     assert run_script(tmp_path, source) == [["0", "1", "2"]] * 2
+
+
+@pytest.mark.parametrize("call", ["run()", "list(stream())", "submit()"])
+def test_a_module_that_fans_out_while_it_is_imported(call: str, tmp_path: Path) -> None:
+    """A worker that imports such a module does not fan out in turn, and so on: the run is refused, and says why."""
+    (tmp_path / "pipeline.py").write_text(
+        f"""
+import os
+from fanout_sync import FunctionExecutor, ProcessBackend, Runner
+from fanout_sync.testing import make_specs
+
+open({str(tmp_path / "imports")!r}, "a").write("x")
+
+def agent(spec):
+    return "answer"
+
+def runner():
+    return Runner(FunctionExecutor({{"tester": agent}}), backend="process", max_concurrency=1)
+
+def run():
+    return runner().run(make_specs(1))
+
+def stream():
+    return runner().stream(make_specs(1))
+
+def submit():
+    with ProcessBackend(1) as backend:
+        return backend.submit(agent, None).result()
+
+if os.path.getsize({str(tmp_path / "imports")!r}) < 20:
+    {call}
+"""
+    )
+    source = f"""
+sys.path.insert(0, {str(tmp_path)!r})
+try:
+    import pipeline
+except Exception as error:
+    show(f"{{type(error).__name__}}: {{error}}")
+"""
+    message = run_script(tmp_path, source)
+    assert "if __name__ == '__main__'" in message
+    assert len((tmp_path / "imports").read_text()) <= 4
