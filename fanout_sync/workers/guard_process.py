@@ -120,10 +120,15 @@ forks.call_in_child(_disown)
 
 
 def _spawn(mark: str, pauses: int) -> int:
+    passed = {"pauses": pauses} if pauses >= 0 else {}
+    values = {"caller": os.getpid(), "mark": mark, **({} if passed else {"pauses": -1})}
     if getattr(sys, "frozen", False):
-        arguments = interpreter.command(_PROGRAM_IF_FROZEN.format(caller=os.getpid(), mark=mark, pauses=pauses))
+        pid, _ = spawn(_PROGRAM_IF_FROZEN, passed, values, is_silent=True)
     else:
-        folder = str(Path(process_tree.__file__).parent)
-        program = _PROGRAM.format(folder=folder, caller=os.getpid(), mark=mark, pauses=pauses)
-        arguments = [interpreter.executable(), "-I", "-S", "-c", program]
-    return spawn(arguments, [pauses] if pauses >= 0 else [], is_silent=True)
+        values["folder"] = str(Path(process_tree.__file__).parent)
+        pid, _ = spawn(_PROGRAM, passed, values, command=_isolated, is_silent=True)
+    return pid
+
+
+def _isolated(program: str) -> list[str]:
+    return [interpreter.executable(), "-I", "-S", "-c", program]

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import os
 import re
-import subprocess
 import sys
 from collections.abc import Iterator
 
@@ -50,6 +49,8 @@ def executable() -> str:
 def flags() -> list[str]:
     """Return the flags that this interpreter was started with: `-O`, `-W`, `-X`, `-I` and so on."""
     # As `multiprocessing.spawn` does. It leaves out those options of `-X` that only some versions know.
+    import subprocess  # imported lazily: slow
+
     given: list[str] = subprocess._args_from_interpreter_flags()  # type: ignore[attr-defined]  # as multiprocessing does
     passed = {given[place + 1].partition("=")[0] for place, flag in enumerate(given) if flag == "-X"}
     for name, value in sys._xoptions.items():

@@ -5,16 +5,36 @@ Imports little: the first workers of a run are launched before the rest of this 
 
 from __future__ import annotations
 
+import errno
 import marshal
 import os
-import subprocess
+import signal
 import sys
-from collections.abc import Collection, Mapping
+from collections.abc import Callable, Collection, Iterable, Mapping
+from itertools import count, islice
 from types import MappingProxyType
 from typing import Any
 
 from . import interpreter
 from .link import LOST_LINK_EXIT_CODE
+
+# Each process has a session of its own, where neither Ctrl-C nor a hangup of the terminal reaches it, and only those
+# inherited descriptors that are meant for it: others may come along, such as the sockets of a server written in C.
+# Descriptors that Python or a `sitecustomize` has opened by now are not inheritable.
+_BEGINNING = """\
+import posix
+posix.setsid()
+try:
+    opened = posix.listdir("/dev/fd")
+except OSError:
+    opened = ()
+for descriptor in map(int, opened):
+    try:
+        if descriptor not in {kept} and posix.get_inheritable(descriptor):
+            posix.close(descriptor)
+    except OSError:
+        pass
+"""
 
 # Python itself puts the current directory first on `sys.path` when it runs a program given with `-c` or `-m`: a file
 # `random.py` there would be imported instead of the library's own. So this program imports only modules that are
@@ -23,8 +43,9 @@ _PROGRAM = """\
 import _frozen_importlib_external, marshal, posix, sys
 def read(size, data=b""):
     while len(data) < size:
-        data += posix.read({descriptor}, size - len(data)) or posix._exit({lost_link})
+        data += posix.read({link}, size - len(data)) or posix._exit({lost_link})
     return data
+posix.set_blocking({link}, True)
 facts = marshal.loads(read(int.from_bytes(read(8), "big")))
 sys.path[:] = facts["path"]
 class Finder:
@@ -39,71 +60,99 @@ except ModuleNotFoundError:
     import fanout_sync
 sys.meta_path.remove(Finder)
 from fanout_sync.workers.boot import boot
-boot({descriptor}, facts)
+boot({link}, facts)
 """
+
+_LONGEST_VARIABLE = 32_000  # of 131 072 bytes that Linux takes, and a character may be four bytes
+_FIRST_AFTER_STREAMS = 3
 
 _PACKAGE_FOLDER = os.path.dirname(os.path.dirname(os.path.dirname(os.path.abspath(__file__))))  # noqa: PTH100, PTH120
 
 
-def launch(descriptor: int, passed: Collection[int], variables: Mapping[str, str]) -> int:
-    """Start the process of a worker; return its process id.
+def launch(passed: Mapping[str, int], variables: Mapping[str, str]) -> tuple[int, dict[str, int]]:
+    """Start the process of a worker.
 
     Args:
-        descriptor: What the worker reads `facts_for_boot` from, and then its messages.
-        passed: All descriptors that the worker inherits.
+        passed: The descriptors that the worker inherits, by name; it reads `facts_for_boot` from `link`, and then its
+            messages.
         variables: The environment variables that only workers have.
+
+    Returns:
+        As `spawn`.
 
     Raises:
         OSError: The system has no more processes or descriptors.
         OptionError: There is no Python to start.
     """
-    program = _PROGRAM.format(descriptor=descriptor, lost_link=LOST_LINK_EXIT_CODE)
-    return spawn(interpreter.command(program), passed, variables)
+    return spawn(_PROGRAM, passed, {"lost_link": LOST_LINK_EXIT_CODE}, variables=variables)
 
 
 def spawn(
-    arguments: list[str],
-    passed: Collection[int] = (),
-    variables: Mapping[str, str] = MappingProxyType({}),
+    program: str,
+    passed: Mapping[str, int],
+    values: Mapping[str, Any],
     *,
+    variables: Mapping[str, str] = MappingProxyType({}),
+    command: Callable[[str], list[str]] = interpreter.command,
+    blocked: Collection[signal.Signals] = (signal.SIGINT,),
     is_silent: bool = False,
-) -> int:
-    """Start a process in a session of its own, where neither Ctrl-C nor a hangup of the terminal reaches it.
+) -> tuple[int, dict[str, int]]:
+    """Start a process in a session of its own; whoever starts it has to collect its exit code.
 
-    Its standard input is empty. Whoever starts it has to collect its exit code.
+    `os.posix_spawn` rather than `subprocess`, which gevent and eventlet replace by something else.
 
     Args:
-        arguments: The command line.
-        passed: The descriptors that it inherits.
+        program: What it runs, with the names of descriptors and values in braces.
+        passed: The descriptors that it inherits, by name. In the process they have other numbers.
+        values: Those of the other names.
         variables: Environment variables that it has besides those of this process.
+        command: Returns the command line for a program.
+        blocked: The signals that are blocked until the program unblocks them.
         is_silent: Whether its outputs lead nowhere; otherwise they are those of this process.
 
     Returns:
-        The process id.
+        The process id, and the numbers of the descriptors there, by name.
 
     Raises:
         OSError: The system has no more processes or descriptors.
+        OptionError: There is no Python to start.
     """
-    outputs = subprocess.DEVNULL if is_silent else None
-    started = subprocess.Popen(
-        arguments,
-        stdin=subprocess.DEVNULL,
-        stdout=outputs,
-        stderr=outputs,
-        pass_fds=tuple(passed),
-        env={**_environment(), **variables},
-        start_new_session=True,
-    )
-    # Others wait for the process, by its id. This object must not do so, too, when it is dropped.
-    started.returncode = 0
-    return started.pid
+    numbers = dict(zip(passed, _numbers_beside(passed.values()), strict=False))
+    beginning = _BEGINNING.format(kept=(0, 1, 2, *numbers.values()))
+    arguments = command(beginning + program.format(**numbers, **values))
+    actions: list[tuple[Any, ...]] = [(os.POSIX_SPAWN_DUP2, passed[name], numbers[name]) for name in passed]
+    silent = [number for number in (1, 2) if is_silent or number in passed.values() or not _is_open(number)]
+    actions += [(os.POSIX_SPAWN_OPEN, number, os.devnull, os.O_RDWR, 0) for number in (0, *silent)]
+    mask = {*signal.pthread_sigmask(signal.SIG_BLOCK, ()), *blocked}
+    environment = {**_environment(), **variables}
+    try:
+        pid = os.posix_spawn(arguments[0], arguments, environment, file_actions=actions, setsigmask=mask)
+    except OSError as error:
+        if error.errno != errno.EBADF:
+            raise
+        # A descriptor was to get a number in the process that is too large there.
+        raise OSError(errno.EMFILE, os.strerror(errno.EMFILE)) from error
+    return pid, numbers
+
+
+def _numbers_beside(taken: Collection[int]) -> Iterable[int]:
+    """Return as many numbers for descriptors as are taken, and others than these."""
+    return islice((number for number in count(_FIRST_AFTER_STREAMS) if number not in taken), len(taken))
+
+
+def _is_open(descriptor: int) -> bool:
+    try:
+        os.fstat(descriptor)
+    except OSError:
+        return False
+    return True
 
 
 def facts_for_boot(**facts: Any) -> bytes:
     """Return what a worker needs to know before it can import anything, as bytes that follow their length."""
     entries: list[Any] = sys.path  # other objects than texts are ignored, as Python does
     path = [str.__str__(entry) for entry in entries if isinstance(entry, str)]
-    arguments = [str.__str__(argument) for argument in getattr(sys, "argv", ())]
+    arguments = [str.__str__(argument) for argument in getattr(sys, "argv", None) or ()]
     data = marshal.dumps({"path": path, "argv": arguments, "package_folder": _PACKAGE_FOLDER, **facts})
     return len(data).to_bytes(8, "big") + data
 
@@ -116,8 +165,13 @@ def absolute_path() -> list[str]:
 
 
 def _environment() -> dict[str, str]:
-    """Return the environment of this process, but for what would have a worker import from its current directory."""
-    environment = dict(os.environ)
+    """Return the environment of this process, but for what would have a worker import from its current directory.
+
+    What is too long for a new process is left out, and so is what asks for a prompt at its end. A worker gets all of it
+    with the state of its caller.
+    """
+    environment = {name: value for name, value in os.environ.items() if len(name) + len(value) < _LONGEST_VARIABLE}
+    environment.pop("PYTHONINSPECT", None)
     searched = environment.get("PYTHONPATH")
     if searched and not sys.flags.ignore_environment:
         absolute = [folder for folder in searched.split(os.pathsep) if os.path.isabs(folder)]  # noqa: PTH117

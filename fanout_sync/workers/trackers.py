@@ -14,13 +14,12 @@ import os
 import signal
 import sys
 import threading
-from contextlib import ExitStack, suppress
+from contextlib import suppress
 from typing import Any
 
 from attrs import frozen
 
 from .. import forks
-from . import interpreter
 from .launch import absolute_path, spawn
 
 _PROGRAM = """\
@@ -42,7 +41,6 @@ except Exception:
 warnings.filterwarnings("ignore", "resource_tracker", UserWarning)
 main({reader})
 """
-_SIGNALS = (signal.SIGINT, signal.SIGTERM)
 
 MODULES = ("multiprocessing.resource_tracker", "loky.backend.resource_tracker")
 
@@ -55,7 +53,7 @@ class _Pipe:
     writer: int
 
 
-_lock = threading.RLock()  # greenlets of one thread share its signal mask, and would restore each other's
+_lock = threading.RLock()
 _pipes: dict[str, _Pipe] = {}
 
 
@@ -105,13 +103,11 @@ def start_trackers() -> None:
 def _start(module: str, pipe: _Pipe) -> None:
     """Start a tracker as its module does, but with a filter and without the current directory on its path."""
     tracker: Any = importlib.import_module(module)._resource_tracker
-    with tracker._lock, ExitStack() as stack:
+    with tracker._lock:
         program = _PROGRAM_IF_FROZEN if getattr(sys, "frozen", False) else _PROGRAM
-        program = program.format(path=absolute_path(), module=module, reader=pipe.reader)
+        values = {"path": absolute_path(), "module": module}
         # The signals are blocked until its program has begun: the tracker must survive a Ctrl-C.
-        before = signal.pthread_sigmask(signal.SIG_BLOCK, _SIGNALS)
-        stack.callback(signal.pthread_sigmask, signal.SIG_SETMASK, before)
-        pid = spawn(interpreter.command(program), [pipe.reader])
+        pid, _ = spawn(program, {"reader": pipe.reader}, values, blocked=(signal.SIGINT, signal.SIGTERM))
         os.close(pipe.reader)
         if tracker._fd is None:  # otherwise the program has started one of its own since then
             tracker._fd, tracker._pid = pipe.writer, pid

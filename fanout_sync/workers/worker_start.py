@@ -86,17 +86,18 @@ def start_worker(captures_output: bool) -> StartedWorker:
         mark = f"{guard_process.mark}/{os.urandom(8).hex()}"
         trackers = tracker_descriptors()
         pauses = guard_process.pauses.descriptor
-        passed = [theirs.fileno(), *their_outputs, *trackers.values(), *([pauses] if pauses >= 0 else [])]
-        pid = launch(theirs.fileno(), passed, {MARK: mark_below(mark)})
+        passed = {"link": theirs.fileno(), **trackers, **dict(zip(("stdout", "stderr"), their_outputs, strict=False))}
+        passed |= {"pauses": pauses} if pauses >= 0 else {}
+        pid, numbers = launch(passed, {MARK: mark_below(mark)})
         on_failure.pop_all()
     from multiprocessing import process  # imported lazily: slow, and the worker is starting meanwhile
 
     facts = facts_for_boot(
         caller=os.getpid(),
         authkey=bytes(process.current_process().authkey),
-        trackers=trackers,
-        outputs=their_outputs,
-        pauses=pauses,
+        trackers={module: numbers[module] for module in trackers},
+        outputs=[numbers[name] for name in ("stdout", "stderr") if name in numbers],
+        pauses=numbers.get("pauses", -1),
         mark=mark,
     )
     with contextlib.suppress(LinkLost):  # it is dead already, which its lane will notice

@@ -289,3 +289,34 @@ except Exception as error:
     message = run_script(tmp_path, source)
     assert "if __name__ == '__main__'" in message
     assert len((tmp_path / "imports").read_text()) <= 4
+
+
+def test_a_worker_inherits_no_other_descriptors(tmp_path: Path) -> None:
+    """Descriptors of the script that are inheritable, as those of libraries in C are, do not come along."""
+    source = """
+import socket
+pipes = [os.pipe() for _ in range(3)]
+for end in (end for pipe in pipes for end in pipe):
+    os.set_inheritable(end, True)
+inodes = [os.fstat(end).st_ino for pipe in pipes for end in pipe]
+
+def look(spec):
+    found = []
+    for name in os.listdir("/proc/self/fd"):
+        try:
+            found.append(os.fstat(int(name)).st_ino)
+        except OSError:
+            pass
+    return json.dumps([inode in found for inode in inodes])
+
+show(json.loads(run(look)[0].output))
+"""
+    assert run_script(tmp_path, source) == [False] * 6
+
+
+def test_descriptors_that_a_sitecustomize_has_opened_stay_open(tmp_path: Path) -> None:
+    """What a `sitecustomize` opens in each process, such as the connection of a debugger, works in a worker."""
+    (tmp_path / "sitecustomize.py").write_text("import os, sys\nsys.opened = os.open('/dev/null', os.O_RDONLY)\n")
+    source = "show(run(lambda spec: str(os.fstat(sys.opened).st_rdev == os.stat('/dev/null').st_rdev))[0].output)"
+    search = os.pathsep.join([str(tmp_path), *sys.path])
+    assert run_script(tmp_path, source, environment={"PYTHONPATH": search}) == "True"
