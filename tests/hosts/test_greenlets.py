@@ -149,14 +149,21 @@ def test_workers_that_die_or_print(library: str, tmp_path: Path) -> None:
 @each_library
 @each_backend
 def test_forks(library: str, backend: str, tmp_path: Path) -> None:
-    """A child that is forked in the loop over a stream has runs of its own, and the parent all its outcomes."""
+    """A child that is forked in the loop over a stream has runs of its own, and the parent all its outcomes.
+
+    The hub of eventlet still watches the descriptors of its parent in the child, also when they are other files by then;
+    there runs of the child use threads.
+    """
     source = """
+    def own_runner():
+        return Runner(FunctionExecutor({"tester": answer})) if "eventlet" in sys.argv else runner_of(answer)
+
     stream = runner_of(answer).stream(make_specs(8))
     got = [next(stream).output]
     child = os.fork()
     if not child:
         stream.close()
-        os._exit(len(runner_of(answer).run(make_specs(3)).succeeded))
+        os._exit(len(own_runner().run(make_specs(3)).succeeded))
     print(os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]), *got, outputs(stream))
     """
     assert said_by(tmp_path, library, backend, source) == ["3 0 1 2 3 4 5 6 7"]
