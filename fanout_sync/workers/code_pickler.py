@@ -26,6 +26,9 @@ from .reach import globals_reached, looks_names_up, names_in_annotations
 MOST_BYTES_BESIDES = 1 << 20
 """So many bytes, at most, are sent of what no step seems to use."""
 
+MOST_BYTES_TRIED = 8 * MOST_BYTES_BESIDES
+"""So many bytes, at most, are pickled of it: many functions may use the same large table."""
+
 _CACHED = type(functools.lru_cache(len))
 _DISPATCHER_CODE = functools.singledispatch(len).__code__  # type: ignore[attr-defined]  # it is a function
 _DISPATCHER_NAMES = {"register", "dispatch", "registry", "_clear_cache"}
@@ -271,20 +274,31 @@ def _dump_wanted(pickler: CodePickler, file: io.BytesIO, done: set[tuple[str, st
     names = []
     while left := [place for place in pickler.wanted if place not in done]:
         done.update(left)
-        names += [place for place in left if _has(place) and _dump_if_possible(pickler, file, _get(place))]
+        names += _dump_those_possible(pickler, file, [place for place in left if _has(place)])
     return names
 
 
-def _dump_if_possible(pickler: CodePickler, file: io.BytesIO, value: Any) -> bool:
-    memo, position = pickler.memo.copy(), file.tell()
-    try:
-        pickler.dump(value)
-    except Exception:  # no step needs it, as far as can be seen, so it is left out
-        pickler.memo = memo
-        file.seek(position)
-        file.truncate()
-        return False
-    return True
+def _dump_those_possible(
+    pickler: CodePickler, file: io.BytesIO, places: list[tuple[str, str]]
+) -> list[tuple[str, str]]:
+    """Pickle what is at these places, as far as it pickles; return the places of that."""
+    names: list[tuple[str, str]] = []
+    while places:
+        # Copied only before the first and after each failure: a copy takes long when much has been pickled.
+        memo, position, count = pickler.memo.copy(), file.tell(), 0
+        try:
+            for place in places:
+                pickler.dump(_get(place))
+                count += 1
+        except Exception:  # no step needs it, as far as can be seen, so it is left out
+            pickler.memo = memo
+            file.seek(position)
+            file.truncate()
+            names += _dump_those_possible(pickler, file, places[:count])
+            places = places[count + 1 :]
+        else:
+            return names + places
+    return names
 
 
 def _defined_in(modules: Iterable[ModuleType]) -> Iterator[tuple[str, str]]:
@@ -338,10 +352,16 @@ def _sources(filenames: Iterable[str]) -> dict[str, list[str]]:
 
 
 class _LimitedFile(io.BytesIO):
-    """Takes no more than `MOST_BYTES_BESIDES`."""
+    """Takes no more than `MOST_BYTES_BESIDES`, and no more than `MOST_BYTES_TRIED` with what is truncated again."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self._tried = 0
 
     def write(self, data: Any) -> int:
-        if self.tell() + memoryview(data).nbytes > MOST_BYTES_BESIDES:
+        size = memoryview(data).nbytes
+        self._tried += size
+        if self.tell() + size > MOST_BYTES_BESIDES or self._tried > MOST_BYTES_TRIED:
             raise OverflowError(f"more than {MOST_BYTES_BESIDES} bytes")
         return super().write(data)
 

@@ -387,3 +387,27 @@ def test_a_compiled_module_that_no_worker_finds_is_refused(tmp_path: Path) -> No
             runner.run(make_specs(1))
     finally:
         del sys.modules["compiled_elsewhere"]
+
+
+def test_a_large_script(tmp_path: Path) -> None:
+    """Thousands of functions that no step needs cost little, though some of them do not pickle."""
+    source = """
+import json, threading
+from fanout_sync import FunctionExecutor, Runner
+from fanout_sync.testing import make_specs
+
+LOCK = threading.Lock()
+for number in range(2500):
+    exec(f"def f{number}():\\n    return {number}, {'LOCK' if number % 100 == 0 else 'agent'}")
+
+def agent(spec):
+    import __main__
+    names = "f1", "f2499", "f0"
+    return json.dumps([getattr(__main__, name, lambda: [None])()[0] for name in names])
+
+with Runner(FunctionExecutor({"tester": agent}), backend="process", max_concurrency=1) as runner:
+    for _ in range(4):
+        run = runner.run(make_specs(1))
+print(run[0].output)
+"""
+    assert run_script(tmp_path, source) == [1, 2499, None]
