@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import functools
+import importlib
 import io
 import linecache
 import os
@@ -12,7 +13,7 @@ import threading
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import closing
-from contextvars import ContextVar
+from contextvars import ContextVar, copy_context
 from types import CellType, CodeType, FunctionType, ModuleType
 from typing import Any
 
@@ -80,6 +81,8 @@ class CodePickler(cloudpickle.Pickler):  # type: ignore[misc]  # cloudpickle has
             return sent_modules.code, (make, arguments, value.co_filename)
         else:
             reduce = _REDUCERS.get(type(value))
+            if reduce is None and issubclass(type(value), ModuleType):
+                reduce = CodePickler._reduce_special_module
             reduced = NotImplemented if reduce is None else reduce(self, value)
         return super().reducer_override(value) if reduced is NotImplemented else reduced
 
@@ -143,6 +146,13 @@ class CodePickler(cloudpickle.Pickler):  # type: ignore[misc]  # cloudpickle has
         self.wanted.update(((name, each), None) for each in list(vars(module)) if not _is_special(each))
         return sent_modules.sent_module, (name,)
 
+    def _reduce_special_module(self, module: ModuleType) -> Any:
+        """Have a worker import a module of a class of its own, such as those that import their submodules lazily."""
+        name = module.__name__
+        if sys.modules.get(name, module) is not module or not self.search.is_findable(name):
+            return NotImplemented
+        return importlib.import_module, (name,)
+
     def _send(self, module: ModuleType) -> str:
         """Have the worker make the module; return its name."""
         name = module.__name__
@@ -181,9 +191,15 @@ class CodePickler(cloudpickle.Pickler):  # type: ignore[misc]  # cloudpickle has
         return functools.cached_property, (cached.func,), state
 
     def _reduce_variable(self, variable: ContextVar[Any]) -> Any:
-        missing = object()
-        value = variable.get(missing)
-        return sent_modules.context_variable, (variable.name, () if value is missing else (value,))
+        place = self.search.place_of(variable)
+        if place is not None:
+            context = copy_context()
+            return sent_modules.imported_variable, (*place, (context[variable],) if variable in context else ())
+        try:
+            values: tuple[Any, ...] = (variable.get(),)
+        except LookupError:
+            values = ()
+        return sent_modules.context_variable, (variable.name, values)
 
     def _reduce_empty_cell(self, cell: _EmptyCell) -> Any:
         return sent_modules.empty_cell, ()

@@ -27,6 +27,16 @@ class ModuleSearch:
             self._is_findable[name] = self._search(name)
         return self._is_findable[name]
 
+    def place_of(self, value: Any) -> tuple[str, str] | None:
+        """Return a module that a worker finds, and the name that `value` has in it; `None` if there is none. Slow."""
+        for name, module in list(sys.modules.items()):
+            if not issubclass(type(module), ModuleType):
+                continue
+            for each, found in list(vars(module).items()):
+                if found is value and self.is_findable(name):
+                    return name, each
+        return None
+
     def _search(self, name: str) -> bool:
         module = sys.modules.get(name)
         if name == "__main__" or module is sys.modules["__main__"]:

@@ -7,6 +7,7 @@ looks up a name in the module (`pickle`, `typing.get_type_hints`, `import __main
 from __future__ import annotations
 
 import builtins
+import importlib
 import io
 import linecache
 import pickle
@@ -210,3 +211,11 @@ def set_dispatching(dispatcher: Any, state: tuple[dict[type, Callable[..., Any]]
 def context_variable(name: str, values: tuple[Any, ...]) -> ContextVar[Any]:
     """Return a context variable whose default is the value that the caller sees, if there is one."""
     return ContextVar(name, default=values[0]) if values else ContextVar(name)
+
+
+def imported_variable(module: str, name: str, values: tuple[Any, ...]) -> ContextVar[Any]:
+    """Return the context variable of an imported module, set to what the caller has set it to, if it has."""
+    variable: ContextVar[Any] = getattr(importlib.import_module(module), name)
+    if values:
+        variable.set(values[0])
+    return variable

@@ -19,6 +19,8 @@ import collections, concurrent.futures, contextvars, dataclasses, enum, functool
 import shelve, sys, tempfile, threading, typing, xml.dom.minidom
 from fanout_sync import AgentStepSpec, FunctionExecutor, Runner
 from typing import Optional
+import lazy_library
+from library import CALLER, STEP, caller_and_step
 
 class Color(enum.Enum):
     RED = 1
@@ -53,6 +55,7 @@ Point = collections.namedtuple("Point", "x y")
 UNPICKLABLE = threading.Lock()
 LABEL = contextvars.ContextVar("LABEL", default="unset")
 MISSING = contextvars.ContextVar("MISSING")
+DEFAULTED = contextvars.ContextVar("DEFAULTED", default="its default")
 LIMIT = 3
 AGENTS = {}
 
@@ -177,6 +180,9 @@ CHECKS = {
     "a class in a function": defines_a_class,
     "a context variable": lambda: LABEL.get(),
     "a context variable without a value": lambda: MISSING.get("none"),
+    "a context variable with a default": lambda: DEFAULTED.get(),
+    "context variables of a library": lambda: (STEP.set("set by the step"), CALLER.get(), caller_and_step())[1:],
+    "a module that loads lazily": lambda: lazy_library.answer(),
     "a submodule": lambda: concurrent.futures.Future.__name__,
     "a submodule of a submodule": lambda: xml.dom.minidom.Document.__name__,
     "`globals`": lambda: globals()["unused"](),
@@ -197,6 +203,7 @@ def check(spec):
 
 if __name__ == "__main__":
     LABEL.set("set by the script")
+    CALLER.set("set by the script")
     specs = [AgentStepSpec(f"t{number}", "check", "", name) for number, name in enumerate(CHECKS)]
     found = {}
     for backend in ("thread", "process"):
@@ -222,6 +229,28 @@ def cached():
     return object()
 """
 
+LIBRARY = """
+import contextvars
+
+CALLER = contextvars.ContextVar("CALLER")
+STEP = contextvars.ContextVar("STEP")
+
+def caller_and_step():
+    return CALLER.get(), STEP.get()
+"""
+
+LAZY_LIBRARY = """
+import sys, types
+
+class LazyModule(types.ModuleType):
+    def __getattr__(self, name):
+        if name == "answer":
+            return lambda: "from a lazy library"
+        raise AttributeError(name)
+
+sys.modules[__name__].__class__ = LazyModule
+"""
+
 CHECKED = [line.split('"')[1] for line in SCRIPT.splitlines() if line.startswith('    "') and '": ' in line]
 
 
@@ -236,6 +265,8 @@ def found(tmp_path_factory: pytest.TempPathFactory) -> dict[str, dict[str, str]]
     plugin.write_text(PLUGIN)
     other.mkdir()
     empty.mkdir()
+    (folder / "library.py").write_text(LIBRARY)
+    (folder / "lazy_library.py").write_text(LAZY_LIBRARY)
     (other / "beside.py").write_text("def answer():\n    return 'from beside'\n")
     folders = {"PLUGIN": str(plugin), "OTHER_FOLDER": str(other), "EMPTY_FOLDER": str(empty)}
     done = subprocess.run(
