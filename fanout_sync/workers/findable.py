@@ -30,9 +30,7 @@ class ModuleSearch:
     def place_of(self, value: Any) -> tuple[str, str] | None:
         """Return a module that a worker finds, and the name that `value` has in it; `None` if there is none. Slow."""
         for name, module in list(sys.modules.items()):
-            if not issubclass(type(module), ModuleType):
-                continue
-            for each, found in list(vars(module).items()):
+            for each, found in list(namespace_of(module).items()):
                 if found is value and self.is_findable(name):
                     return name, each
         return None
@@ -58,9 +56,17 @@ class ModuleSearch:
                 yield finder
 
 
+def namespace_of(module: Any) -> dict[str, Any]:
+    """Return what a module has, without asking it for an attribute: that may import others, or raise anything."""
+    if not issubclass(type(module), ModuleType):  # anything may be in `sys.modules`
+        return {}
+    namespace: dict[str, Any] = ModuleType.__getattribute__(module, "__dict__")
+    return namespace
+
+
 def is_extension(module: ModuleType) -> bool:
     """Return whether a module is compiled, so that its code cannot be sent."""
-    return isinstance(getattr(module, "__loader__", None), ExtensionFileLoader)
+    return isinstance(namespace_of(module).get("__loader__"), ExtensionFileLoader)
 
 
 def _find(name: str, path: Sequence[str] | None, finders: Iterator[Any]) -> ModuleSpec | None:

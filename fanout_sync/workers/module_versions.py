@@ -10,8 +10,10 @@ from collections.abc import Iterator
 from types import ModuleType
 from typing import Any
 
+from .findable import namespace_of
+
 Versions = dict[str, Any]
-"""The spec of each module: `importlib.reload` gives a module a new one."""
+"""The spec of each module: `importlib.reload` gives a module a new one. Of what is no module, the object itself."""
 
 _LIBRARIES = tuple({sysconfig.get_path(name) + os.sep for name in ("stdlib", "platstdlib", "purelib", "platlib")})
 
@@ -20,7 +22,7 @@ _seen: dict[str, tuple[Any, float]] = {}
 
 def versions_here() -> Versions:
     """Return the versions of all modules of this process."""
-    return {name: getattr(module, "__spec__", None) for name, module in list(sys.modules.items())}
+    return {name: _version(module) for name, module in list(sys.modules.items())}
 
 
 def changed_since(versions: Versions) -> list[str]:
@@ -28,7 +30,7 @@ def changed_since(versions: Versions) -> list[str]:
     return [
         name
         for name, module in list(sys.modules.items())
-        if name in versions and getattr(module, "__spec__", None) is not versions[name]
+        if name in versions and _version(module) is not versions[name]
     ]
 
 
@@ -39,7 +41,7 @@ def warn_of_edited_modules() -> None:
             modified = os.stat(path).st_mtime  # noqa: PTH116 - pathlib is slow to import
         except OSError:  # it has no source
             continue
-        spec = getattr(module, "__spec__", None)
+        spec = _version(module)
         before = _seen.get(name)
         _seen[name] = spec, modified
         if before is not None and before[0] is spec and before[1] != modified:
@@ -52,6 +54,10 @@ def warn_of_edited_modules() -> None:
 
 def _modules_of_the_user() -> Iterator[tuple[str, ModuleType, str]]:
     for name, module in list(sys.modules.items()):
-        path = getattr(module, "__file__", None)
+        path = namespace_of(module).get("__file__")
         if isinstance(path, str) and path.endswith(".py") and name != "__main__" and not path.startswith(_LIBRARIES):
             yield name, module, path
+
+
+def _version(module: Any) -> Any:
+    return namespace_of(module).get("__spec__") if issubclass(type(module), ModuleType) else module
