@@ -274,8 +274,8 @@ class Lanes:
             lane.state, lane.has_reported_start = "starting", False
         if lane.told is None or lane.told[0] != self._told[0] or reloaded:
             self._send(lane, pack((messages.STATE, self._told[0], reloaded, is_prepared)))
-        if lane.told is None or lane.told[1] != self._told[1]:
-            self._send(lane, pack((messages.MODULES, self._told[1])))
+        if lane.told is None or lane.told[1] != self._told[1] or not is_prepared:
+            self._send(lane, pack((messages.MODULES, self._told[1], is_prepared)))
         if not is_prepared:
             self._send(lane, self._prepare)
         lane.versions, lane.told, lane.prepared = self._versions, self._told, self._prepare

@@ -18,7 +18,7 @@ from ..wire.strict_json import check_json
 
 # From the caller.
 STATE = "state"  # (STATE, see `caller_state`, names of modules that were reloaded, whether no PREPARE follows)
-MODULES = "modules"  # (MODULES, what the caller's modules have that no step seems to use, see `sent_modules`)
+MODULES = "modules"  # (MODULES, what the caller's modules have besides, see `sent_modules`, whether no PREPARE follows)
 PREPARE = "prepare"  # (PREPARE, pickled executor and retry rule, whether events are wanted)
 STEP = "step"  # (STEP, index, spec fields, attempt, timeout in seconds)
 CALL = "call"  # (CALL, index, pickled function and arguments)

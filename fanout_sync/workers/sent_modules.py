@@ -23,6 +23,9 @@ from typing import Any
 Facts = dict[str, Any]
 """What a module has that is no code, such as `__file__`."""
 
+Place = tuple[str, str]
+"""The name of a module and a name in it."""
+
 
 class SentModule(ModuleType):
     """A module that is filled with what the caller's module has; the rest of it is loaded when it is looked up."""
@@ -47,6 +50,7 @@ class _Rest:
 
     def __init__(self) -> None:
         self.payload = b""
+        self.loaded: dict[Place, Any] = {}
         self.lock = threading.RLock()
 
 
@@ -63,7 +67,24 @@ def load_rest() -> None:
     with _rest.lock:
         payload, _rest.payload = _rest.payload, b""
         if payload:
-            load(payload)
+            _, loaded = _load_for_process(payload)
+            _rest.loaded |= {place: _put(place, value) for place, value in loaded.items()}
+
+
+def refresh_rest() -> None:
+    """Replace what was loaded of an earlier rest, if any was: names that a module has are not looked up again."""
+    with _rest.lock:
+        before, _rest.loaded = _rest.loaded, {}
+        for (module, name), value in before.items():
+            if vars(sys.modules[module]).get(name) is value:  # and no step has changed it
+                del vars(sys.modules[module])[name]
+        if before:
+            load_rest()
+
+
+def _put(place: Place, value: Any) -> Any:
+    module, name = place
+    return vars(_module(module)).setdefault(name, value)
 
 
 # Loading --------------------------------------------------------------------------------------------------------------
@@ -84,6 +105,13 @@ def load(payload: bytes) -> Any:
     Raises:
         Exception: Any that loading the value raises.
     """
+    value, loaded = _load_for_process(payload)
+    for (module, name), each in loaded.items():
+        vars(_module(module))[name] = each
+    return value
+
+
+def _load_for_process(payload: bytes) -> tuple[Any, dict[Place, Any]]:
     modules, sources, value_bytes, names = pickle.loads(payload)
     for facts in modules:
         _module_of_process(facts)
@@ -101,23 +129,27 @@ def load_apart(payload: bytes) -> Any:
     modules, sources, value_bytes, names = pickle.loads(payload)
     before, _loading.modules = _loading.modules, {facts["__name__"]: _filled(facts) for facts in modules}
     try:
-        return _load(sources, value_bytes, names)
+        value, loaded = _load(sources, value_bytes, names)
+        for place, each in loaded.items():
+            _put(place, each)
+        return value
     finally:
         _loading.modules = before
 
 
-def _load(sources: dict[str, list[str]], value_bytes: bytes, names: list[tuple[str, str]]) -> Any:
+def _load(sources: dict[str, list[str]], value_bytes: bytes, places: list[Place]) -> tuple[Any, dict[Place, Any]]:
+    """Return the value, and what belongs to these places of modules."""
     for filename, lines in sources.items():
         linecache.cache[filename] = (sum(map(len, lines)), None, lines, filename)
     unpickler = pickle.Unpickler(io.BytesIO(value_bytes))  # one for all: what comes later refers to what came earlier
     value = unpickler.load()
-    for module, name in names:
+    loaded: dict[Place, Any] = {}
+    for place in places:
         try:
-            loaded = unpickler.load()
+            loaded[place] = unpickler.load()
         except Exception:  # code of the caller's; nobody has asked for this name yet, so nobody misses it
             break
-        vars(_module(module)).setdefault(name, loaded)
-    return value
+    return value, loaded
 
 
 def _module(name: str) -> ModuleType:

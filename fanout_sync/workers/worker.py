@@ -25,7 +25,7 @@ from .log_records import Forwarding
 from .messages import Message, error_fields, pack, pack_report, unpack_step
 from .output import redirect
 from .parent import watch_parent
-from .sent_modules import SentModule, load, set_rest
+from .sent_modules import SentModule, load, refresh_rest, set_rest
 from .surroundings import Surroundings
 
 if TYPE_CHECKING:
@@ -104,7 +104,10 @@ class Worker:
         self._tear_down()
 
     def _keep_rest(self, message: Message) -> bool:
-        set_rest(message[1])
+        _, rest, is_prepared = message
+        set_rest(rest)
+        if is_prepared:
+            refresh_rest()
         return True
 
     def _take_over(self, message: Message) -> bool:
@@ -128,6 +131,7 @@ class Worker:
         self._event_tx = WorkerEventSender(self._link) if wants_events else None
         try:
             executor, self._rule = load(payload) if payload else (None, None)
+            refresh_rest()
             self._forwarding.restore()
             take_over_filters(self._state)  # once more: now there are the categories of the modules just loaded
             # After loading: what modules set when they are imported is seen by every step, as on threads.

@@ -442,3 +442,35 @@ with Runner(FunctionExecutor({"tester": agent}), backend="process", max_concurre
 print(run[0].output)
 """
     assert run_script(tmp_path, source) == [1, 2499, None]
+
+
+def test_a_kept_worker_sees_names_that_are_defined_anew(tmp_path: Path) -> None:
+    """What a step looks up by name, or in an annotation, is what the script has when the run begins."""
+    source = """
+from __future__ import annotations
+import json, typing
+from fanout_sync import FunctionExecutor, Runner
+from fanout_sync.testing import make_specs
+
+def define(number):
+    exec(f"def only_looked_up(): return {number}", globals())
+    exec(f"class OnlyNamed: number = {number}", globals())
+
+def annotated(value: OnlyNamed): ...
+
+def agent(spec):
+    module = __import__("__ma" + "in__")  # so that nothing says that it looks up names
+    looked_up = getattr(module, "only_looked_up", lambda: None)()
+    return json.dumps([looked_up, typing.get_type_hints(annotated)["value"].number])
+
+define(1)
+found = []
+with Runner(FunctionExecutor({"tester": agent}), backend="process", max_concurrency=1) as runner:
+    for number in (1, 2, 3):
+        define(number)
+        if number == 3:
+            del only_looked_up
+        found.append(json.loads(runner.run(make_specs(1))[0].output))
+print(json.dumps(found))
+"""
+    assert run_script(tmp_path, source) == [[1, 1], [2, 2], [None, 3]]
