@@ -246,3 +246,19 @@ if __name__ == "__main__":
     show(found)
 """
     assert run_script(tmp_path, source) == [["0", "1", "2"]] * 2
+
+
+@pytest.mark.parametrize(
+    "name", ["multiprocessing.resource_tracker", "loky.backend.resource_tracker", "multiprocessing.spawn"]
+)
+def test_a_module_that_another_thread_is_importing(name: str, tmp_path: Path) -> None:
+    """A worker starts while another thread has begun to import a module that starting one has a look at."""
+    source = f"""
+import types
+sys.modules[{name!r}] = types.ModuleType({name!r})  # as it is at first
+from fanout_sync.workers.worker_start import start_worker
+worker = start_worker(captures_output=False)
+worker.discard()
+show(worker.pid > 0)
+"""
+    assert run_script(tmp_path, source) is True
