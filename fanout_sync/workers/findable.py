@@ -5,9 +5,11 @@ from __future__ import annotations
 import os
 import sys
 from collections.abc import Iterator, Sequence
-from importlib.machinery import ExtensionFileLoader, ModuleSpec
+from importlib.machinery import ExtensionFileLoader, ModuleSpec, PathFinder
 from types import ModuleType
 from typing import Any
+
+_LIBRARY = os.path.dirname(os.__file__) + os.sep  # noqa: PTH120 - pathlib is slow to import
 
 
 class ModuleSearch:
@@ -40,8 +42,10 @@ class ModuleSearch:
         if name == "__main__" or module is sys.modules["__main__"]:
             return False
         top = name.partition(".")[0]
-        if module is None or top == "fanout_sync" or top in sys.stdlib_module_names:
+        if module is None or top == "fanout_sync" or _is_of_library(top, module):
             return True  # pickle says what is wrong with a module that is not there
+        if getattr(namespace_of(module).get("__spec__"), "_initializing", False):
+            return False  # its code is just running, and has begun this run: a worker that imports it would do so, too
         parent, _, _ = name.rpartition(".")
         if parent and parent in sys.modules and not self.is_findable(parent):
             return False
@@ -69,8 +73,16 @@ def is_extension(module: ModuleType) -> bool:
     return isinstance(namespace_of(module).get("__loader__"), ExtensionFileLoader)
 
 
+def _is_of_library(top: str, module: ModuleType) -> bool:
+    """Return whether a module is of the standard library, and not one of the user's that has such a name."""
+    path = namespace_of(module).get("__file__")
+    return top in sys.stdlib_module_names and (path is None or path.startswith(_LIBRARY))
+
+
 def _find(name: str, path: Sequence[str] | None, finders: Iterator[Any]) -> ModuleSpec | None:
     for finder in finders:
+        if path is None and finder is PathFinder:  # which remembers where relative entries led to once
+            path = [os.path.abspath(entry) for entry in map(str, sys.path)]  # noqa: PTH100 - as below
         try:
             spec: ModuleSpec | None = finder.find_spec(name, path)
         except Exception:  # a finder of another library; a worker would have the same error

@@ -474,3 +474,55 @@ with Runner(FunctionExecutor({"tester": agent}), backend="process", max_concurre
 print(json.dumps(found))
 """
     assert run_script(tmp_path, source) == [[1, 1], [2, 2], [None, 3]]
+
+
+def test_a_module_whose_import_has_begun_the_run(tmp_path: Path) -> None:
+    """A module that runs steps while it is imported is sent: a worker that imported it would run them, too."""
+    (tmp_path / "job.py").write_text("""
+import os
+from fanout_sync import FunctionExecutor, Runner
+from fanout_sync.testing import make_specs
+
+with open("imports", "a") as file:
+    file.write("imported ")
+
+def agent(spec):
+    return helper()
+
+def helper():
+    return "done"
+
+assert len(open("imports").read().split()) < 3
+run = Runner(FunctionExecutor({"tester": agent}), backend="process", max_concurrency=1).run(make_specs(1))
+""")
+    source = """
+import json, job
+print(json.dumps([job.run[0].output, open("imports").read()]))
+"""
+    assert run_script(tmp_path, source) == ["done", "imported "]
+
+
+def test_a_module_that_a_worker_would_not_find_under_its_name(tmp_path: Path) -> None:
+    """Sent are a plugin named as a module of the standard library, and what a relative search path found before."""
+    for folder, name in (("relative", "found_before"), ("plugins", "calendar"), ("elsewhere", "nothing")):
+        (tmp_path / folder).mkdir()
+        (tmp_path / folder / f"{name}.py").write_text("def answer():\n    return __name__\n")
+    source = """
+import importlib.util, json, os, sys
+from fanout_sync import FunctionExecutor, Runner
+from fanout_sync.testing import make_specs
+
+sys.path.append("relative")
+import found_before
+os.chdir("elsewhere")
+spec = importlib.util.spec_from_file_location("calendar", "../plugins/calendar.py")
+calendar = sys.modules["calendar"] = importlib.util.module_from_spec(spec)
+spec.loader.exec_module(calendar)
+
+def agent(spec):
+    return f"{found_before.answer()} {calendar.answer()}"
+
+run = Runner(FunctionExecutor({"tester": agent}), backend="process", max_concurrency=1).run(make_specs(1))
+print(json.dumps(run[0].output))
+"""
+    assert run_script(tmp_path, source) == "found_before calendar"
