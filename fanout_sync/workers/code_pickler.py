@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copyreg
 import functools
 import importlib
 import io
@@ -10,12 +11,13 @@ import os
 import pickle
 import sys
 import threading
+import typing
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import closing
 from contextvars import ContextVar, copy_context
 from types import CellType, CodeType, FunctionType, ModuleType
-from typing import Any
+from typing import Any, ParamSpec
 
 import cloudpickle
 from attrs import frozen
@@ -83,7 +85,7 @@ class CodePickler(cloudpickle.Pickler):  # type: ignore[misc]  # cloudpickle has
             reduce = _REDUCERS.get(type(value))
             if reduce is None and issubclass(type(value), ModuleType):
                 reduce = CodePickler._reduce_special_module
-            reduced = NotImplemented if reduce is None else reduce(self, value)
+            reduced = self._reduce_object(value) if reduce is None else reduce(self, value)
         return super().reducer_override(value) if reduced is NotImplemented else reduced
 
     # Functions --------------------------------------------------------------------------------------------------------
@@ -177,6 +179,39 @@ class CodePickler(cloudpickle.Pickler):  # type: ignore[misc]  # cloudpickle has
             found = getattr(found, part, None)
         return found is value
 
+    # Objects that pickle as a name ------------------------------------------------------------------------------------
+
+    def _reduce_object(self, value: Any) -> Any:
+        """Return how an object is pickled that says so itself: some say that they are to be looked up in their module.
+
+        If a worker has no such module, they are sent.
+        """
+        kind = type(value)
+        if kind in self.dispatch_table or (kind.__reduce_ex__, kind.__reduce__) == _DEFAULT_REDUCE:
+            return NotImplemented
+        reduced = value.__reduce_ex__(5)
+        if not isinstance(reduced, str):
+            return reduced
+        module = sys.modules.get(_module_name(value, reduced))
+        if module is None or self.search.is_findable(module.__name__):
+            return reduced
+        self._send(module)
+        if kind is _TYPE_ALIAS and not value.__type_params__:  # its value may name the alias itself
+            holder: list[Any] = []
+            state = holder, value.__value__
+            return (
+                sent_modules.alias,
+                (value.__name__, value.__module__, holder),
+                state,
+                None,
+                None,
+                sent_modules.set_alias,
+            )
+        make_arguments = _TYPING_ARGUMENTS.get(kind)
+        if make_arguments is None:
+            return object.__new__, (kind,), _state_of_object(value)
+        return sent_modules.of_typing, (kind, value.__module__, *make_arguments(value))
+
     # Other code -------------------------------------------------------------------------------------------------------
 
     def _reduce_cached(self, function: Any) -> Any:
@@ -203,6 +238,36 @@ class CodePickler(cloudpickle.Pickler):  # type: ignore[misc]  # cloudpickle has
 
     def _reduce_empty_cell(self, cell: _EmptyCell) -> Any:
         return sent_modules.empty_cell, ()
+
+
+_DEFAULT_REDUCE: Any = (object.__reduce_ex__, object.__reduce__)
+
+_TYPING_ARGUMENTS: dict[Any, Callable[[Any], tuple[tuple[Any, ...], dict[str, Any]]]] = {
+    ParamSpec: lambda made: (
+        (made.__name__,),
+        {"bound": made.__bound__, "covariant": made.__covariant__, "contravariant": made.__contravariant__},
+    )
+}
+if sys.version_info >= (3, 11):
+    _TYPING_ARGUMENTS[typing.TypeVarTuple] = lambda made: ((made.__name__,), {})
+_TYPE_ALIAS: Any = getattr(typing, "TypeAliasType", None)  # since Python 3.12
+if _TYPE_ALIAS is not None:
+    _TYPING_ARGUMENTS[_TYPE_ALIAS] = lambda made: (
+        (made.__name__, made.__value__),
+        {"type_params": made.__type_params__},
+    )
+
+
+def _module_name(value: Any, name: str) -> str:
+    found: str = pickle.whichmodule(value, name)  # type: ignore[attr-defined]  # as `pickle` does
+    return found
+
+
+def _state_of_object(value: Any) -> Any:
+    names = copyreg._slotnames(type(value))  # type: ignore[attr-defined]  # as `copyreg` does
+    slots = {name: getattr(value, name) for name in names if hasattr(value, name)}
+    own = getattr(value, "__dict__", None)
+    return (own, slots) if slots else own
 
 
 @frozen(eq=False)

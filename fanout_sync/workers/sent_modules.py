@@ -7,6 +7,7 @@ looks up a name in the module (`pickle`, `typing.get_type_hints`, `import __main
 from __future__ import annotations
 
 import builtins
+import contextlib
 import importlib
 import io
 import linecache
@@ -251,3 +252,24 @@ def imported_variable(module: str, name: str, values: tuple[Any, ...]) -> Contex
     if values:
         variable.set(values[0])
     return variable
+
+
+def of_typing(kind: Any, module: str, arguments: tuple[Any, ...], options: dict[str, Any]) -> Any:
+    """Return an object of `typing` that belongs to a module that was sent, such as a `ParamSpec`."""
+    made = kind(*arguments, **options)
+    with contextlib.suppress(AttributeError):  # that of an alias cannot be set
+        made.__module__ = module
+    return made
+
+
+def alias(name: str, module: str, holder: list[Any]) -> Any:
+    """Return what `type name = …` makes; `set_alias` gives it a value."""
+    namespace: dict[str, Any] = {"__name__": module, "value": lambda: holder[0]}
+    exec(f"type {name} = value()", namespace)
+    return namespace[name]
+
+
+def set_alias(alias: Any, state: tuple[list[Any], Any]) -> None:
+    """Give an alias its value."""
+    holder, value = state
+    holder.append(value)

@@ -115,6 +115,22 @@ def defines_a_class():
         notes = [Note(str(number)).text for number in range(LIMIT)]
     return Inner.limit, Inner.notes
 
+class Missing:
+    def __reduce__(self):
+        return "MISSING_VALUE"
+
+MISSING_VALUE = Missing()
+
+def optional(value=MISSING_VALUE):
+    return value is MISSING_VALUE
+
+UserId = typing.NewType("UserId", int)
+Arguments = typing.ParamSpec("Arguments")
+Result = typing.TypeVar("Result")
+
+def unchanged(function: typing.Callable[Arguments, Result]) -> typing.Callable[Arguments, Result]:
+    return function
+
 class Meta(type):
     def __call__(cls, *args):
         return super().__call__(*args)
@@ -168,6 +184,9 @@ CHECKS = {
     "pickle of a class": lambda: round_trip(Note) is Note,
     "pickle of a function": lambda: round_trip(factorial) is factorial,
     "pickle of an object with slots": lambda: round_trip(WithMeta(4)).value,
+    "an object that pickles as a name": lambda: (optional(), round_trip(MISSING_VALUE) is MISSING_VALUE),
+    "a new type": lambda: (UserId(3), round_trip(UserId) is UserId),
+    "parameters of types": lambda: (unchanged(len)("xy"), round_trip(Arguments) is Arguments),
     "a shelf": lambda: in_a_shelf(Note("x")).text,
     "type hints of a class": lambda: sorted(typing.get_type_hints(Note)),
     "type hints of a function": lambda: sorted(typing.get_type_hints(annotated)),
@@ -526,3 +545,31 @@ run = Runner(FunctionExecutor({"tester": agent}), backend="process", max_concurr
 print(json.dumps(run[0].output))
 """
     assert run_script(tmp_path, source) == "found_before calendar"
+
+
+@pytest.mark.skipif(sys.version_info < (3, 12), reason="the syntax is that of Python 3.12")
+def test_type_aliases_and_type_parameters(tmp_path: Path) -> None:
+    """Aliases of types, recursive ones too, and type parameters are there in a worker."""
+    source = """
+import json, pickle, typing
+from fanout_sync import FunctionExecutor, Runner
+from fanout_sync.testing import make_specs
+
+type Vector = list[float]
+type Tree = int | list[Tree]
+type Pair[T] = tuple[T, T]
+
+def first[T](pair: Pair[T], tree: Tree = 0) -> T:
+    return pair[0]
+
+class Box[T]:
+    def get(self, vector: Vector) -> T: ...
+
+def agent(spec):
+    same = [pickle.loads(pickle.dumps(alias)) is alias for alias in (Vector, Tree)]
+    return f"{first((1, 2))} {Vector.__value__} {Tree.__value__} {Box[int]} {same}"
+
+run = Runner(FunctionExecutor({"tester": agent}), backend="process", max_concurrency=1).run(make_specs(1))
+print(json.dumps(run[0].output))
+"""
+    assert run_script(tmp_path, source) == "1 list[float] int | list[Tree] __main__.Box[int] [True, True]"
