@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copyreg
+import enum
 import functools
 import importlib
 import io
@@ -119,6 +120,8 @@ class CodePickler(cloudpickle.Pickler):  # type: ignore[misc]  # cloudpickle has
     def _state_of(self, function: FunctionType) -> Any:
         attributes = {name: getattr(function, name) for name in _FUNCTION_ATTRIBUTES if hasattr(function, name)}
         reached = globals_reached(function)
+        shared = {id(getattr(module, name)): _Shared(module, name) for module, name in _SHARED if hasattr(module, name)}
+        reached = {name: shared.get(id(value), value) for name, value in reached.items()}
         if self._sent is not None:
             reached = {name: value for name, value in reached.items() if self._sent.place_of(value) is None}
         contents = [
@@ -136,7 +139,16 @@ class CodePickler(cloudpickle.Pickler):  # type: ignore[misc]  # cloudpickle has
         if module is None or self.search.is_findable(kind.__module__):
             return NotImplemented
         self._want_annotated(self._send(module), vars(kind).get("__annotations__"))
-        return NotImplemented
+        return self._reduce_enum(kind) if isinstance(kind, enum.EnumMeta) else NotImplemented
+
+    def _reduce_enum(self, kind: Any) -> Any:
+        """Add what the members have been given in `__init__` or `__new__`, which cloudpickle does not call."""
+        own = {name: _own_attributes(member) for name, member in kind.__members__.items()}
+        reduced = super().reducer_override(kind)
+        if not any(own.values()) or not isinstance(reduced, tuple):
+            return reduced
+        make, arguments, state, _, _, set_state = reduced
+        return make, arguments, (set_state, state, own), None, None, sent_modules.set_enum
 
     def _want_annotated(self, module: str, annotations: Any) -> None:
         self.wanted.update(((module, name), None) for name in names_in_annotations(annotations))
@@ -165,6 +177,8 @@ class CodePickler(cloudpickle.Pickler):  # type: ignore[misc]  # cloudpickle has
                     "sys.path"
                 )
             self.modules[name] = module
+            if "__getattr__" in vars(module):  # which makes attributes when they are looked up; see PEP 562
+                self.wanted[name, "__getattr__"] = None
             if module is not sys.modules["__main__"] or name != "__main__":
                 _register(module, 1)
                 self._registered.append(module)
@@ -236,6 +250,12 @@ class CodePickler(cloudpickle.Pickler):  # type: ignore[misc]  # cloudpickle has
             values = ()
         return sent_modules.context_variable, (variable.name, values)
 
+    def _reduce_environment(self, environment: Any) -> Any:
+        return (getattr, (os, "environ")) if environment is os.environ else NotImplemented
+
+    def _reduce_shared(self, shared: _Shared) -> Any:
+        return getattr, (shared.module, shared.name)
+
     def _reduce_empty_cell(self, cell: _EmptyCell) -> Any:
         return sent_modules.empty_cell, ()
 
@@ -258,6 +278,10 @@ if _TYPE_ALIAS is not None:
     )
 
 
+def _own_attributes(member: enum.Enum) -> dict[str, Any]:
+    return {name: value for name, value in vars(member).items() if not (name.startswith("_") and name.endswith("_"))}
+
+
 def _module_name(value: Any, name: str) -> str:
     found: str = pickle.whichmodule(value, name)  # type: ignore[attr-defined]  # as `pickle` does
     return found
@@ -277,12 +301,24 @@ class _EmptyCell:
     cell: CellType
 
 
+@frozen(eq=False)
+class _Shared:
+    """Stands for an object of which each process has one, such as `sys.path`, and code may have it as a global."""
+
+    module: ModuleType
+    name: str
+
+
+_SHARED = [(os, "environ"), (os, "environb"), *((sys, name) for name in ("argv", "meta_path", "modules", "path"))]
+
 _REDUCERS: dict[type, Callable[[CodePickler, Any], Any]] = {
     ModuleType: CodePickler._reduce_module,
     sent_modules.SentModule: CodePickler._reduce_module,
     _CACHED: CodePickler._reduce_cached,
     functools.cached_property: CodePickler._reduce_property,
     ContextVar: CodePickler._reduce_variable,
+    type(os.environ): CodePickler._reduce_environment,
+    _Shared: CodePickler._reduce_shared,
     _EmptyCell: CodePickler._reduce_empty_cell,
 }
 

@@ -28,6 +28,10 @@ Place = tuple[str, str]
 """The name of a module and a name in it."""
 
 
+_GETATTR = "__getattr__ of the caller's module"
+"""Where a module has the function `__getattr__` of PEP 562: Python would call it before the rest is loaded."""
+
+
 class SentModule(ModuleType):
     """A module that is filled with what the caller's module has; the rest of it is loaded when it is looked up."""
 
@@ -36,6 +40,8 @@ class SentModule(ModuleType):
             load_rest()
             if name in self.__dict__:
                 return self.__dict__[name]
+        if _GETATTR in self.__dict__:
+            return self.__dict__[_GETATTR](name)
         raise AttributeError(
             f"module {self.__name__!r} has no attribute {name!r} in this worker process: it has the functions and "
             "classes of the caller's module, and what they use, as far as that pickles"
@@ -145,9 +151,9 @@ def _load(sources: dict[str, list[str]], value_bytes: bytes, places: list[Place]
     unpickler = pickle.Unpickler(io.BytesIO(value_bytes))  # one for all: what comes later refers to what came earlier
     value = unpickler.load()
     loaded: dict[Place, Any] = {}
-    for place in places:
+    for module, name in places:
         try:
-            loaded[place] = unpickler.load()
+            loaded[module, _GETATTR if name == "__getattr__" else name] = unpickler.load()
         except Exception:  # code of the caller's; nobody has asked for this name yet, so nobody misses it
             break
     return value, loaded
@@ -273,3 +279,11 @@ def set_alias(alias: Any, state: tuple[list[Any], Any]) -> None:
     """Give an alias its value."""
     holder, value = state
     holder.append(value)
+
+
+def set_enum(kind: Any, state: tuple[Callable[[Any, Any], Any], Any, dict[str, dict[str, Any]]]) -> None:
+    """Give an enum what it has, and its members what they have."""
+    set_state, state_of_class, own = state
+    set_state(kind, state_of_class)
+    for name, attributes in own.items():
+        vars(kind[name]).update(attributes)

@@ -20,10 +20,28 @@ import shelve, sys, tempfile, threading, typing, xml.dom.minidom
 from fanout_sync import AgentStepSpec, FunctionExecutor, Runner
 from typing import Optional
 import lazy_library
+from os import environ
+from sys import argv, path
 from library import CALLER, STEP, caller_and_step
 
 class Color(enum.Enum):
     RED = 1
+
+class Planet(enum.Enum):
+    EARTH = (5.9, 6.4)
+
+    def __init__(self, mass, radius):
+        self.mass = mass
+        self.radius = radius
+
+class Size(enum.Enum):
+    SMALL = (1, "small")
+
+    def __new__(cls, value, label):
+        made = object.__new__(cls)
+        made._value_ = value
+        made.label = label
+        return made
 
 @dataclasses.dataclass
 class Note:
@@ -187,6 +205,9 @@ CHECKS = {
     "an object that pickles as a name": lambda: (optional(), round_trip(MISSING_VALUE) is MISSING_VALUE),
     "a new type": lambda: (UserId(3), round_trip(UserId) is UserId),
     "parameters of types": lambda: (unchanged(len)("xy"), round_trip(Arguments) is Arguments),
+    "an enum whose members have attributes": lambda: (Planet.EARTH.mass, Size.SMALL.label, Size(1) is Size.SMALL),
+    "what each process has one of": lambda: (environ is os.environ, argv is sys.argv, path is sys.path),
+    "an attribute that a module makes": lambda: plugin.made_when_looked_up,
     "a shelf": lambda: in_a_shelf(Note("x")).text,
     "type hints of a class": lambda: sorted(typing.get_type_hints(Note)),
     "type hints of a function": lambda: sorted(typing.get_type_hints(annotated)),
@@ -239,6 +260,11 @@ CONFIG = {"language": "en"}
 class Greeting:
     def __init__(self, text):
         self.text = text
+
+def __getattr__(name):
+    if name == "made_when_looked_up":
+        return len(CONFIG)
+    raise AttributeError(name)
 
 def greet(name):
     return Greeting(f"{CONFIG['language']} {name}").text
