@@ -16,7 +16,7 @@ import sys
 import threading
 from collections.abc import Callable
 from contextvars import ContextVar
-from functools import lru_cache, singledispatch
+from functools import lru_cache, partial, singledispatch
 from importlib.machinery import ModuleSpec
 from types import CellType, CodeType, FunctionType, ModuleType
 from typing import Any
@@ -287,3 +287,23 @@ def set_enum(kind: Any, state: tuple[Callable[[Any, Any], Any], Any, dict[str, d
     set_state(kind, state_of_class)
     for name, attributes in own.items():
         vars(kind[name]).update(attributes)
+
+
+def subclass(bases: list[type], make: Callable[..., Any], arguments: tuple[Any, ...]) -> Any:
+    """Return a class that `make` makes, without calling `__init_subclass__` of these bases."""
+    hooks = [(base, vars(base)["__init_subclass__"]) for base in bases if "__init_subclass__" in vars(base)]
+    try:
+        for base, _ in hooks:
+            _set_hook(base, classmethod(partial(_pass_on, base)))
+        return make(*arguments)
+    finally:
+        for base, hook in hooks:
+            _set_hook(base, hook)
+
+
+def _set_hook(base: type, hook: Any) -> None:
+    type.__setattr__(base, "__init_subclass__", hook)
+
+
+def _pass_on(base: Any, made: Any, **options: Any) -> None:
+    super(base, made).__init_subclass__()

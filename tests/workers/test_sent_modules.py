@@ -149,6 +149,26 @@ Result = typing.TypeVar("Result")
 def unchanged(function: typing.Callable[Arguments, Result]) -> typing.Callable[Arguments, Result]:
     return function
 
+class Registered:
+    kinds = []
+
+    def __init_subclass__(cls, *, key):
+        super().__init_subclass__()
+        cls.key = key
+        cls.kinds.append(cls)
+
+class First(Registered, key="first"):
+    pass
+
+class Second(First, key="second"):
+    pass
+
+def subclasses():
+    class Local(Registered, key="local"):
+        pass
+    Registered.kinds.pop()
+    return [First.key, Second.key, Local.key, len(Registered.kinds), Registered.kinds[1] is Second]
+
 class Meta(type):
     def __call__(cls, *args):
         return super().__call__(*args)
@@ -208,6 +228,7 @@ CHECKS = {
     "an enum whose members have attributes": lambda: (Planet.EARTH.mass, Size.SMALL.label, Size(1) is Size.SMALL),
     "what each process has one of": lambda: (environ is os.environ, argv is sys.argv, path is sys.path),
     "an attribute that a module makes": lambda: plugin.made_when_looked_up,
+    "a class that registers its subclasses": subclasses,
     "a shelf": lambda: in_a_shelf(Note("x")).text,
     "type hints of a class": lambda: sorted(typing.get_type_hints(Note)),
     "type hints of a function": lambda: sorted(typing.get_type_hints(annotated)),
