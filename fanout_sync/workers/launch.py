@@ -42,6 +42,8 @@ from fanout_sync.workers.boot import boot
 boot({descriptor}, facts)
 """
 
+_LONGEST_VARIABLE = 32_000  # of 131 072 bytes that Linux takes, and a character may be four bytes
+
 _PACKAGE_FOLDER = os.path.dirname(os.path.dirname(os.path.dirname(os.path.abspath(__file__))))  # noqa: PTH100, PTH120
 
 
@@ -103,7 +105,7 @@ def facts_for_boot(**facts: Any) -> bytes:
     """Return what a worker needs to know before it can import anything, as bytes that follow their length."""
     entries: list[Any] = sys.path  # other objects than texts are ignored, as Python does
     path = [str.__str__(entry) for entry in entries if isinstance(entry, str)]
-    arguments = [str.__str__(argument) for argument in getattr(sys, "argv", ())]
+    arguments = [str.__str__(argument) for argument in getattr(sys, "argv", None) or ()]
     data = marshal.dumps({"path": path, "argv": arguments, "package_folder": _PACKAGE_FOLDER, **facts})
     return len(data).to_bytes(8, "big") + data
 
@@ -116,8 +118,13 @@ def absolute_path() -> list[str]:
 
 
 def _environment() -> dict[str, str]:
-    """Return the environment of this process, but for what would have a worker import from its current directory."""
-    environment = dict(os.environ)
+    """Return the environment of this process, but for what would have a worker import from its current directory.
+
+    What is too long for a new process is left out, and so is what asks for a prompt at its end. A worker gets all of it
+    with the state of its caller.
+    """
+    environment = {name: value for name, value in os.environ.items() if len(name) + len(value) < _LONGEST_VARIABLE}
+    environment.pop("PYTHONINSPECT", None)
     searched = environment.get("PYTHONPATH")
     if searched and not sys.flags.ignore_environment:
         absolute = [folder for folder in searched.split(os.pathsep) if os.path.isabs(folder)]  # noqa: PTH117

@@ -262,3 +262,14 @@ worker.discard()
 show(worker.pid > 0)
 """
     assert run_script(tmp_path, source) is True
+
+
+@pytest.mark.parametrize("name", ["PYTHONINSPECT", "LONG"])
+def test_environment_variables_that_no_process_can_be_started_with(name: str, tmp_path: Path) -> None:
+    """A variable of any length comes to the worker, and none has a process ask for input."""
+    source = f"""
+value = "x" * 200_000
+os.environ[{name!r}] = value
+show(run(lambda spec: str(os.environ[{name!r}] == value))[0].output)
+"""
+    assert run_script(tmp_path, source) == "True"
