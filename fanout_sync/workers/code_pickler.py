@@ -30,8 +30,11 @@ from .reach import globals_reached, looks_names_up, names_in_annotations
 MOST_BYTES_BESIDES = 1 << 20
 """So many bytes, at most, are sent of what no step seems to use."""
 
-MOST_BYTES_TRIED = 8 * MOST_BYTES_BESIDES
-"""So many bytes, at most, are pickled of it: many functions may use the same large table."""
+MOST_BYTES_LOOKED_UP = 32 << 20
+"""So many bytes, at most, are sent of what a step may look up by a name that is not known."""
+
+_TRIED_FACTOR = 8
+"""So many times the limit, at most, is pickled: many functions may use the same large table."""
 
 _CACHED = type(functools.lru_cache(len))
 _DISPATCHER_CODE = functools.singledispatch(len).__code__  # type: ignore[attr-defined]  # it is a function
@@ -355,12 +358,14 @@ def dump(value: Any) -> tuple[bytes, Sent]:
     Raises:
         Exception: Any that pickling the value raises.
     """
-    with closing(CodePickler(file := io.BytesIO())) as pickler:
+    with closing(CodePickler(file := _LimitedFile())) as pickler:
         pickler.dump(value)
         names = _dump_those_sent(pickler)
-        if pickler.looks_names_up:
-            pickler.wanted.update((place, None) for place in _defined_in(pickler.modules.values()))
         names += _dump_wanted(pickler, file, set(names))
+        if pickler.looks_names_up:
+            file.limit(MOST_BYTES_LOOKED_UP)
+            pickler.wanted.update((place, None) for place in _defined_in(pickler.modules.values()))
+            names += _dump_wanted(pickler, file, set(names))
         sent = Sent({id(_get(place)): place for place in names}, [_get(place) for place in names])
         return _payload(pickler, file, names), sent
 
@@ -370,6 +375,7 @@ def dump_rest(sent: Sent) -> bytes:
     main = sys.modules["__main__"]
     modules = {place[0]: sys.modules[place[0]] for place in sent.places.values()} | {main.__name__: main}
     with closing(CodePickler(file := _LimitedFile(), sent)) as pickler:
+        file.limit(MOST_BYTES_BESIDES)
         pickler.dump(None)
         places = [place for place in _defined_in(modules.values()) if sent.place_of(_get(place)) is None]
         pickler.wanted.update((place, None) for place in places)
@@ -479,17 +485,20 @@ def _sources(filenames: Iterable[str]) -> dict[str, list[str]]:
 
 
 class _LimitedFile(io.BytesIO):
-    """Takes no more than `MOST_BYTES_BESIDES`, and no more than `MOST_BYTES_TRIED` with what is truncated again."""
+    """Takes no more than it may, and not much more even if all of that is truncated again."""
 
-    def __init__(self) -> None:
-        super().__init__()
-        self._tried = 0
+    _end = _left_to_try = sys.maxsize
+
+    def limit(self, size: int) -> None:
+        """Take no more than `size` bytes from now on."""
+        self._end = self.tell() + size
+        self._left_to_try = _TRIED_FACTOR * size
 
     def write(self, data: Any) -> int:
         size = memoryview(data).nbytes
-        self._tried += size
-        if self.tell() + size > MOST_BYTES_BESIDES or self._tried > MOST_BYTES_TRIED:
-            raise OverflowError(f"more than {MOST_BYTES_BESIDES} bytes")
+        self._left_to_try -= size
+        if self.tell() + size > self._end or self._left_to_try < 0:
+            raise OverflowError("it is too large to be sent to workers that may not need it")
         return super().write(data)
 
 

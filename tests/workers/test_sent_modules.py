@@ -403,12 +403,15 @@ def plot():
     with LOCK:
         return len(TABLE)
 
+def size():
+    return len(TABLE)
+
 class Plotter:
     lock = LOCK
 
 def agent(spec):
     import __main__
-    return f"{hasattr(__main__, 'plot')} {hasattr(__main__, 'Plotter')} {__main__.other()}"
+    return f"{hasattr(__main__, 'plot')} {hasattr(__main__, 'Plotter')} {hasattr(__main__, 'size')} {__main__.other()}"
 
 def other():
     return "other"
@@ -416,7 +419,7 @@ def other():
 run = Runner(FunctionExecutor({"tester": agent}), backend="process", max_concurrency=1).run(make_specs(1))
 print(json.dumps(run[0].output))
 """
-    assert run_script(tmp_path, source) == "False False other"
+    assert run_script(tmp_path, source) == "False False False other"
 
 
 def test_a_traceback_shows_file_line_and_source(tmp_path: Path) -> None:
