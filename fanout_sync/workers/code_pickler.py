@@ -145,14 +145,17 @@ class CodePickler(cloudpickle.Pickler):  # type: ignore[misc]  # cloudpickle has
         return self._reduce_enum(kind) if isinstance(kind, enum.EnumMeta) else self._reduce_class(kind)
 
     def _reduce_class(self, kind: type) -> Any:
-        """Have no `__init_subclass__` called that is sent: what it has done to the class is sent, too."""
+        """Add what cloudpickle leaves out.
+
+        That is the qualified name. And no `__init_subclass__` is called that is sent: what it has done is sent, too.
+        """
         reduced = super().reducer_override(kind)
         bases = [base for base in kind.__mro__[1:] if "__init_subclass__" in vars(base)]
         bases = [base for base in bases if not self.search.is_findable(base.__module__)]
-        if not bases or not isinstance(reduced, tuple):
+        if not isinstance(reduced, tuple) or not (bases or kind.__qualname__ != kind.__name__):
             return reduced
         make, arguments, *rest = reduced
-        return sent_modules.subclass, (bases, make, arguments), *rest
+        return sent_modules.class_of, (kind.__qualname__, bases, make, arguments), *rest
 
     def _reduce_enum(self, kind: Any) -> Any:
         """Add what the members have been given in `__init__` or `__new__`, which cloudpickle does not call."""

@@ -289,13 +289,15 @@ def set_enum(kind: Any, state: tuple[Callable[[Any, Any], Any], Any, dict[str, d
         vars(kind[name]).update(attributes)
 
 
-def subclass(bases: list[type], make: Callable[..., Any], arguments: tuple[Any, ...]) -> Any:
+def class_of(qualified_name: str, bases: list[type], make: Callable[..., Any], arguments: tuple[Any, ...]) -> Any:
     """Return a class that `make` makes, without calling `__init_subclass__` of these bases."""
     hooks = [(base, vars(base)["__init_subclass__"]) for base in bases if "__init_subclass__" in vars(base)]
     try:
         for base, _ in hooks:
             _set_hook(base, classmethod(partial(_pass_on, base)))
-        return make(*arguments)
+        made = make(*arguments)
+        made.__qualname__ = qualified_name
+        return made
     finally:
         for base, hook in hooks:
             _set_hook(base, hook)

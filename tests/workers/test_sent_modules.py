@@ -169,6 +169,10 @@ def subclasses():
     Registered.kinds.pop()
     return [First.key, Second.key, Local.key, len(Registered.kinds), Registered.kinds[1] is Second]
 
+class Outer:
+    class Inner:
+        pass
+
 class Meta(type):
     def __call__(cls, *args):
         return super().__call__(*args)
@@ -229,6 +233,7 @@ CHECKS = {
     "what each process has one of": lambda: (environ is os.environ, argv is sys.argv, path is sys.path),
     "an attribute that a module makes": lambda: plugin.made_when_looked_up,
     "a class that registers its subclasses": subclasses,
+    "pickle of a class in a class": lambda: type(round_trip(Outer.Inner())) is Outer.Inner,
     "a shelf": lambda: in_a_shelf(Note("x")).text,
     "type hints of a class": lambda: sorted(typing.get_type_hints(Note)),
     "type hints of a function": lambda: sorted(typing.get_type_hints(annotated)),
