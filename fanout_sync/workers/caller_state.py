@@ -29,7 +29,7 @@ def state_here() -> State:
         "environment": {name: value for name, value in os.environ.items() if name != MARK},
         "directory": _directory(),
         "path": [str.__str__(entry) for entry in path if isinstance(entry, str)],
-        "argv": [str.__str__(argument) for argument in getattr(sys, "argv", ())],
+        "argv": [str.__str__(argument) for argument in getattr(sys, "argv", None) or ()],
         "filters": _filters(),
         "levels": levels_here(),
         "faulthandler": _is_faulthandler_on(),

@@ -2,26 +2,28 @@
 
 from __future__ import annotations
 
+import copyreg
+import enum
 import functools
+import importlib
 import io
 import linecache
-import math
 import os
 import pickle
 import sys
 import threading
+import typing
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator
-from contextvars import ContextVar
+from contextvars import ContextVar, copy_context
 from types import CellType, CodeType, FunctionType, ModuleType
-from typing import Any
+from typing import Any, ParamSpec
 
 import cloudpickle
 from attrs import frozen
 
 from . import sent_modules
 from .findable import ModuleSearch, is_extension
-from .module_versions import own_namespace
 from .reach import globals_reached, looks_names_up, names_in_annotations
 
 PROTOCOL = 5
@@ -29,6 +31,12 @@ PROTOCOL = 5
 
 MOST_BYTES_BESIDES = 1 << 20
 """So many bytes, at most, are sent of what no step seems to use."""
+
+MOST_BYTES_LOOKED_UP = 32 << 20
+"""So many bytes, at most, are sent of what a step may look up by a name that is not known."""
+
+_TRIED_FACTOR = 8
+"""So many times the limit, at most, is pickled: many functions may use the same large table."""
 
 _CACHED = type(functools.lru_cache(len))
 _DISPATCHER_CODE = functools.singledispatch(len).__code__  # type: ignore[attr-defined]  # it is a function
@@ -85,7 +93,9 @@ class CodePickler(cloudpickle.Pickler):  # type: ignore[misc]  # cloudpickle has
             return sent_modules.code, (make, arguments, value.co_filename)
         else:
             reduce = _REDUCERS.get(type(value))
-            reduced = NotImplemented if reduce is None else reduce(self, value)
+            if reduce is None and issubclass(type(value), ModuleType):
+                reduce = CodePickler._reduce_special_module
+            reduced = self._reduce_object(value) if reduce is None else reduce(self, value)
         return super().reducer_override(value) if reduced is NotImplemented else reduced
 
     # Functions --------------------------------------------------------------------------------------------------------
@@ -119,6 +129,8 @@ class CodePickler(cloudpickle.Pickler):  # type: ignore[misc]  # cloudpickle has
     def _state_of(self, function: FunctionType) -> Any:
         attributes = {name: getattr(function, name) for name in _FUNCTION_ATTRIBUTES if hasattr(function, name)}
         reached = globals_reached(function)
+        shared = {id(getattr(module, name)): _Shared(module, name) for module, name in _SHARED if hasattr(module, name)}
+        reached = {name: shared.get(id(value), value) for name, value in reached.items()}
         if self._sent is not None:
             reached = {name: value for name, value in reached.items() if self._sent.place_of(value) is None}
         contents = [
@@ -136,7 +148,29 @@ class CodePickler(cloudpickle.Pickler):  # type: ignore[misc]  # cloudpickle has
         if module is None or self.search.is_findable(kind.__module__):
             return NotImplemented
         self._want_annotated(self._send(module), vars(kind).get("__annotations__"))
-        return NotImplemented
+        return self._reduce_enum(kind) if isinstance(kind, enum.EnumMeta) else self._reduce_class(kind)
+
+    def _reduce_class(self, kind: type) -> Any:
+        """Add what cloudpickle leaves out.
+
+        That is the qualified name. And no `__init_subclass__` is called that is sent: what it has done is sent, too.
+        """
+        reduced = super().reducer_override(kind)
+        bases = [base for base in kind.__mro__[1:] if "__init_subclass__" in vars(base)]
+        bases = [base for base in bases if not self.search.is_findable(base.__module__)]
+        if not isinstance(reduced, tuple) or not (bases or kind.__qualname__ != kind.__name__):
+            return reduced
+        make, arguments, *rest = reduced
+        return sent_modules.class_of, (kind.__qualname__, bases, make, arguments), *rest
+
+    def _reduce_enum(self, kind: Any) -> Any:
+        """Add what the members have been given in `__init__` or `__new__`, which cloudpickle does not call."""
+        own = {name: _own_attributes(member) for name, member in kind.__members__.items()}
+        reduced = super().reducer_override(kind)
+        if not any(own.values()) or not isinstance(reduced, tuple):
+            return reduced
+        make, arguments, state, _, _, set_state = reduced
+        return make, arguments, (set_state, state, own), None, None, sent_modules.set_enum
 
     def _want_annotated(self, module: str, annotations: Any) -> None:
         self.wanted.update(((module, name), None) for name in names_in_annotations(annotations))
@@ -148,6 +182,13 @@ class CodePickler(cloudpickle.Pickler):  # type: ignore[misc]  # cloudpickle has
         self.wanted.update(((name, each), None) for each in list(vars(module)) if not _is_special(each))
         return sent_modules.sent_module, (name,)
 
+    def _reduce_special_module(self, module: ModuleType) -> Any:
+        """Have a worker import a module of a class of its own, such as those that import their submodules lazily."""
+        name = module.__name__
+        if sys.modules.get(name, module) is not module or not self.search.is_findable(name):
+            return NotImplemented
+        return importlib.import_module, (name,)
+
     def _send(self, module: ModuleType) -> str:
         """Have the worker make the module; return its name."""
         name = module.__name__
@@ -157,6 +198,8 @@ class CodePickler(cloudpickle.Pickler):  # type: ignore[misc]  # cloudpickle has
                 "sys.path"
             )
         self.modules[name] = module
+        if "__getattr__" in vars(module):  # which makes attributes when they are looked up; see PEP 562
+            self.wanted[name, "__getattr__"] = None
         if name != "__main__" and module not in self._registered:
             _register(module, 1)
             self._registered.append(module)
@@ -170,6 +213,39 @@ class CodePickler(cloudpickle.Pickler):  # type: ignore[misc]  # cloudpickle has
         for part in value.__qualname__.split("."):
             found = getattr(found, part, None)
         return found is value
+
+    # Objects that pickle as a name ------------------------------------------------------------------------------------
+
+    def _reduce_object(self, value: Any) -> Any:
+        """Return how an object is pickled that says so itself: some say that they are to be looked up in their module.
+
+        If a worker has no such module, they are sent.
+        """
+        kind = type(value)
+        if kind in self.dispatch_table or (kind.__reduce_ex__, kind.__reduce__) == _DEFAULT_REDUCE:
+            return NotImplemented
+        reduced = value.__reduce_ex__(5)
+        if not isinstance(reduced, str):
+            return reduced
+        module = sys.modules.get(_module_name(value, reduced))
+        if module is None or self.search.is_findable(module.__name__):
+            return reduced
+        self._send(module)
+        if kind is _TYPE_ALIAS and not value.__type_params__:  # its value may name the alias itself
+            holder: list[Any] = []
+            state = holder, value.__value__
+            return (
+                sent_modules.alias,
+                (value.__name__, value.__module__, holder),
+                state,
+                None,
+                None,
+                sent_modules.set_alias,
+            )
+        make_arguments = _TYPING_ARGUMENTS.get(kind)
+        if make_arguments is None:
+            return object.__new__, (kind,), _state_of_object(value)
+        return sent_modules.of_typing, (kind, value.__module__, *make_arguments(value))
 
     # Other code -------------------------------------------------------------------------------------------------------
 
@@ -185,23 +261,58 @@ class CodePickler(cloudpickle.Pickler):  # type: ignore[misc]  # cloudpickle has
         return functools.cached_property, (cached.func,), state
 
     def _reduce_variable(self, variable: ContextVar[Any]) -> Any:
-        if (place := self._importable_place(variable)) is not None:
-            return sent_modules.imported, place
-        missing = object()
-        value = variable.get(missing)
-        return sent_modules.context_variable, (variable.name, () if value is missing else (value,))
+        place = self.search.place_of(variable)
+        if place is not None:
+            context = copy_context()
+            return sent_modules.imported_variable, (*place, (context[variable],) if variable in context else ())
+        try:
+            values: tuple[Any, ...] = (variable.get(),)
+        except LookupError:
+            values = ()
+        return sent_modules.context_variable, (variable.name, values)
 
-    def _importable_place(self, variable: ContextVar[Any]) -> tuple[str, str] | None:
-        """Return where a worker finds a variable itself, which does not know its module."""
-        for name, module in list(sys.modules.items()):
-            namespace = own_namespace(module)
-            for each in (variable.name, *namespace):
-                if namespace.get(each) is variable and self.search.is_findable(name):
-                    return name, each
-        return None
+    def _reduce_environment(self, environment: Any) -> Any:
+        return (getattr, (os, "environ")) if environment is os.environ else NotImplemented
+
+    def _reduce_shared(self, shared: _Shared) -> Any:
+        return getattr, (shared.module, shared.name)
 
     def _reduce_empty_cell(self, cell: _EmptyCell) -> Any:
         return sent_modules.empty_cell, ()
+
+
+_DEFAULT_REDUCE: Any = (object.__reduce_ex__, object.__reduce__)
+
+_TYPING_ARGUMENTS: dict[Any, Callable[[Any], tuple[tuple[Any, ...], dict[str, Any]]]] = {
+    ParamSpec: lambda made: (
+        (made.__name__,),
+        {"bound": made.__bound__, "covariant": made.__covariant__, "contravariant": made.__contravariant__},
+    )
+}
+if sys.version_info >= (3, 11):
+    _TYPING_ARGUMENTS[typing.TypeVarTuple] = lambda made: ((made.__name__,), {})
+_TYPE_ALIAS: Any = getattr(typing, "TypeAliasType", None)  # since Python 3.12
+if _TYPE_ALIAS is not None:
+    _TYPING_ARGUMENTS[_TYPE_ALIAS] = lambda made: (
+        (made.__name__, made.__value__),
+        {"type_params": made.__type_params__},
+    )
+
+
+def _own_attributes(member: enum.Enum) -> dict[str, Any]:
+    return {name: value for name, value in vars(member).items() if not (name.startswith("_") and name.endswith("_"))}
+
+
+def _module_name(value: Any, name: str) -> str:
+    found: str = pickle.whichmodule(value, name)  # type: ignore[attr-defined]  # as `pickle` does
+    return found
+
+
+def _state_of_object(value: Any) -> Any:
+    names = copyreg._slotnames(type(value))  # type: ignore[attr-defined]  # as `copyreg` does
+    slots = {name: getattr(value, name) for name in names if hasattr(value, name)}
+    own = getattr(value, "__dict__", None)
+    return (own, slots) if slots else own
 
 
 @frozen(eq=False)
@@ -211,12 +322,24 @@ class _EmptyCell:
     cell: CellType
 
 
+@frozen(eq=False)
+class _Shared:
+    """Stands for an object of which each process has one, such as `sys.path`, and code may have it as a global."""
+
+    module: ModuleType
+    name: str
+
+
+_SHARED = [(os, "environ"), (os, "environb"), *((sys, name) for name in ("argv", "meta_path", "modules", "path"))]
+
 _REDUCERS: dict[type, Callable[[CodePickler, Any], Any]] = {
     ModuleType: CodePickler._reduce_module,
     sent_modules.SentModule: CodePickler._reduce_module,
     _CACHED: CodePickler._reduce_cached,
     functools.cached_property: CodePickler._reduce_property,
     ContextVar: CodePickler._reduce_variable,
+    type(os.environ): CodePickler._reduce_environment,
+    _Shared: CodePickler._reduce_shared,
     _EmptyCell: CodePickler._reduce_empty_cell,
 }
 
@@ -243,14 +366,15 @@ def dump(*values: Any) -> tuple[bytes, Sent]:
     Raises:
         Exception: Any that pickling a value raises.
     """
-    pickler = CodePickler(file := _File())
+    pickler = CodePickler(file := _LimitedFile())
     for value in values:
         pickler.dump(value)
     names = _dump_those_sent(pickler)
-    file.limit = file.tell() + MOST_BYTES_BESIDES
-    if pickler.looks_names_up:
-        pickler.wanted.update((place, None) for place in _defined_in(pickler.modules.values()))
     names += _dump_wanted(pickler, file, set(names))
+    if pickler.looks_names_up:
+        file.limit(MOST_BYTES_LOOKED_UP)
+        pickler.wanted.update((place, None) for place in _defined_in(pickler.modules.values()))
+        names += _dump_wanted(pickler, file, set(names))
     sent = Sent({id(_get(place)): place for place in names}, [_get(place) for place in names])
     return _payload(pickler, file, len(values), names), sent
 
@@ -259,8 +383,8 @@ def dump_rest(sent: Sent) -> bytes:
     """Pickle what the modules of the caller define besides, for those who look it up; `b""` if there is nothing."""
     main = sys.modules["__main__"]
     modules = {place[0]: sys.modules[place[0]] for place in sent.places.values()} | {main.__name__: main}
-    pickler = CodePickler(file := _File(), sent)
-    file.limit = MOST_BYTES_BESIDES
+    pickler = CodePickler(file := _LimitedFile(), sent)
+    file.limit(MOST_BYTES_BESIDES)
     places = [place for place in _defined_in(modules.values()) if sent.place_of(_get(place)) is None]
     pickler.wanted.update((place, None) for place in places)
     names = _dump_wanted(pickler, file, set())
@@ -291,20 +415,31 @@ def _dump_wanted(pickler: CodePickler, file: io.BytesIO, done: set[tuple[str, st
     names = []
     while left := [place for place in pickler.wanted if place not in done]:
         done.update(left)
-        names += [place for place in left if _has(place) and _dump_if_possible(pickler, file, _get(place))]
+        names += _dump_those_possible(pickler, file, [place for place in left if _has(place)])
     return names
 
 
-def _dump_if_possible(pickler: CodePickler, file: io.BytesIO, value: Any) -> bool:
-    memo, position = pickler.memo.copy(), file.tell()
-    try:
-        pickler.dump(value)
-    except Exception:  # no step needs it, as far as can be seen, so it is left out
-        pickler.memo = memo
-        file.seek(position)
-        file.truncate()
-        return False
-    return True
+def _dump_those_possible(
+    pickler: CodePickler, file: io.BytesIO, places: list[tuple[str, str]]
+) -> list[tuple[str, str]]:
+    """Pickle what is at these places, as far as it pickles; return the places of that."""
+    names: list[tuple[str, str]] = []
+    while places:
+        # Copied only before the first and after each failure: a copy takes long when much has been pickled.
+        memo, position, count = pickler.memo.copy(), file.tell(), 0
+        try:
+            for place in places:
+                pickler.dump(_get(place))
+                count += 1
+        except Exception:  # no step needs it, as far as can be seen, so it is left out
+            pickler.memo = memo
+            file.seek(position)
+            file.truncate()
+            names += _dump_those_possible(pickler, file, places[:count])
+            places = places[count + 1 :]
+        else:
+            return names + places
+    return names
 
 
 def _defined_in(modules: Iterable[ModuleType]) -> Iterator[tuple[str, str]]:
@@ -357,14 +492,21 @@ def _sources(filenames: Iterable[str]) -> dict[str, list[str]]:
     return {name: lines for name, lines in found.items() if lines}
 
 
-class _File(io.BytesIO):
-    """Takes no more bytes than `limit`."""
+class _LimitedFile(io.BytesIO):
+    """Takes no more than it may, and not much more even if all of that is truncated again."""
 
-    limit = math.inf
+    _end = _left_to_try = sys.maxsize
+
+    def limit(self, size: int) -> None:
+        """Take no more than `size` bytes from now on."""
+        self._end = self.tell() + size
+        self._left_to_try = _TRIED_FACTOR * size
 
     def write(self, data: Any) -> int:
-        if self.tell() + memoryview(data).nbytes > self.limit:
-            raise OverflowError(f"more than {self.limit} bytes")
+        size = memoryview(data).nbytes
+        self._left_to_try -= size
+        if self.tell() + size > self._end or self._left_to_try < 0:
+            raise OverflowError("it is too large to be sent to workers that may not need it")
         return super().write(data)
 
 

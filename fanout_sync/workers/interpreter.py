@@ -71,7 +71,7 @@ def _frozen_executable() -> str:
 
 def _candidates() -> Iterator[str]:
     spawn = sys.modules.get("multiprocessing.spawn")
-    chosen = None if spawn is None else spawn.get_executable()
+    chosen = getattr(spawn, "_python_exe", None)  # `get_executable` fails while another thread imports the module
     if chosen:
         yield os.fsdecode(chosen)
     if sys.executable:

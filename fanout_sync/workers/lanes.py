@@ -287,7 +287,7 @@ class Lanes:
             lane.state, lane.has_reported_start = "starting", False
         if lane.told is None or lane.told[0] != self._told[0] or reloaded:
             self._send(lane, pack((messages.STATE, self._told[0], reloaded, is_prepared)))
-        if lane.told is None or lane.told[1] != self._told[1]:
+        if lane.told is None or lane.told[1] != self._told[1] or not is_prepared:
             self._send(lane, pack((messages.MODULES, self._told[1])))
         if not is_prepared:
             self._send(lane, self._prepare)

@@ -8,10 +8,11 @@ import sysconfig
 import time
 import warnings
 from collections.abc import Iterator
+from types import ModuleType
 from typing import Any
 
 Versions = dict[str, Any]
-"""The spec of each module: `importlib.reload` gives a module a new one."""
+"""The spec of each module: `importlib.reload` gives a module a new one. Of what is no module, the object itself."""
 
 CHECK_INTERVAL_S = 1.0
 """So many seconds, at least, are between two checks for sources that were edited."""
@@ -29,16 +30,15 @@ def own_attribute(module: Any, name: str) -> Any:
 
 def own_namespace(module: Any) -> dict[str, Any]:
     """Return the namespace of a module, of which nothing is loaded for that."""
-    try:
-        namespace: dict[str, Any] = object.__getattribute__(module, "__dict__")
-    except Exception:  # what is no module at all
+    if not issubclass(type(module), ModuleType):  # anything may be in `sys.modules`
         return {}
+    namespace: dict[str, Any] = ModuleType.__getattribute__(module, "__dict__")
     return namespace
 
 
 def versions_here() -> Versions:
     """Return the versions of all modules of this process."""
-    return {name: own_attribute(module, "__spec__") for name, module in list(sys.modules.items())}
+    return {name: _version(module) for name, module in list(sys.modules.items())}
 
 
 def changed_between(before: Versions, now: Versions) -> list[str]:
@@ -72,4 +72,8 @@ def _modules_of_the_user() -> Iterator[tuple[str, Any, str]]:
     for name, module in list(sys.modules.items()):
         path = own_attribute(module, "__file__")
         if isinstance(path, str) and path.endswith(".py") and name != "__main__" and not path.startswith(_LIBRARIES):
-            yield name, own_attribute(module, "__spec__"), path
+            yield name, _version(module), path
+
+
+def _version(module: Any) -> Any:
+    return own_attribute(module, "__spec__") if issubclass(type(module), ModuleType) else module

@@ -7,6 +7,7 @@ looks up a name in the module (`pickle`, `typing.get_type_hints`, `import __main
 from __future__ import annotations
 
 import builtins
+import contextlib
 import importlib
 import io
 import linecache
@@ -15,17 +16,24 @@ import sys
 import threading
 from collections.abc import Callable
 from contextvars import ContextVar
-from functools import lru_cache, singledispatch
+from functools import lru_cache, partial, singledispatch
 from importlib.machinery import ModuleSpec
 from types import CellType, CodeType, FunctionType, ModuleType
 from typing import Any
 
 OnBegin = Callable[[int], object]
-Named = dict[tuple[str, str], Any]
-"""Values by module and name."""
 
 Facts = dict[str, Any]
 """What a module has that is no code, such as `__file__`."""
+
+Place = tuple[str, str]
+"""The name of a module and a name in it."""
+
+Named = dict[Place, Any]
+
+
+_GETATTR = "__getattr__ of the caller's module"
+"""Where a module has the function `__getattr__` of PEP 562: Python would call it before the rest is loaded."""
 
 
 class SentModule(ModuleType):
@@ -36,6 +44,8 @@ class SentModule(ModuleType):
             load_rest()
             if name in self.__dict__:
                 return self.__dict__[name]
+        if _GETATTR in self.__dict__:
+            return self.__dict__[_GETATTR](name)
         raise AttributeError(
             f"module {self.__name__!r} has no attribute {name!r} in this worker process: it has the functions and "
             "classes of the caller's module, and what they use, as far as that pickles"
@@ -56,7 +66,7 @@ class _Rest:
 
     def __init__(self) -> None:
         self.payload = b""
-        self.loaded: dict[tuple[str, str], Any] = {}
+        self.loaded: dict[Place, Any] = {}
         self.lock = threading.RLock()
 
 
@@ -149,7 +159,7 @@ def _name(named: Named) -> None:
 
 def _load(pickled: tuple[Any, ...], on_begin: OnBegin) -> tuple[list[Any], Named]:
     """Return the values, and what the modules are to have besides, as far as it can be loaded."""
-    _, sources, pickles, count, names = pickled
+    _, sources, pickles, count, places = pickled
     for filename, lines in sources.items():
         linecache.cache[filename] = (sum(map(len, lines)), None, lines, filename)
     unpickler = pickle.Unpickler(io.BytesIO(pickles))  # one for all: what comes later refers to what came earlier
@@ -158,9 +168,9 @@ def _load(pickled: tuple[Any, ...], on_begin: OnBegin) -> tuple[list[Any], Named
         on_begin(place)
         values.append(unpickler.load())
     named: Named = {}
-    for place in names:
+    for module, name in places:
         try:
-            named[place] = unpickler.load()
+            named[module, _GETATTR if name == "__getattr__" else name] = unpickler.load()
         except Exception:  # code of the caller's; nobody has asked for this name yet, so nobody misses it
             break
     return values, named
@@ -203,11 +213,6 @@ def sent_module(name: str) -> ModuleType:
 def attribute(module: str, name: str) -> Any:
     """Return what was sent before."""
     return vars(_module(module))[name]
-
-
-def imported(module: str, name: str) -> Any:
-    """Return what a module has that this process can import."""
-    return getattr(importlib.import_module(module), name)
 
 
 def function(module: str, code: CodeType, cells: tuple[CellType, ...] | None) -> FunctionType:
@@ -262,3 +267,62 @@ def set_dispatching(dispatcher: Any, state: tuple[dict[type, Callable[..., Any]]
 def context_variable(name: str, values: tuple[Any, ...]) -> ContextVar[Any]:
     """Return a context variable whose default is the value that the caller sees, if there is one."""
     return ContextVar(name, default=values[0]) if values else ContextVar(name)
+
+
+def imported_variable(module: str, name: str, values: tuple[Any, ...]) -> ContextVar[Any]:
+    """Return the context variable of an imported module, set to what the caller has set it to, if it has."""
+    variable: ContextVar[Any] = getattr(importlib.import_module(module), name)
+    if values:
+        variable.set(values[0])
+    return variable
+
+
+def of_typing(kind: Any, module: str, arguments: tuple[Any, ...], options: dict[str, Any]) -> Any:
+    """Return an object of `typing` that belongs to a module that was sent, such as a `ParamSpec`."""
+    made = kind(*arguments, **options)
+    with contextlib.suppress(AttributeError):  # that of an alias cannot be set
+        made.__module__ = module
+    return made
+
+
+def alias(name: str, module: str, holder: list[Any]) -> Any:
+    """Return what `type name = …` makes; `set_alias` gives it a value."""
+    namespace: dict[str, Any] = {"__name__": module, "value": lambda: holder[0]}
+    exec(f"type {name} = value()", namespace)
+    return namespace[name]
+
+
+def set_alias(alias: Any, state: tuple[list[Any], Any]) -> None:
+    """Give an alias its value."""
+    holder, value = state
+    holder.append(value)
+
+
+def set_enum(kind: Any, state: tuple[Callable[[Any, Any], Any], Any, dict[str, dict[str, Any]]]) -> None:
+    """Give an enum what it has, and its members what they have."""
+    set_state, state_of_class, own = state
+    set_state(kind, state_of_class)
+    for name, attributes in own.items():
+        vars(kind[name]).update(attributes)
+
+
+def class_of(qualified_name: str, bases: list[type], make: Callable[..., Any], arguments: tuple[Any, ...]) -> Any:
+    """Return a class that `make` makes, without calling `__init_subclass__` of these bases."""
+    hooks = [(base, vars(base)["__init_subclass__"]) for base in bases if "__init_subclass__" in vars(base)]
+    try:
+        for base, _ in hooks:
+            _set_hook(base, classmethod(partial(_pass_on, base)))
+        made = make(*arguments)
+        made.__qualname__ = qualified_name
+        return made
+    finally:
+        for base, hook in hooks:
+            _set_hook(base, hook)
+
+
+def _set_hook(base: type, hook: Any) -> None:
+    type.__setattr__(base, "__init_subclass__", hook)
+
+
+def _pass_on(base: Any, made: Any, **options: Any) -> None:
+    super(base, made).__init_subclass__()

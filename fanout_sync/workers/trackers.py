@@ -77,8 +77,9 @@ def _descriptor(module: str) -> int:
 
 
 def _running(module: str) -> int | None:
-    loaded = sys.modules.get(module)
-    descriptor: int | None = None if loaded is None else loaded._resource_tracker._fd
+    # Another thread may be importing the module just now.
+    tracker = getattr(sys.modules.get(module), "_resource_tracker", None)
+    descriptor: int | None = getattr(tracker, "_fd", None)
     return descriptor
 
 

@@ -72,6 +72,7 @@ def start_worker(captures_output: bool) -> StartedWorker:
     """
     flush_streams()
     with contextlib.ExitStack() as on_failure, contextlib.ExitStack() as after_start:
+        streams = on_failure.enter_context(_standard_descriptors_taken())
         link, theirs = open_link()
         on_failure.callback(link.close)
         # The copies of the worker's ends are closed here, so that they end when it dies.
@@ -86,6 +87,7 @@ def start_worker(captures_output: bool) -> StartedWorker:
         mark = f"{guard_process.mark}/{os.urandom(8).hex()}"
         trackers = tracker_descriptors()
         pauses = guard_process.pauses.descriptor
+        streams.close()
         passed = {"link": theirs.fileno(), **trackers, **dict(zip(("stdout", "stderr"), their_outputs, strict=False))}
         passed |= {"pauses": pauses} if pauses >= 0 else {}
         pid, numbers = launch(passed, {MARK: mark_below(mark)})
@@ -103,6 +105,22 @@ def start_worker(captures_output: bool) -> StartedWorker:
     with contextlib.suppress(LinkLost):  # it is dead already, which its lane will notice
         link.send_bytes(facts)
     return StartedWorker(pid, link, outputs, guard_process, mark)
+
+
+def _standard_descriptors_taken() -> contextlib.ExitStack:
+    """Return what keeps 0, 1 and 2 taken: in the worker they are the standard streams, though this program has none."""
+    with contextlib.ExitStack() as on_failure:
+        for _ in filter(_is_closed, range(3)):
+            on_failure.callback(os.close, os.open(os.devnull, os.O_RDWR))  # gets the lowest number that is free
+        return on_failure.pop_all()
+
+
+def _is_closed(descriptor: int) -> bool:
+    try:
+        os.fstat(descriptor)
+    except OSError:
+        return True
+    return False
 
 
 def start_early(count: int, captures_output: bool) -> list[StartedWorker]:

@@ -151,8 +151,8 @@ def test_workers_that_die_or_print(library: str, tmp_path: Path) -> None:
 def test_forks(library: str, backend: str, tmp_path: Path) -> None:
     """A child that is forked in the loop over a stream has runs of its own, and the parent all its outcomes.
 
-    The hub of eventlet still watches the descriptors of its parent in the child, also when they are other files by then;
-    there runs of the child use threads.
+    In the child the hub of eventlet still watches the descriptors of the parent, also when they are other files by
+    then; there runs of the child use threads.
     """
     source = """
     def own_runner():

@@ -118,6 +118,29 @@ def test_unusable_standard_streams_are_not_replaced(loss: str, tmp_path: Path) -
     assert reported == f"{['succeeded'] * 4} []"
 
 
+@pytest.mark.parametrize("closed", [(0, 1), (1, 2), (0, 1, 2)], ids=str)
+@pytest.mark.parametrize("captures_output", [False, True])
+def test_closed_standard_descriptors(closed: tuple[int, ...], captures_output: bool, tmp_path: Path) -> None:
+    """The steps of a daemon that has closed its standard descriptors may print: that does not go to its other files."""
+    reported, _ = run_script(
+        tmp_path,
+        f"""
+        def chatty(spec):
+            print("x" * 100, flush=True)
+            print("x" * 100, file=sys.stderr, flush=True)
+            return "done"
+
+        for descriptor in {closed}:
+            os.close(descriptor)
+        backend = ProcessBackend(capture_output={captures_output})
+        runner = Runner(FunctionExecutor({{"tester": chatty}}), backend=backend, max_concurrency=2)
+        report(" ".join(outcome.output for outcome in runner.run(make_specs(3))))
+        os._exit(0)
+        """,
+    )
+    assert reported == "done done done"
+
+
 def test_a_nested_run_leaves_the_environment_of_its_worker_alone(tmp_path: Path) -> None:
     """No variable is set in a worker whose step starts workers of its own."""
     reported, printed = run_script(

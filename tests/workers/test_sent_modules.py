@@ -19,9 +19,29 @@ import collections, concurrent.futures, contextvars, dataclasses, enum, functool
 import shelve, sys, tempfile, threading, typing, xml.dom.minidom
 from fanout_sync import AgentStepSpec, FunctionExecutor, Runner
 from typing import Optional
+import lazy_library
+from os import environ
+from sys import argv, path
+from library import CALLER, STEP, caller_and_step
 
 class Color(enum.Enum):
     RED = 1
+
+class Planet(enum.Enum):
+    EARTH = (5.9, 6.4)
+
+    def __init__(self, mass, radius):
+        self.mass = mass
+        self.radius = radius
+
+class Size(enum.Enum):
+    SMALL = (1, "small")
+
+    def __new__(cls, value, label):
+        made = object.__new__(cls)
+        made._value_ = value
+        made.label = label
+        return made
 
 @dataclasses.dataclass
 class Note:
@@ -53,6 +73,7 @@ Point = collections.namedtuple("Point", "x y")
 UNPICKLABLE = threading.Lock()
 LABEL = contextvars.ContextVar("LABEL", default="unset")
 MISSING = contextvars.ContextVar("MISSING")
+DEFAULTED = contextvars.ContextVar("DEFAULTED", default="its default")
 LIMIT = 3
 AGENTS = {}
 
@@ -112,6 +133,46 @@ def defines_a_class():
         notes = [Note(str(number)).text for number in range(LIMIT)]
     return Inner.limit, Inner.notes
 
+class Missing:
+    def __reduce__(self):
+        return "MISSING_VALUE"
+
+MISSING_VALUE = Missing()
+
+def optional(value=MISSING_VALUE):
+    return value is MISSING_VALUE
+
+UserId = typing.NewType("UserId", int)
+Arguments = typing.ParamSpec("Arguments")
+Result = typing.TypeVar("Result")
+
+def unchanged(function: typing.Callable[Arguments, Result]) -> typing.Callable[Arguments, Result]:
+    return function
+
+class Registered:
+    kinds = []
+
+    def __init_subclass__(cls, *, key):
+        super().__init_subclass__()
+        cls.key = key
+        cls.kinds.append(cls)
+
+class First(Registered, key="first"):
+    pass
+
+class Second(First, key="second"):
+    pass
+
+def subclasses():
+    class Local(Registered, key="local"):
+        pass
+    Registered.kinds.pop()
+    return [First.key, Second.key, Local.key, len(Registered.kinds), Registered.kinds[1] is Second]
+
+class Outer:
+    class Inner:
+        pass
+
 class Meta(type):
     def __call__(cls, *args):
         return super().__call__(*args)
@@ -165,6 +226,14 @@ CHECKS = {
     "pickle of a class": lambda: round_trip(Note) is Note,
     "pickle of a function": lambda: round_trip(factorial) is factorial,
     "pickle of an object with slots": lambda: round_trip(WithMeta(4)).value,
+    "an object that pickles as a name": lambda: (optional(), round_trip(MISSING_VALUE) is MISSING_VALUE),
+    "a new type": lambda: (UserId(3), round_trip(UserId) is UserId),
+    "parameters of types": lambda: (unchanged(len)("xy"), round_trip(Arguments) is Arguments),
+    "an enum whose members have attributes": lambda: (Planet.EARTH.mass, Size.SMALL.label, Size(1) is Size.SMALL),
+    "what each process has one of": lambda: (environ is os.environ, argv is sys.argv, path is sys.path),
+    "an attribute that a module makes": lambda: plugin.made_when_looked_up,
+    "a class that registers its subclasses": subclasses,
+    "pickle of a class in a class": lambda: type(round_trip(Outer.Inner())) is Outer.Inner,
     "a shelf": lambda: in_a_shelf(Note("x")).text,
     "type hints of a class": lambda: sorted(typing.get_type_hints(Note)),
     "type hints of a function": lambda: sorted(typing.get_type_hints(annotated)),
@@ -177,6 +246,9 @@ CHECKS = {
     "a class in a function": defines_a_class,
     "a context variable": lambda: LABEL.get(),
     "a context variable without a value": lambda: MISSING.get("none"),
+    "a context variable with a default": lambda: DEFAULTED.get(),
+    "context variables of a library": lambda: (STEP.set("set by the step"), CALLER.get(), caller_and_step())[1:],
+    "a module that loads lazily": lambda: lazy_library.answer(),
     "a submodule": lambda: concurrent.futures.Future.__name__,
     "a submodule of a submodule": lambda: xml.dom.minidom.Document.__name__,
     "`globals`": lambda: globals()["unused"](),
@@ -197,6 +269,7 @@ def check(spec):
 
 if __name__ == "__main__":
     LABEL.set("set by the script")
+    CALLER.set("set by the script")
     specs = [AgentStepSpec(f"t{number}", "check", "", name) for number, name in enumerate(CHECKS)]
     found = {}
     for backend in ("thread", "process"):
@@ -214,12 +287,39 @@ class Greeting:
     def __init__(self, text):
         self.text = text
 
+def __getattr__(name):
+    if name == "made_when_looked_up":
+        return len(CONFIG)
+    raise AttributeError(name)
+
 def greet(name):
     return Greeting(f"{CONFIG['language']} {name}").text
 
 @functools.lru_cache
 def cached():
     return object()
+"""
+
+LIBRARY = """
+import contextvars
+
+CALLER = contextvars.ContextVar("CALLER")
+STEP = contextvars.ContextVar("STEP")
+
+def caller_and_step():
+    return CALLER.get(), STEP.get()
+"""
+
+LAZY_LIBRARY = """
+import sys, types
+
+class LazyModule(types.ModuleType):
+    def __getattr__(self, name):
+        if name == "answer":
+            return lambda: "from a lazy library"
+        raise AttributeError(name)
+
+sys.modules[__name__].__class__ = LazyModule
 """
 
 CHECKED = [line.split('"')[1] for line in SCRIPT.splitlines() if line.startswith('    "') and '": ' in line]
@@ -236,6 +336,8 @@ def found(tmp_path_factory: pytest.TempPathFactory) -> dict[str, dict[str, str]]
     plugin.write_text(PLUGIN)
     other.mkdir()
     empty.mkdir()
+    (folder / "library.py").write_text(LIBRARY)
+    (folder / "lazy_library.py").write_text(LAZY_LIBRARY)
     (other / "beside.py").write_text("def answer():\n    return 'from beside'\n")
     folders = {"PLUGIN": str(plugin), "OTHER_FOLDER": str(other), "EMPTY_FOLDER": str(empty)}
     done = subprocess.run(
@@ -306,12 +408,15 @@ def plot():
     with LOCK:
         return len(TABLE)
 
+def size():
+    return len(TABLE)
+
 class Plotter:
     lock = LOCK
 
 def agent(spec):
     import __main__
-    return f"{hasattr(__main__, 'plot')} {hasattr(__main__, 'Plotter')} {__main__.other()}"
+    return f"{hasattr(__main__, 'plot')} {hasattr(__main__, 'Plotter')} {hasattr(__main__, 'size')} {__main__.other()}"
 
 def other():
     return "other"
@@ -319,7 +424,7 @@ def other():
 run = Runner(FunctionExecutor({"tester": agent}), backend="process", max_concurrency=1).run(make_specs(1))
 print(json.dumps(run[0].output))
 """
-    assert run_script(tmp_path, source) == "False False other"
+    assert run_script(tmp_path, source) == "False False False other"
 
 
 def test_a_traceback_shows_file_line_and_source(tmp_path: Path) -> None:
@@ -449,3 +554,139 @@ with runner:
 print(json.dumps(found))
 """
     assert run_script(tmp_path, source) == [f"(True, {n}, {n}, {n})" for n in (1, 2, 3)]
+
+
+def test_a_large_script(tmp_path: Path) -> None:
+    """Thousands of functions that no step needs cost little, though some of them do not pickle."""
+    source = """
+import json, threading
+from fanout_sync import FunctionExecutor, Runner
+from fanout_sync.testing import make_specs
+
+LOCK = threading.Lock()
+for number in range(2500):
+    exec(f"def f{number}():\\n    return {number}, {'LOCK' if number % 100 == 0 else 'agent'}")
+
+def agent(spec):
+    import __main__
+    names = "f1", "f2499", "f0"
+    return json.dumps([getattr(__main__, name, lambda: [None])()[0] for name in names])
+
+with Runner(FunctionExecutor({"tester": agent}), backend="process", max_concurrency=1) as runner:
+    for _ in range(4):
+        run = runner.run(make_specs(1))
+print(run[0].output)
+"""
+    assert run_script(tmp_path, source) == [1, 2499, None]
+
+
+def test_a_kept_worker_sees_names_that_are_defined_anew(tmp_path: Path) -> None:
+    """What a step looks up by name, or in an annotation, is what the script has when the run begins."""
+    source = """
+from __future__ import annotations
+import json, typing
+from fanout_sync import FunctionExecutor, Runner
+from fanout_sync.testing import make_specs
+
+def define(number):
+    exec(f"def only_looked_up(): return {number}", globals())
+    exec(f"class OnlyNamed: number = {number}", globals())
+
+def annotated(value: OnlyNamed): ...
+
+def agent(spec):
+    module = __import__("__ma" + "in__")  # so that nothing says that it looks up names
+    looked_up = getattr(module, "only_looked_up", lambda: None)()
+    return json.dumps([looked_up, typing.get_type_hints(annotated)["value"].number])
+
+define(1)
+found = []
+with Runner(FunctionExecutor({"tester": agent}), backend="process", max_concurrency=1) as runner:
+    for number in (1, 2, 3):
+        define(number)
+        if number == 3:
+            del only_looked_up
+        found.append(json.loads(runner.run(make_specs(1))[0].output))
+print(json.dumps(found))
+"""
+    assert run_script(tmp_path, source) == [[1, 1], [2, 2], [None, 3]]
+
+
+def test_a_module_whose_import_has_begun_the_run(tmp_path: Path) -> None:
+    """A module that runs steps while it is imported is sent: a worker that imported it would run them, too."""
+    (tmp_path / "job.py").write_text("""
+import os
+from fanout_sync import FunctionExecutor, Runner
+from fanout_sync.testing import make_specs
+
+with open("imports", "a") as file:
+    file.write("imported ")
+
+def agent(spec):
+    return helper()
+
+def helper():
+    return "done"
+
+assert len(open("imports").read().split()) < 3
+run = Runner(FunctionExecutor({"tester": agent}), backend="process", max_concurrency=1).run(make_specs(1))
+""")
+    source = """
+import json, job
+print(json.dumps([job.run[0].output, open("imports").read()]))
+"""
+    assert run_script(tmp_path, source) == ["done", "imported "]
+
+
+def test_a_module_that_a_worker_would_not_find_under_its_name(tmp_path: Path) -> None:
+    """Sent are a plugin named as a module of the standard library, and what a relative search path found before."""
+    for folder, name in (("relative", "found_before"), ("plugins", "calendar"), ("elsewhere", "nothing")):
+        (tmp_path / folder).mkdir()
+        (tmp_path / folder / f"{name}.py").write_text("def answer():\n    return __name__\n")
+    source = """
+import importlib.util, json, os, sys
+from fanout_sync import FunctionExecutor, Runner
+from fanout_sync.testing import make_specs
+
+sys.path.append("relative")
+import found_before
+os.chdir("elsewhere")
+spec = importlib.util.spec_from_file_location("calendar", "../plugins/calendar.py")
+calendar = sys.modules["calendar"] = importlib.util.module_from_spec(spec)
+spec.loader.exec_module(calendar)
+
+def agent(spec):
+    return f"{found_before.answer()} {calendar.answer()}"
+
+run = Runner(FunctionExecutor({"tester": agent}), backend="process", max_concurrency=1).run(make_specs(1))
+print(json.dumps(run[0].output))
+"""
+    assert run_script(tmp_path, source) == "found_before calendar"
+
+
+@pytest.mark.skipif(sys.version_info < (3, 12), reason="the syntax is that of Python 3.12")
+def test_type_aliases_and_type_parameters(tmp_path: Path) -> None:
+    """Aliases of types, recursive ones too, and type parameters are there in a worker."""
+    source = """
+import json, pickle, typing
+from fanout_sync import FunctionExecutor, Runner
+from fanout_sync.testing import make_specs
+
+type Vector = list[float]
+type Tree = int | list[Tree]
+type Pair[T] = tuple[T, T]
+
+def first[T](pair: Pair[T], tree: Tree = 0) -> T:
+    return pair[0]
+
+class Box[T]:
+    def get(self, vector: Vector) -> T: ...
+
+def agent(spec):
+    same = [pickle.loads(pickle.dumps(alias)) is alias for alias in (Vector, Tree)]
+    return f"{first((1, 2))} {Vector.__value__} {Tree.__value__} {Box[int]} {same}"
+
+run = Runner(FunctionExecutor({"tester": agent}), backend="process", max_concurrency=1).run(make_specs(1))
+print(json.dumps(run[0].output))
+"""
+    assert run_script(tmp_path, source) == "1 list[float] int | list[Tree] __main__.Box[int] [True, True]"

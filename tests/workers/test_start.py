@@ -250,7 +250,8 @@ if __name__ == "__main__":
 
 @pytest.mark.parametrize("call", ["run()", "list(stream())", "submit()"])
 def test_a_module_that_fans_out_while_it_is_imported(call: str, tmp_path: Path) -> None:
-    """A worker that imports such a module does not fan out in turn, and so on: the run is refused, and says why."""
+    """A worker that imports such a module by way of another one does not fan out in turn: the run is refused."""
+    (tmp_path / "agents.py").write_text("def agent(spec):\n    return 'answer'\n\nimport pipeline\n")
     (tmp_path / "pipeline.py").write_text(
         f"""
 import os
@@ -259,10 +260,8 @@ from fanout_sync.testing import make_specs
 
 open({str(tmp_path / "imports")!r}, "a").write("x")
 
-def agent(spec):
-    return "answer"
-
 def runner():
+    from agents import agent
     return Runner(FunctionExecutor({{"tester": agent}}), backend="process", max_concurrency=1)
 
 def run():
@@ -272,6 +271,7 @@ def stream():
     return runner().stream(make_specs(1))
 
 def submit():
+    from agents import agent
     with ProcessBackend(1) as backend:
         return backend.submit(agent, None).result()
 
@@ -320,3 +320,30 @@ def test_descriptors_that_a_sitecustomize_has_opened_stay_open(tmp_path: Path) -
     source = "show(run(lambda spec: str(os.fstat(sys.opened).st_rdev == os.stat('/dev/null').st_rdev))[0].output)"
     search = os.pathsep.join([str(tmp_path), *sys.path])
     assert run_script(tmp_path, source, environment={"PYTHONPATH": search}) == "True"
+
+
+@pytest.mark.parametrize(
+    "name", ["multiprocessing.resource_tracker", "loky.backend.resource_tracker", "multiprocessing.spawn"]
+)
+def test_a_module_that_another_thread_is_importing(name: str, tmp_path: Path) -> None:
+    """A worker starts while another thread has begun to import a module that starting one has a look at."""
+    source = f"""
+import types
+sys.modules[{name!r}] = types.ModuleType({name!r})  # as it is at first
+from fanout_sync.workers.worker_start import start_worker
+worker = start_worker(captures_output=False)
+worker.discard()
+show(worker.pid > 0)
+"""
+    assert run_script(tmp_path, source) is True
+
+
+@pytest.mark.parametrize("name", ["PYTHONINSPECT", "LONG"])
+def test_environment_variables_that_no_process_can_be_started_with(name: str, tmp_path: Path) -> None:
+    """A variable of any length comes to the worker, and none has a process ask for input."""
+    source = f"""
+value = "x" * 200_000
+os.environ[{name!r}] = value
+show(run(lambda spec: str(os.environ[{name!r}] == value))[0].output)
+"""
+    assert run_script(tmp_path, source) == "True"
