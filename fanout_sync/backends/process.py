@@ -89,7 +89,7 @@ class ProcessBackend(Backend):
         # While the first workers start: all of this takes as long as they do.
         try:
             from ..executors.step_events import EventForwarder
-            from ..workers.code_pickler import dump_rest
+            from ..workers.code_dump import dump_rest
             from ..workers.module_versions import warn_of_edited_modules
             from ..workers.pickling import pickle_executor
             from .process_session import ProcessSession, UnattendedProcessSession
@@ -157,7 +157,7 @@ class ProcessBackend(Backend):
             RuntimeError: The backend is shut down, or the system has no more threads; nothing is scheduled then.
         """
         from ..workers.calls import Calls
-        from ..workers.code_pickler import dump
+        from ..workers.code_dump import dump
         from ..workers.loading import refuse_while_loading
 
         refuse_while_loading()

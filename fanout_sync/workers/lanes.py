@@ -62,7 +62,7 @@ class Lanes:
     Args:
         bound: The same.
         payload: The pickled executor, sent once to each worker; empty when there is none.
-        rest: What the caller's modules have besides; see `code_pickler.dump_rest`.
+        rest: What the caller's modules have besides; see `code_dump.dump_rest`.
         on_event: Called with each event that a worker sends, as JSON; `None` when nobody listens.
         warm: Workers of an earlier set.
         started: Workers that were started early, and that nobody has talked to yet.

@@ -5,14 +5,15 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from ..executors.executor import AgentExecutor
-from .code_pickler import CodePickler, Sent, dump
+from .code_dump import dump
+from .code_pickler import CodePickler, Sent
 
 if TYPE_CHECKING:
     from ..retry.policy import RetryRule
 
 
 def pickle_executor(executor: AgentExecutor, retry_rule: RetryRule | None) -> tuple[bytes, Sent]:
-    """Return both, pickled, and what was sent with them; see `code_pickler.dump`.
+    """Return both, pickled, and what was sent with them; see `code_dump.dump`.
 
     They are pickled one after the other by one pickler, so that what both refer to stays one object, and yet the worker
     can tell which of them it cannot load.

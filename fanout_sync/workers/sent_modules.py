@@ -107,7 +107,7 @@ _loading = _Loading()
 
 
 def load(payload: bytes, on_begin: OnBegin = lambda place: None) -> list[Any]:
-    """Return the values in what `code_pickler.dump` made, and fill the modules of this process with what came along.
+    """Return the values in what `code_dump.dump` made, and fill the modules of this process with what came along.
 
     Args:
         payload: What it made.
@@ -122,7 +122,7 @@ def load(payload: bytes, on_begin: OnBegin = lambda place: None) -> list[Any]:
 
 
 def load_apart(payload: bytes, on_begin: OnBegin = lambda place: None) -> list[Any]:
-    """Return the values in what `code_pickler.dump` made, in a process that has a `__main__` of its own.
+    """Return the values in what `code_dump.dump` made, in a process that has a `__main__` of its own.
 
     The modules are known only to what is loaded together; this process cannot look them up.
 

@@ -1,0 +1,167 @@
+"""What is sent of the caller's code: values, and what its modules define; `sent_modules` is the other side."""
+
+from __future__ import annotations
+
+import io
+import linecache
+import os
+import pickle
+import sys
+from collections.abc import Iterable, Iterator
+from types import FunctionType, ModuleType
+from typing import Any
+
+from . import sent_modules
+from .code_pickler import CACHED, PROTOCOL, CodePickler, Sent, is_special
+
+MOST_BYTES_BESIDES = 1 << 20
+"""So many bytes, at most, are sent of what no step seems to use."""
+
+MOST_BYTES_LOOKED_UP = 32 << 20
+"""So many bytes, at most, are sent of what a step may look up by a name that is not known."""
+
+_TRIED_FACTOR = 8
+"""So many times the limit, at most, is pickled: many functions may use the same large table."""
+
+_MODULE_FACTS = ("__name__", "__file__", "__package__", "__doc__")
+
+
+def dump(*values: Any) -> tuple[bytes, Sent]:
+    """Pickle values, with the code that a worker cannot import; `sent_modules.load` loads them.
+
+    Returns:
+        The pickle, and what the worker's modules have then.
+
+    Raises:
+        Exception: Any that pickling a value raises.
+    """
+    pickler = CodePickler(file := _LimitedFile())
+    for value in values:
+        pickler.dump(value)
+    names = _dump_those_sent(pickler)
+    names += _dump_wanted(pickler, file, set(names))
+    if pickler.looks_names_up:
+        file.limit(MOST_BYTES_LOOKED_UP)
+        pickler.wanted.update((place, None) for place in _defined_in(pickler.modules.values()))
+        names += _dump_wanted(pickler, file, set(names))
+    sent = Sent({id(_get(place)): place for place in names}, [_get(place) for place in names])
+    return _payload(pickler, file, len(values), names), sent
+
+
+def dump_rest(sent: Sent) -> bytes:
+    """Pickle what the modules of the caller define besides, for those who look it up; `b""` if there is nothing."""
+    main = sys.modules["__main__"]
+    modules = {place[0]: sys.modules[place[0]] for place in sent.places.values()} | {main.__name__: main}
+    pickler = CodePickler(file := _LimitedFile(), sent)
+    file.limit(MOST_BYTES_BESIDES)
+    places = [place for place in _defined_in(modules.values()) if sent.place_of(_get(place)) is None]
+    pickler.wanted.update((place, None) for place in places)
+    names = _dump_wanted(pickler, file, set())
+    return _payload(pickler, file, 0, names) if names else b""
+
+
+def _payload(pickler: CodePickler, file: io.BytesIO, values: int, names: list[tuple[str, str]]) -> bytes:
+    modules = [_facts_of(module) for module in pickler.modules.values()]
+    return pickle.dumps((modules, _sources(pickler.filenames), file.getvalue(), values, names), PROTOCOL)
+
+
+def _dump_those_sent(pickler: CodePickler) -> list[tuple[str, str]]:
+    """Pickle, once more, those globals of the sent modules that are part of the value already; that costs little."""
+    included = pickler.memo.copy()
+    values = {
+        (name, each): value
+        for name, module in pickler.modules.items()
+        for each, value in list(vars(module).items())
+        if id(value) in included and not is_special(each)
+    }
+    for value in values.values():
+        pickler.dump(value)
+    return list(values)
+
+
+def _dump_wanted(pickler: CodePickler, file: io.BytesIO, done: set[tuple[str, str]]) -> list[tuple[str, str]]:
+    """Pickle what is wanted, and what is wanted of that in turn, but for what does not pickle."""
+    names = []
+    while left := [place for place in pickler.wanted if place not in done]:
+        done.update(left)
+        names += _dump_those_possible(pickler, file, [place for place in left if _has(place)])
+    return names
+
+
+def _dump_those_possible(
+    pickler: CodePickler, file: io.BytesIO, places: list[tuple[str, str]]
+) -> list[tuple[str, str]]:
+    """Pickle what is at these places, as far as it pickles; return the places of that."""
+    names: list[tuple[str, str]] = []
+    while places:
+        # Copied only before the first and after each failure: a copy takes long when much has been pickled.
+        memo, position, count = pickler.memo.copy(), file.tell(), 0
+        try:
+            for place in places:
+                pickler.dump(_get(place))
+                count += 1
+        except Exception:  # no step needs it, as far as can be seen, so it is left out
+            pickler.memo = memo
+            file.seek(position)
+            file.truncate()
+            names += _dump_those_possible(pickler, file, places[:count])
+            places = places[count + 1 :]
+        else:
+            return names + places
+    return names
+
+
+def _defined_in(modules: Iterable[ModuleType]) -> Iterator[tuple[str, str]]:
+    """Yield the places of the functions and classes that the modules define themselves."""
+    for module in modules:
+        for name, value in list(vars(module).items()):
+            has_code = isinstance(value, (type, FunctionType, CACHED))
+            if has_code and not is_special(name) and value.__module__ in (module.__name__, "__main__"):
+                yield module.__name__, name
+
+
+def _has(place: tuple[str, str]) -> bool:
+    module, name = place
+    return name in vars(sys.modules[module])
+
+
+def _get(place: tuple[str, str]) -> Any:
+    module, name = place
+    return vars(sys.modules[module])[name]
+
+
+def _facts_of(module: ModuleType) -> sent_modules.Facts:
+    """Return what a worker's module has to have that is no code."""
+    facts: sent_modules.Facts = {name: getattr(module, name, None) for name in _MODULE_FACTS}
+    facts = {name: value for name, value in facts.items() if isinstance(value, str)}
+    if hasattr(module, "__path__"):
+        facts["__path__"] = [str(folder) for folder in module.__path__]
+    names = ("__main__", "__mp_main__", module.__name__)
+    facts["aliases"] = sorted({name for name in names if sys.modules.get(name) is module})
+    spec_name = getattr(getattr(module, "__spec__", None), "name", None)
+    facts["spec_name"] = spec_name if isinstance(spec_name, str) else None
+    return facts
+
+
+def _sources(filenames: Iterable[str]) -> dict[str, list[str]]:
+    """Return the lines of the files that only this process has, such as the cells of a notebook."""
+    found = {name: linecache.getlines(name) for name in sorted(filenames) if not os.path.exists(name)}  # noqa: PTH110
+    return {name: lines for name, lines in found.items() if lines}
+
+
+class _LimitedFile(io.BytesIO):
+    """Takes no more than it may, and not much more even if all of that is truncated again."""
+
+    _end = _left_to_try = sys.maxsize
+
+    def limit(self, size: int) -> None:
+        """Take no more than `size` bytes from now on."""
+        self._end = self.tell() + size
+        self._left_to_try = _TRIED_FACTOR * size
+
+    def write(self, data: Any) -> int:
+        size = memoryview(data).nbytes
+        self._left_to_try -= size
+        if self.tell() + size > self._end or self._left_to_try < 0:
+            raise OverflowError("it is too large to be sent to workers that may not need it")
+        return super().write(data)
