@@ -36,6 +36,7 @@ def dump(*values: Any) -> tuple[bytes, Sent]:
         Exception: Any that pickling a value raises.
     """
     pickler = CodePickler(file := _LimitedFile())
+    pickler.send_main()
     for value in values:
         pickler.dump(value)
     names = _dump_those_sent(pickler)
@@ -44,16 +45,17 @@ def dump(*values: Any) -> tuple[bytes, Sent]:
         file.limit(MOST_BYTES_LOOKED_UP)
         pickler.wanted.update((place, None) for place in _defined_in(pickler.modules.values()))
         names += _dump_wanted(pickler, file, set(names))
-    sent = Sent({id(_get(place)): place for place in names}, [_get(place) for place in names])
+    named = [_get(place) for place in names]
+    sent = Sent(frozenset(names), {id(value): place for value, place in zip(named, names, strict=True)}, named)
     return _payload(pickler, file, len(values), names), sent
 
 
 def dump_rest(sent: Sent) -> bytes:
     """Pickle what the modules of the caller define besides, for those who look it up; `b""` if there is nothing."""
-    main = sys.modules["__main__"]
-    modules = {place[0]: sys.modules[place[0]] for place in sent.places.values()} | {main.__name__: main}
     pickler = CodePickler(file := _LimitedFile(), sent)
     file.limit(MOST_BYTES_BESIDES)
+    pickler.send_main()
+    modules = pickler.modules | {place[0]: sys.modules[place[0]] for place in sent.places.values()}
     places = [place for place in _defined_in(modules.values()) if sent.place_of(_get(place)) is None]
     pickler.wanted.update((place, None) for place in places)
     names = _dump_wanted(pickler, file, set())

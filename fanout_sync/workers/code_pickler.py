@@ -70,6 +70,12 @@ class CodePickler(cloudpickle.Pickler):  # type: ignore[misc]  # cloudpickle has
             while self._registered:
                 _register(self._registered.pop(), -1)
 
+    def send_main(self) -> None:
+        """Have the worker make `__main__`, though nothing in the value is from there: anybody may look at it."""
+        main = sys.modules["__main__"]
+        if sys.modules.get(main.__name__) is main:
+            self._send(main)
+
     def reducer_override(self, value: Any) -> Any:
         """Return how `value` is pickled; see `pickle.Pickler.reducer_override`."""
         if self._sent is not None and (place := self._sent.place_of(value)) is not None:
@@ -104,7 +110,7 @@ class CodePickler(cloudpickle.Pickler):  # type: ignore[misc]  # cloudpickle has
         self._want_annotated(module, function.__annotations__)
         cells = None if function.__closure__ is None else tuple(self._empty_cell(cell) for cell in function.__closure__)
         arguments = (module, function.__code__, cells)
-        return sent_modules.function, arguments, self._state_of(function), None, None, sent_modules.set_function
+        return sent_modules.function, arguments, self._state_of(function, module), None, None, sent_modules.set_function
 
     def _module_of(self, function: FunctionType) -> str | None:
         """Return the name of the module whose globals the function has, if that module is sent."""
@@ -117,13 +123,13 @@ class CodePickler(cloudpickle.Pickler):  # type: ignore[misc]  # cloudpickle has
             return None
         return self._send(module)
 
-    def _state_of(self, function: FunctionType) -> Any:
+    def _state_of(self, function: FunctionType, module: str) -> Any:
         attributes = {name: getattr(function, name) for name in _FUNCTION_ATTRIBUTES if hasattr(function, name)}
         reached = globals_reached(function)
-        shared = {id(getattr(module, name)): _Shared(module, name) for module, name in _SHARED if hasattr(module, name)}
+        shared = {id(getattr(owner, name)): _Shared(owner, name) for owner, name in _SHARED if hasattr(owner, name)}
         reached = {name: shared.get(id(value), value) for name, value in reached.items()}
         if self._sent is not None:
-            reached = {name: value for name, value in reached.items() if self._sent.place_of(value) is None}
+            reached = {name: value for name, value in reached.items() if (module, name) not in self._sent.names}
         contents = [
             (self._empty_cell(cell), cell.cell_contents) for cell in function.__closure__ or () if _is_filled(cell)
         ]
@@ -339,6 +345,7 @@ _REDUCERS: dict[type, Callable[[CodePickler, Any], Any]] = {
 class Sent:
     """What was sent by name before."""
 
+    names: frozenset[tuple[str, str]]
     places: dict[int, tuple[str, str]]
     values: list[Any]
     """Kept alive, so that no other object gets the identity of one of them."""

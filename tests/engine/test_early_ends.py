@@ -585,7 +585,7 @@ def test_an_interrupt_while_a_stream_is_left_is_the_programs(on_interrupt: Any, 
         del stream
         assert not is_leaving.is_set(), "nothing was left to be written"
         if on_interrupt == "raise":
-            threading.Event().wait(BOUND_S)  # for the interrupt, which comes a moment later
+            eventually(lambda: False)  # until the interrupt, which comes a moment later
 
     if on_interrupt == "return":
         leave()

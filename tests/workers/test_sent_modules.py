@@ -690,3 +690,38 @@ run = Runner(FunctionExecutor({"tester": agent}), backend="process", max_concurr
 print(json.dumps(run[0].output))
 """
     assert run_script(tmp_path, source) == "1 list[float] int | list[Tree] __main__.Box[int] [True, True]"
+
+
+@pytest.mark.parametrize("folder", ["", "plugins"], ids=["importable", "sent"])
+def test_an_executor_of_another_module_sees_the_script(folder: str, tmp_path: Path) -> None:
+    """`__main__` is the script's, with file, functions and globals, also when no agent is from there."""
+    (tmp_path / folder).mkdir(exist_ok=True)
+    (tmp_path / folder / "agents.py").write_text("""
+import os, pickle
+
+LABEL = "shared"
+
+def agent(spec):
+    import __main__
+    note = pickle.loads(pickle.dumps(__main__.Note()))
+    return f"{LABEL} {__main__.helper()} {type(note).__name__} {os.path.basename(__main__.__file__)}"
+""")
+    source = f"""
+import importlib.util, json, sys
+from fanout_sync import FunctionExecutor, Runner
+from fanout_sync.testing import make_specs
+
+spec = importlib.util.spec_from_file_location("agents", {str(tmp_path / folder / "agents.py")!r})
+agents = sys.modules["agents"] = importlib.util.module_from_spec(spec)
+spec.loader.exec_module(agents)
+TEXT = "shared"
+
+class Note: ...
+
+def helper():
+    return TEXT
+
+run = Runner(FunctionExecutor({{"tester": agents.agent}}), backend="process", max_concurrency=1).run(make_specs(1))
+print(json.dumps(run[0].output))
+"""
+    assert run_script(tmp_path, source) == "shared shared Note script.py"
