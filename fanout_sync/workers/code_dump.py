@@ -12,7 +12,8 @@ from types import FunctionType, ModuleType
 from typing import Any
 
 from . import sent_modules
-from .code_pickler import CACHED, PROTOCOL, CodePickler, Sent, is_special
+from .code_pickler import CACHED, PROTOCOL, CodePickler, Sent, is_shared, is_special
+from .sent_modules import Place
 
 MOST_BYTES_BESIDES = 1 << 20
 """So many bytes, at most, are sent of what no step seems to use."""
@@ -23,6 +24,9 @@ MOST_BYTES_LOOKED_UP = 32 << 20
 _TRIED_FACTOR = 8
 """So many times the limit, at most, is pickled: many functions may use the same large table."""
 
+_LARGE_BYTES = 1 << 16
+_SCALARS = (str, bytes, int, float, complex, bool, type(None))
+_CONTAINERS = (tuple, list, dict, set, frozenset)
 _MODULE_FACTS = ("__name__", "__file__", "__package__", "__doc__")
 
 
@@ -43,7 +47,8 @@ def dump(*values: Any) -> tuple[bytes, Sent]:
     names += _dump_wanted(pickler, file, set(names))
     if pickler.looks_names_up:
         file.limit(MOST_BYTES_LOOKED_UP)
-        pickler.wanted.update((place, None) for place in _defined_in(pickler.modules.values()))
+        places = _defined_in(pickler.modules.values(), with_containers=True)
+        pickler.wanted.update((place, None) for place in places)
         names += _dump_wanted(pickler, file, set(names))
     named = [_get(place) for place in names]
     sent = Sent(frozenset(names), {id(value): place for value, place in zip(named, names, strict=True)}, named)
@@ -62,12 +67,12 @@ def dump_rest(sent: Sent) -> bytes:
     return _payload(pickler, file, 0, names) if names else b""
 
 
-def _payload(pickler: CodePickler, file: io.BytesIO, values: int, names: list[tuple[str, str]]) -> bytes:
+def _payload(pickler: CodePickler, file: io.BytesIO, values: int, names: list[Place]) -> bytes:
     modules = [_facts_of(module) for module in pickler.modules.values()]
     return pickle.dumps((modules, _sources(pickler.filenames), file.getvalue(), values, names), PROTOCOL)
 
 
-def _dump_those_sent(pickler: CodePickler) -> list[tuple[str, str]]:
+def _dump_those_sent(pickler: CodePickler) -> list[Place]:
     """Pickle, once more, those globals of the sent modules that are part of the value already; that costs little."""
     included = pickler.memo.copy()
     values = {
@@ -81,7 +86,7 @@ def _dump_those_sent(pickler: CodePickler) -> list[tuple[str, str]]:
     return list(values)
 
 
-def _dump_wanted(pickler: CodePickler, file: io.BytesIO, done: set[tuple[str, str]]) -> list[tuple[str, str]]:
+def _dump_wanted(pickler: CodePickler, file: io.BytesIO, done: set[Place]) -> list[Place]:
     """Pickle what is wanted, and what is wanted of that in turn, but for what does not pickle."""
     names = []
     while left := [place for place in pickler.wanted if place not in done]:
@@ -90,11 +95,9 @@ def _dump_wanted(pickler: CodePickler, file: io.BytesIO, done: set[tuple[str, st
     return names
 
 
-def _dump_those_possible(
-    pickler: CodePickler, file: io.BytesIO, places: list[tuple[str, str]]
-) -> list[tuple[str, str]]:
+def _dump_those_possible(pickler: CodePickler, file: io.BytesIO, places: list[Place]) -> list[Place]:
     """Pickle what is at these places, as far as it pickles; return the places of that."""
-    names: list[tuple[str, str]] = []
+    names: list[Place] = []
     while places:
         # Copied only before the first and after each failure: a copy takes long when much has been pickled.
         memo, position, count = pickler.memo.copy(), file.tell(), 0
@@ -113,21 +116,31 @@ def _dump_those_possible(
     return names
 
 
-def _defined_in(modules: Iterable[ModuleType]) -> Iterator[tuple[str, str]]:
-    """Yield the places of the functions and classes that the modules define themselves."""
+def _defined_in(modules: Iterable[ModuleType], *, with_containers: bool = False) -> Iterator[Place]:
+    """Yield the places of the functions, classes and constants that the modules define themselves.
+
+    Args:
+        modules: The modules.
+        with_containers: Whether lists, dictionaries and the like count as constants.
+    """
+    plain = (*_SCALARS, *_CONTAINERS) if with_containers else _SCALARS
     for module in modules:
         for name, value in list(vars(module).items()):
-            has_code = isinstance(value, (type, FunctionType, CACHED))
-            if has_code and not is_special(name) and value.__module__ in (module.__name__, "__main__"):
+            has_code = isinstance(value, (type, FunctionType, CACHED)) and value.__module__ in (
+                module.__name__,
+                "__main__",
+            )
+            is_constant = type(value) in plain and sys.getsizeof(value) < _LARGE_BYTES and not is_shared(value)
+            if (has_code or is_constant) and not is_special(name):
                 yield module.__name__, name
 
 
-def _has(place: tuple[str, str]) -> bool:
+def _has(place: Place) -> bool:
     module, name = place
     return name in vars(sys.modules[module])
 
 
-def _get(place: tuple[str, str]) -> Any:
+def _get(place: Place) -> Any:
     module, name = place
     return vars(sys.modules[module])[name]
 

@@ -355,6 +355,11 @@ class Sent:
         return self.places.get(id(value))
 
 
+def is_shared(value: Any) -> bool:
+    """Return whether each process has an object of its own of the kind, such as `sys.path`."""
+    return any(getattr(module, name, None) is value for module, name in _SHARED)
+
+
 def is_special(name: str) -> bool:
     """Return whether a name is one of Python's own."""
     return name.startswith("__") and name.endswith("__")

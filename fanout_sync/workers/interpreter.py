@@ -6,10 +6,14 @@ import os
 import re
 import sys
 from collections.abc import Iterator
+from functools import lru_cache
 
 from ..errors import OptionError
 
 _PYTHON_NAME = re.compile(r"(python|pypy)[\d.]*t?d?w?(\.exe)?", re.IGNORECASE)
+_TRIAL_S = 10.0
+"""So many seconds, at most, a program of another name than Python's has to show that it is one."""
+
 FROZEN_OPTION = "--fanout-sync-process"
 """The first argument of a frozen program that is to run a process of this package; see `frozen/`."""
 
@@ -36,6 +40,9 @@ def executable() -> str:
     Raises:
         OptionError: There is none.
     """
+    chosen = _chosen()
+    if chosen is not None and chosen != sys.executable and (_is_python(chosen) or _runs_python(chosen)):
+        return chosen
     for candidate in _candidates():
         if _is_python(candidate):
             return candidate
@@ -69,17 +76,35 @@ def _frozen_executable() -> str:
     return sys.executable
 
 
+def _chosen() -> str | None:
+    """Return what `multiprocessing` starts: by default what `sys.executable` was when that module was imported."""
+    # `get_executable` fails while another thread imports the module.
+    chosen = getattr(sys.modules.get("multiprocessing.spawn"), "_python_exe", None)
+    return os.fsdecode(chosen) if chosen else None
+
+
 def _candidates() -> Iterator[str]:
-    spawn = sys.modules.get("multiprocessing.spawn")
-    chosen = getattr(spawn, "_python_exe", None)  # `get_executable` fails while another thread imports the module
-    if chosen:
-        yield os.fsdecode(chosen)
-    if sys.executable:
-        yield sys.executable
+    yield from filter(None, (_chosen(), sys.executable))
     major, minor = sys.version_info[:2]
     for prefix in dict.fromkeys((sys.prefix, sys.exec_prefix, sys.base_exec_prefix)):
         for name in (f"python{major}.{minor}", f"python{major}", "python"):
             yield os.path.join(prefix, "bin", name)  # noqa: PTH118 - pathlib would be slow to import
+
+
+@lru_cache
+def _runs_python(path: str) -> bool:
+    """Return whether a program that has another name, such as a script that starts a Python, runs programs."""
+    import subprocess  # imported lazily: slow, and hardly ever needed
+
+    command = [path, "-c", "print('Python')"]
+    nowhere = subprocess.DEVNULL
+    try:
+        done = subprocess.run(
+            command, stdin=nowhere, stdout=subprocess.PIPE, stderr=nowhere, timeout=_TRIAL_S, check=False
+        )
+    except (OSError, subprocess.SubprocessError):
+        return False
+    return done.stdout.strip() == b"Python"
 
 
 def _is_python(path: str) -> bool:

@@ -108,8 +108,8 @@ class Lanes:
         try:
             for lane in warm:
                 self._has_loaded |= lane.prepared == self._prepare
-                self._bring_up_to_date(lane)
                 self._adopt(lane)
+                self._bring_up_to_date(lane)
         except BaseException:
             self.abort()
             raise
@@ -284,6 +284,8 @@ class Lanes:
         reloaded = changed_between(lane.versions, self._versions)
         is_prepared = lane.prepared == self._prepare
         if not is_prepared or reloaded:  # it says whether it is fit
+            if lane in self._idle:
+                self._idle.remove(lane)
             lane.state, lane.has_reported_start = "starting", False
         if lane.told is None or lane.told[0] != self._told[0] or reloaded:
             self._send(lane, pack((messages.STATE, self._told[0], reloaded, is_prepared)))

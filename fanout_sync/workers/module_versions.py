@@ -30,15 +30,25 @@ def own_attribute(module: Any, name: str) -> Any:
 
 def own_namespace(module: Any) -> dict[str, Any]:
     """Return the namespace of a module, of which nothing is loaded for that."""
-    if not issubclass(type(module), ModuleType):  # anything may be in `sys.modules`
+    try:
+        namespace: dict[str, Any] = _namespace(module)
+    except TypeError:  # anything may be in `sys.modules`
         return {}
-    namespace: dict[str, Any] = ModuleType.__getattribute__(module, "__dict__")
     return namespace
+
+
+_namespace: Any = vars(ModuleType)["__dict__"].__get__  # not `vars`, which asks the class of a lazy module
 
 
 def versions_here() -> Versions:
     """Return the versions of all modules of this process."""
-    return {name: _version(module) for name, module in list(sys.modules.items())}
+    versions = {}
+    for name, module in list(sys.modules.items()):
+        try:
+            versions[name] = _namespace(module).get("__spec__")
+        except TypeError:  # what is no module
+            versions[name] = module
+    return versions
 
 
 def changed_between(before: Versions, now: Versions) -> list[str]:
@@ -72,8 +82,4 @@ def _modules_of_the_user() -> Iterator[tuple[str, Any, str]]:
     for name, module in list(sys.modules.items()):
         path = own_attribute(module, "__file__")
         if isinstance(path, str) and path.endswith(".py") and name != "__main__" and not path.startswith(_LIBRARIES):
-            yield name, _version(module), path
-
-
-def _version(module: Any) -> Any:
-    return own_attribute(module, "__spec__") if issubclass(type(module), ModuleType) else module
+            yield name, own_attribute(module, "__spec__"), path

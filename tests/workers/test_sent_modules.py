@@ -75,6 +75,8 @@ LABEL = contextvars.ContextVar("LABEL", default="unset")
 MISSING = contextvars.ContextVar("MISSING")
 DEFAULTED = contextvars.ContextVar("DEFAULTED", default="its default")
 LIMIT = 3
+UNUSED = "unused"
+SETTINGS = {"a": 1}
 AGENTS = {}
 
 def uses_what_does_not_pickle():
@@ -252,6 +254,8 @@ CHECKS = {
     "a submodule": lambda: concurrent.futures.Future.__name__,
     "a submodule of a submodule": lambda: xml.dom.minidom.Document.__name__,
     "`globals`": lambda: globals()["unused"](),
+    "a constant that nothing names": lambda: by_name("UNUSED"),
+    "a dictionary that nothing names": lambda: by_name("SETTINGS")["a"],
     "a pool in the step": in_a_pool,
     "a module loaded from a path": lambda: plugin.greet("x"),
     "a class of such a module": lambda: round_trip(plugin.Greeting("x")).text,

@@ -125,9 +125,10 @@ def test_a_program_that_embeds_python(value: str, tmp_path: Path) -> None:
     assert run_script(tmp_path, source) == "answer"
 
 
-def test_the_executable_of_multiprocessing_is_used(tmp_path: Path) -> None:
-    """`multiprocessing.set_executable` decides which Python runs the workers."""
-    python = tmp_path / "python3"
+@pytest.mark.parametrize("name", ["python3", "run-app"])
+def test_the_executable_of_multiprocessing_is_used(name: str, tmp_path: Path) -> None:
+    """`multiprocessing.set_executable` decides which Python runs the workers; it may have any name."""
+    python = tmp_path / name
     python.write_text(f'#!/bin/sh\necho started >> "{tmp_path}/log"\nexec "{sys.executable}" "$@"\n')
     python.chmod(0o755)
     source = f"""
