@@ -89,7 +89,7 @@ def _cold_start(title: str, *, with_import: bool) -> Row:
         title,
         "ms",
         tuple(Contestant(name, partial(measure, name)) for name in COLD_CONTESTANTS),
-        (Limit("must", 1.3, ("loky",)), Limit("aim", 1.0, ("loky",))),
+        (Limit("must", 1.2, ("loky",)), Limit("aim", 1.0, ("loky",))),
     )
 
 
