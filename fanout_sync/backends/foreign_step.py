@@ -45,7 +45,7 @@ class ForeignRun:
 
     @cached_property
     def payload(self) -> bytes:
-        from ..workers.pickling import pickle_executor
+        from ..workers.pickling.executor import pickle_executor
 
         payload, _ = pickle_executor(self.context.executor, self.context.retry_rule)
         return payload

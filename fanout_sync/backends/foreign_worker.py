@@ -17,8 +17,8 @@ from ..executors.executor import AgentExecutor, is_thread_safe
 from ..executors.step_events import StepSender
 from ..records.report import Report, failure
 from ..records.status import StepError
-from ..workers.loading import NotLoaded, load_executor
-from ..workers.sent_modules import load_apart
+from ..workers.pickling.loading import NotLoaded, load_executor
+from ..workers.pickling.sent_modules import load_apart
 from .executor_in_use import ExecutorInUse, Step, too_late
 from .state_file import StateFile
 

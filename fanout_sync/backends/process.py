@@ -80,7 +80,7 @@ class ProcessBackend(Backend):
         return options, (self._cap,)
 
     def open(self, context: RunContext) -> Session:
-        from ..workers.loading import refuse_while_loading
+        from ..workers.pickling.loading import refuse_while_loading
         from ..workers.worker_start import start_early
 
         refuse_while_loading()
@@ -89,9 +89,9 @@ class ProcessBackend(Backend):
         # While the first workers start: all of this takes as long as they do.
         try:
             from ..executors.step_events import EventForwarder
-            from ..workers.code_dump import dump_rest
             from ..workers.module_versions import warn_of_edited_modules
-            from ..workers.pickling import pickle_executor
+            from ..workers.pickling.code_dump import dump_rest
+            from ..workers.pickling.executor import pickle_executor
             from .process_session import ProcessSession, UnattendedProcessSession
 
             warn_of_edited_modules()
@@ -157,8 +157,8 @@ class ProcessBackend(Backend):
             RuntimeError: The backend is shut down, or the system has no more threads; nothing is scheduled then.
         """
         from ..workers.calls import Calls
-        from ..workers.code_dump import dump
-        from ..workers.loading import refuse_while_loading
+        from ..workers.pickling.code_dump import dump
+        from ..workers.pickling.loading import refuse_while_loading
 
         refuse_while_loading()
         payload, _ = dump((fn, args, kwargs))

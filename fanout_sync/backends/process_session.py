@@ -71,7 +71,7 @@ class ProcessSession(Session):
         """Return the error that ends the run because no worker can load the executor; `None` if there is none."""
         if self._lanes.load_failure is None:
             return None
-        from ..workers.unpicklable import refuse_unloadable  # imported lazily: only to say what is wrong
+        from ..workers.pickling.unpicklable import refuse_unloadable  # imported lazily: only to say what is wrong
 
         return refuse_unloadable(self._lanes.load_failure)
 

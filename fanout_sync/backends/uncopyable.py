@@ -10,7 +10,7 @@ from typing import Any
 from ..errors import ExecutorNotPicklable
 from ..formatting import describe
 from ..records.status import StepError
-from ..workers.parts import parts_of
+from ..workers.pickling.parts import parts_of
 
 ADVICE = (
     "Make it in the executor's setup(), which runs in each thread; or, if threads may share it, give its class a "

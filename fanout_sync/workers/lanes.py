@@ -22,12 +22,12 @@ from .caller_state import state_here
 from .guard_process import ensure_guard
 from .lane import CHECK_INTERVAL_S, Assignment, Lane, kill_and_reap, kill_lanes, reap_killed
 from .link import LinkLost
-from .loading import NOUNS, not_loaded
 from .log_records import emit_here
 from .loss import LoadFailure, Lost, kill_reason_for, loss_of
 from .messages import Message, pack
 from .module_versions import changed_between, versions_here
 from .output import Output
+from .pickling.loading import NOUNS, not_loaded
 from .starter import MAX_FAILED_STARTS, WorkerStarter
 from .trackers import start_trackers
 from .watched_lanes import WatchedLanes

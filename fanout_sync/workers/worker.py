@@ -21,12 +21,12 @@ from ..records.status import StepError
 from . import messages
 from .caller_state import state_here, take_over, take_over_filters
 from .link import LOST_LINK_EXIT_CODE, LinkLost, WorkerLink, adopt
-from .loading import NotLoaded, load_executor, loading
 from .log_records import Forwarding
 from .messages import Message, error_fields, pack, pack_report, unpack_step
 from .output import redirect
 from .parent import watch_parent
-from .sent_modules import SentModule, load, set_rest
+from .pickling.loading import NotLoaded, load_executor, loading
+from .pickling.sent_modules import SentModule, load, set_rest
 from .surroundings import Surroundings
 
 if TYPE_CHECKING:

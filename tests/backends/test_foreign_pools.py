@@ -25,7 +25,7 @@ from fanout_sync.backends.foreign_worker import MAX_REMOTE_EXECUTORS, RemoteCall
 from fanout_sync.backends.state_file import StateFile
 from fanout_sync.testing import Ledger, make_specs
 from fanout_sync.workers.messages import read_report, unpack
-from fanout_sync.workers.pickling import pickle_executor
+from fanout_sync.workers.pickling.executor import pickle_executor
 
 pytestmark = pytest.mark.xdist_group("timing")
 

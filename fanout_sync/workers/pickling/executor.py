@@ -4,12 +4,12 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from ..executors.executor import AgentExecutor
+from ...executors.executor import AgentExecutor
 from .code_dump import dump
 from .code_pickler import CodePickler, Sent
 
 if TYPE_CHECKING:
-    from ..retry.policy import RetryRule
+    from ...retry.policy import RetryRule
 
 
 def pickle_executor(executor: AgentExecutor, retry_rule: RetryRule | None) -> tuple[bytes, Sent]:

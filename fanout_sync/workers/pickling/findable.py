@@ -9,7 +9,7 @@ from importlib.machinery import ExtensionFileLoader, ModuleSpec, PathFinder
 from types import ModuleType
 from typing import Any
 
-from .module_versions import own_attribute, own_namespace
+from ..module_versions import own_attribute, own_namespace
 
 _found: dict[str, tuple[Any, bool]] = {}
 """Whether each module was found, and under which circumstances; a search takes time, and most runs are alike."""

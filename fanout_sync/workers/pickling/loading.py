@@ -6,12 +6,12 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any, Literal
 
-from ..errors import OptionError
-from ..executors.executor import AgentExecutor
-from ..records.status import StepError
+from ...errors import OptionError
+from ...executors.executor import AgentExecutor
+from ...records.status import StepError
 
 if TYPE_CHECKING:
-    from ..retry.policy import RetryRule
+    from ...retry.policy import RetryRule
 
 Name = Literal["executor", "retry"]
 """What is loaded, by the name of the argument of `Runner`."""

@@ -32,7 +32,7 @@ from fanout_sync import (
     RateLimit,
     StepOutcome,
 )
-from fanout_sync.workers.pickling import pickle_executor
+from fanout_sync.workers.pickling.executor import pickle_executor
 
 LOCK = threading.Lock()
 

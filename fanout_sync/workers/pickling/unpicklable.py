@@ -10,12 +10,12 @@ from typing import Any, TypeVar
 
 from attrs import frozen
 
-from ..errors import ExecutorNotPicklable
-from ..records.status import StepError
+from ...errors import ExecutorNotPicklable
+from ...records.status import StepError
+from ..loss import LoadFailure
+from ..worker_traceback import WorkerTraceback
 from .culprit import Culprit, find_culprit
-from .loss import LoadFailure
 from .parts import name_of
-from .worker_traceback import WorkerTraceback
 
 T = TypeVar("T")
 
