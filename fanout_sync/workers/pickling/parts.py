@@ -48,13 +48,17 @@ _QUALNAME: Any = type.__dict__["__qualname__"]
 
 def _attributes(value: Any) -> Iterator[Part]:
     yield from _named(_instance_dict(value))
-    for kind in type(value).__mro__:
+    for kind in () if issubclass(type(value), _RUNNING) else type(value).__mro__:
         for name, descriptor in namespace_of(kind).items():
             if type(descriptor) is types.MemberDescriptorType:  # a slot
                 try:
                     yield f".{name}", descriptor.__get__(value)
                 except AttributeError:  # it is empty
                     continue
+
+
+_RUNNING = (types.GeneratorType, types.CoroutineType, types.AsyncGeneratorType, types.FrameType, types.TracebackType)
+"""What has a frame, which leads to nearly everything."""
 
 
 def _instance_dict(value: Any) -> Mapping[Any, Any]:
