@@ -14,6 +14,9 @@ from ..module_versions import own_attribute, own_namespace
 _found: dict[str, tuple[Any, bool]] = {}
 """Whether each module was found, and under which circumstances; a search takes time, and most runs are alike."""
 
+_ALWAYS_THERE = ("fanout_sync", "cloudpickle")
+"""What each worker has, wherever the caller has found it."""
+
 _LIBRARY = os.path.dirname(os.__file__) + os.sep  # noqa: PTH120 - pathlib is slow to import
 
 
@@ -55,7 +58,7 @@ class ModuleSearch:
         if name == "__main__" or module is sys.modules["__main__"]:
             return False
         top = name.partition(".")[0]
-        if module is None or top == "fanout_sync" or _is_of_library(top, module):
+        if module is None or top in _ALWAYS_THERE or _is_of_library(top, module):
             return True  # pickle says what is wrong with a module that is not there
         parent, _, _ = name.rpartition(".")
         if parent and parent in sys.modules and not self.is_findable(parent):
