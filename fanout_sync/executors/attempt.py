@@ -44,11 +44,13 @@ def run_attempt(
     began = perf_counter()
     try:
         outcome = executor.execute_step(spec, event_tx)
-        duration_s, is_late = perf_counter() - began, _is_late(deadline)
+        duration_s = perf_counter() - began
+        is_late = deadline is not None and clock.has_reached(deadline)
     except BaseException as raised:
         # A step must not end its worker, not even by SystemExit or KeyboardInterrupt. Only the text of the exception
         # is kept: its frames would stay alive, and it may not pickle.
-        duration_s, is_late = perf_counter() - began, _is_late(deadline)
+        duration_s = perf_counter() - began
+        is_late = deadline is not None and clock.has_reached(deadline)
         error = StepError.of(raised)
         retry_after = _retry_after(raised)
         if rule is not None and forks_before == forks.count:
@@ -69,10 +71,6 @@ def run_attempt(
     return Report(
         index, "succeeded" if outcome.success else "failed", outcome, error, started, duration_s, worker, retry_in
     )
-
-
-def _is_late(deadline: float | None) -> bool:
-    return deadline is not None and clock.has_reached(deadline)  # the clock that `current_step().cancelled` goes by
 
 
 def _retry_after(raised: BaseException) -> float | None:

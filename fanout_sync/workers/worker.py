@@ -97,11 +97,11 @@ class Worker:
             messages.STATE: self._take_over,
             messages.MODULES: self._keep_rest,
             messages.PREPARE: self._prepare,
-            messages.STEP: lambda message: self._answer(self._run_step(message)),
             messages.CALL: lambda message: self._answer(self._run_call(message)),
         }
-        while (message := self._link.receive())[0] != messages.STOP:
-            if not answer_to[message[0]](message):
+        receive, step, stop = self._link.receive, messages.STEP, messages.STOP
+        while (kind := (message := receive())[0]) != stop:
+            if not (self._answer(self._run_step(message)) if kind == step else answer_to[kind](message)):
                 return
         self._tear_down()
 
