@@ -39,7 +39,7 @@ logger = logging.getLogger(__name__)
 CHECK_INTERVAL_S = 0.1
 """How often, in seconds, to check for dead workers where the system has no pidfd."""
 
-MIN_START_S = 0.05
+MIN_START_S = 0.01
 """No worker reaches the code of its executor in less time than this, in seconds."""
 
 CLOSED_DESCRIPTORS = "it had lost its connection to the caller, as when a step closes all descriptors"
@@ -116,7 +116,9 @@ class Lane:
         """Return the lane of a worker that was started."""
         started.is_over = True
         worker = WorkerProcess(started.pid)
-        return cls(worker, started.link, started.outputs, started.guard_process, started.mark)
+        return cls(
+            worker, started.link, started.outputs, started.guard_process, started.mark, started_at=started.started_at
+        )
 
     @property
     def pid(self) -> int:

@@ -6,6 +6,7 @@ import contextlib
 import os
 import signal
 import sys
+import time
 
 from attrs import define
 
@@ -23,6 +24,7 @@ class StartedWorker:
     """A process that was launched to be a worker, before the rest of this package is loaded to serve it.
 
     Attributes:
+        started_at: When, on the clock of `time.monotonic()`, or just before that.
         is_over: Whether it was discarded, or is in a lane by now.
     """
 
@@ -31,6 +33,7 @@ class StartedWorker:
     outputs: list[Output]
     guard_process: GuardProcess
     mark: str
+    started_at: float
     is_over: bool = False
 
     def __attrs_post_init__(self) -> None:
@@ -90,6 +93,7 @@ def start_worker(captures_output: bool) -> StartedWorker:
         streams.close()
         passed = {"link": theirs.fileno(), **trackers, **dict(zip(("stdout", "stderr"), their_outputs, strict=False))}
         passed |= {"pauses": pauses} if pauses >= 0 else {}
+        started_at = time.monotonic()
         pid, numbers = launch(passed, {MARK: mark_below(mark)})
         on_failure.pop_all()
     from multiprocessing import process  # imported lazily: slow, and the worker is starting meanwhile
@@ -104,7 +108,7 @@ def start_worker(captures_output: bool) -> StartedWorker:
     )
     with contextlib.suppress(LinkLost):  # it is dead already, which its lane will notice
         link.send_bytes(facts)
-    return StartedWorker(pid, link, outputs, guard_process, mark)
+    return StartedWorker(pid, link, outputs, guard_process, mark, started_at)
 
 
 def _standard_descriptors_taken() -> contextlib.ExitStack:
