@@ -89,12 +89,12 @@ class ProcessBackend(Backend):
         # While the first workers start: all of this takes as long as they do.
         try:
             from ..executors.step_events import EventForwarder
-            from ..workers.module_versions import warn_of_edited_modules
+            from ..workers.module_versions import look_for_edited_modules
             from ..workers.pickling.code_dump import dump_rest
             from ..workers.pickling.executor import pickle_executor
             from .process_session import ProcessSession, UnattendedProcessSession
 
-            warn_of_edited_modules()
+            look_for_edited_modules()
             payload, sent = pickle_executor(context.executor, context.retry_rule)
             on_event = None if context.event_tx is None else EventForwarder(context.event_tx)
             lanes = self._lanes(context, size, payload, dump_rest(sent), on_event, started)

@@ -9,7 +9,7 @@ from types import ModuleType
 from typing import Any
 
 from ..executors.clock import clock
-from .pauses import Pauses
+from . import pauses
 from .worker import main
 
 
@@ -25,7 +25,8 @@ def boot(descriptor: int, facts: dict[str, Any]) -> None:
     _become_child(facts["caller"], facts["authkey"])
     sharing: Any = _SharedTrackers(facts["trackers"])
     sys.meta_path.insert(0, sharing)
-    clock.stopped_s = Pauses(facts["pauses"]).stopped_s
+    pauses.inherited = pauses.Pauses(facts["pauses"])
+    clock.stopped_s = pauses.inherited.stopped_s
     main(descriptor, facts["outputs"], facts["mark"])
 
 

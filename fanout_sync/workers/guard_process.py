@@ -18,6 +18,7 @@ from attrs import define
 
 from .. import forks
 from . import interpreter, process_tree
+from . import pauses as pauses_module
 from .launch import spawn
 from .pauses import Pauses
 
@@ -120,7 +121,8 @@ forks.call_in_child(_disown)
 
 
 def _spawn(mark: str, pauses: int) -> int:
-    passed = {"pauses": pauses} if pauses >= 0 else {}
+    # In a worker the guard process of its caller notes the pauses.
+    passed = {"pauses": pauses} if pauses >= 0 and pauses_module.inherited is None else {}
     values = {"caller": os.getpid(), "mark": mark, **({} if passed else {"pauses": -1})}
     if getattr(sys, "frozen", False):
         pid, _ = spawn(_PROGRAM_IF_FROZEN, passed, values, is_silent=True)

@@ -23,7 +23,10 @@ from .link import LOST_LINK_EXIT_CODE
 # Descriptors that Python or a `sitecustomize` has opened by now are not inheritable.
 _BEGINNING = """\
 import posix
-posix.setsid()
+try:
+    posix.setsid()
+except OSError:
+    pass
 try:
     opened = posix.listdir("/dev/fd")
 except OSError:
@@ -126,13 +129,21 @@ def spawn(
     mask = {*signal.pthread_sigmask(signal.SIG_BLOCK, ()), *blocked}
     environment = {**_environment(), **variables}
     try:
-        pid = os.posix_spawn(arguments[0], arguments, environment, file_actions=actions, setsigmask=mask)
+        pid = _posix_spawn(arguments, environment, file_actions=actions, setsigmask=mask)
     except OSError as error:
         if error.errno != errno.EBADF:
             raise
         # A descriptor was to get a number in the process that is too large there.
         raise OSError(errno.EMFILE, os.strerror(errno.EMFILE)) from error
     return pid, numbers
+
+
+def _posix_spawn(arguments: list[str], environment: Mapping[str, str], **options: Any) -> int:
+    try:
+        # From the very beginning, so that Ctrl-Z does not stop a guard process that is just starting.
+        return os.posix_spawn(arguments[0], arguments, environment, setsid=True, **options)
+    except NotImplementedError:  # Python was built for a system that could not; then the program does it itself
+        return os.posix_spawn(arguments[0], arguments, environment, **options)
 
 
 def _numbers_beside(taken: Collection[int]) -> Iterable[int]:

@@ -8,18 +8,19 @@ import sysconfig
 import time
 import warnings
 from collections.abc import Iterator
-from types import ModuleType
+from types import CodeType, FunctionType, ModuleType
 from typing import Any
 
-Versions = dict[str, Any]
-"""The spec of each module: `importlib.reload` gives a module a new one. Of what is no module, the object itself."""
+from attrs import define
 
-CHECK_INTERVAL_S = 1.0
+Versions = dict[str, Any]
+"""What changes when a module is reloaded: its spec, as a rule. Of what is no module, the object itself."""
+
+CHECK_INTERVAL_S = 0.2
 """So many seconds, at least, are between two checks for sources that were edited."""
 
 _LIBRARIES = tuple({sysconfig.get_path(name) + os.sep for name in ("stdlib", "platstdlib", "purelib", "platlib")})
 
-_seen: dict[str, tuple[Any, float]] = {}
 _next_check = 0.0
 
 
@@ -48,7 +49,7 @@ def versions_here() -> Versions:
             versions[name] = _namespace(module).get("__spec__")
         except TypeError:  # what is no module
             versions[name] = module
-    return versions
+    return versions | {name: mark for name, mark in _patched.items() if name in versions}
 
 
 def changed_between(before: Versions, now: Versions) -> list[str]:
@@ -56,30 +57,84 @@ def changed_between(before: Versions, now: Versions) -> list[str]:
     return [name for name, spec in now.items() if before.get(name, spec) is not spec]
 
 
-def warn_of_edited_modules() -> None:
-    """Warn, once, of each module of the user's own whose source was edited since the first run, but not reloaded."""
+# Sources that were edited ---------------------------------------------------------------------------------------------
+
+
+@define
+class _Source:
+    """A module of the user's own, as it was when it was last looked at.
+
+    Attributes:
+        spec: Its spec.
+        modified: When its source was edited, as the file system has it.
+        codes: The code objects of its functions and methods.
+        is_stale: Whether its source was edited and the module is as it was before.
+    """
+
+    spec: Any
+    modified: float
+    codes: list[CodeType]
+    is_stale: bool = False
+
+
+_sources: dict[str, _Source] = {}
+_patched: dict[str, object] = {}
+"""Marks of modules whose functions were replaced in place, as `%autoreload` of IPython does; each mark is new."""
+
+
+def look_for_edited_modules() -> None:
+    """Look at the sources of the user's own modules; warn, once, of each that was edited since, but not reloaded."""
     global _next_check
     now = time.monotonic()
     if now < _next_check:
         return
     _next_check = now + CHECK_INTERVAL_S
-    for name, spec, path in _modules_of_the_user():
+    for name, module, path in _modules_of_the_user():
         try:
             modified = os.stat(path).st_mtime  # noqa: PTH116 - pathlib is slow to import
         except OSError:  # it has no source
             continue
-        before = _seen.get(name)
-        _seen[name] = spec, modified
-        if before is not None and before[0] is spec and before[1] != modified:
-            warnings.warn(
-                f"{path} was edited, but this process still has the module {name!r} as it was: worker processes that "
-                "start now import the new one. Reload the module, or start this program again.",
-                stacklevel=2,
-            )
+        _look_at(name, module, path, modified)
 
 
-def _modules_of_the_user() -> Iterator[tuple[str, Any, str]]:
+def _look_at(name: str, module: ModuleType, path: str, modified: float) -> None:
+    spec, source = own_attribute(module, "__spec__"), _sources.get(name)
+    if source is None or source.spec is not spec:
+        _sources[name] = _Source(spec, modified, list(_codes_of(module)))
+        _patched.pop(name, None)
+        return
+    if modified == source.modified and not source.is_stale:
+        return
+    codes = list(_codes_of(module))
+    if list(map(id, codes)) != list(map(id, source.codes)):
+        _sources[name] = _Source(spec, modified, codes)
+        _patched[name] = object()
+    elif modified != source.modified:
+        source.modified, source.is_stale = modified, True
+        warnings.warn(
+            f"{path} was edited, but this process still has the module {name!r} as it was: worker processes that start "
+            "now import the new one. Reload the module, or start this program again.",
+            stacklevel=2,
+        )
+
+
+def _codes_of(module: ModuleType) -> Iterator[CodeType]:
+    """Yield the code of the functions that a module defines, and of the methods of its classes."""
+    for value in list(own_namespace(module).values()):
+        # By `type`: an object may import something, or raise, when it is asked for its class or an attribute.
+        is_class = issubclass(type(value), type) and vars(value).get("__module__") == module.__name__
+        for member in list(vars(value).values()) if is_class else [value]:
+            function = member.__func__ if type(member) in (staticmethod, classmethod) else member
+            if type(function) is FunctionType:
+                yield function.__code__
+
+
+def _modules_of_the_user() -> Iterator[tuple[str, ModuleType, str]]:
     for name, module in list(sys.modules.items()):
         path = own_attribute(module, "__file__")
-        if isinstance(path, str) and path.endswith(".py") and name != "__main__" and not path.startswith(_LIBRARIES):
-            yield name, own_attribute(module, "__spec__"), path
+        is_source = isinstance(path, str) and path.endswith(".py") and not path.startswith(_LIBRARIES)
+        if is_source and not name.startswith(_NOT_THE_USERS):
+            yield name, module, path
+
+
+_NOT_THE_USERS = ("__main__", "fanout_sync.")

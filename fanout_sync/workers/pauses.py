@@ -26,7 +26,12 @@ class Pauses:
 
     @classmethod
     def create(cls) -> Pauses:
-        """Return new memory for them, or none where the system has none to share."""
+        """Return new memory for them, or none where the system has none to share.
+
+        In a worker it is the same memory: its own workers are stopped when its caller is.
+        """
+        if inherited is not None:
+            return inherited.copy()
         try:
             descriptor = os.memfd_create("fanout-sync-pauses")
         except (AttributeError, OSError):
@@ -34,6 +39,13 @@ class Pauses:
         pauses = cls(descriptor)
         pauses._write(0, 0)
         return pauses
+
+    def copy(self) -> Pauses:
+        """Return the same memory, with a descriptor of its own."""
+        try:
+            return Pauses(os.dup(self.descriptor))
+        except OSError:  # the system has no more descriptors, or a step has closed this one
+            return Pauses(-1)
 
     def now(self) -> float:
         """Return the time, in seconds, on a clock like that of `time.monotonic()` which stands still in a pause."""
@@ -71,4 +83,10 @@ class Pauses:
         return int.from_bytes(data[:_WORD], "little"), int.from_bytes(data[_WORD:], "little")
 
     def _write(self, since: int, before: int) -> None:
+        if self.descriptor < 0:
+            return
         os.pwrite(self.descriptor, since.to_bytes(_WORD, "little") + before.to_bytes(_WORD, "little"), 0)
+
+
+inherited: Pauses | None = None
+"""Those of the caller of this process, if it is a worker."""

@@ -194,6 +194,29 @@ def test_a_source_that_was_edited_and_not_reloaded_is_warned_of(
     runner.run(make_specs(1))
 
 
+def test_a_kept_worker_is_replaced_when_functions_were_patched_in_place(
+    local_module: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """`%autoreload` may put the new code into the functions of an edited module, which is the same module then."""
+    monkeypatch.setattr(module_versions, "CHECK_INTERVAL_S", 0.0)
+    monkeypatch.setattr(module_versions, "_next_check", 0.0)
+    with Runner(FunctionExecutor({"tester": _pid_and_answer}), backend="process", max_concurrency=1) as runner:
+        pid, answer = runner.run(make_specs(1))[0].output.split()
+        for edited_first in (True, False):
+            _edit(local_module)
+            os.utime(local_module.__file__, (2, 2 + edited_first))
+            if edited_first:
+                with pytest.warns(UserWarning, match="'reloaded'"):
+                    assert runner.run(make_specs(1))[0].output == f"{pid} {answer}"
+            namespace: dict[str, Any] = {}
+            exec(Path(local_module.__file__).read_text(), namespace)
+            local_module.answer.__code__ = namespace["answer"].__code__
+            new_pid, new_answer = runner.run(make_specs(1))[0].output.split()
+            assert (new_answer, new_pid != pid) == ("edited", True)
+            assert runner.run(make_specs(1))[0].output.split()[0] == new_pid
+            pid, answer = new_pid, new_answer
+
+
 def test_a_module_that_was_made_after_the_worker_started(tmp_path: Path) -> None:
     """A kept worker finds a module whose folder was put on the path, and whose file was made, after its start."""
     executor = FunctionExecutor({"tester": lambda spec: str(__import__(spec.prompt).ANSWER)})

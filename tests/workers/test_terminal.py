@@ -168,3 +168,32 @@ def test_a_stopped_caller_that_is_killed_leaves_nothing(launch: Launcher) -> Non
     assert eventually(lambda: all(map(is_stopped, in_workers(script.token))))
     script.process.kill()
     script.end()
+
+
+def test_runs_inside_a_step_stop_and_go_on_as_well(launch: Launcher) -> None:
+    """The time for which the script was stopped counts against no timeout of a run that a step has started."""
+    script = launch.script(
+        """
+        def slow(spec):
+            Path("begun").touch()
+            while not Path("go").exists() and not current_step().cancelled:
+                time.sleep(0.02)
+            return "done"
+
+        def nested(spec):
+            inner = Runner(FunctionExecutor({"tester": slow}), backend="process", max_concurrency=1, timeout=TIMEOUT)
+            return inner.run(make_specs(1)).records[0].status
+
+        outer = Runner(FunctionExecutor({"tester": nested}), backend="process", max_concurrency=1)
+        say(outer.run(make_specs(1))[0].output)
+        """,
+        timeout=TIMEOUT_S,
+    )
+    assert eventually((launch.folder / "begun").exists)
+    os.kill(script.process.pid, signal.SIGSTOP)
+    assert eventually(lambda: len(in_workers(script.token)) >= 2 and all(map(is_stopped, in_workers(script.token))))
+    threading.Event().wait(1.2 * TIMEOUT_S)
+    os.kill(script.process.pid, signal.SIGCONT)
+    (launch.folder / "go").touch()
+    script.expect("succeeded")
+    script.end()
