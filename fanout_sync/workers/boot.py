@@ -20,7 +20,6 @@ def boot(descriptor: int, facts: dict[str, Any]) -> None:
         descriptor: Where the messages of the caller come from.
         facts: What `launch.facts_for_boot` has sent.
     """
-    sys.argv[:] = facts["argv"]
     sys.modules["__main__"] = ModuleType("__main__")
     _become_child(facts["caller"], facts["authkey"])
     sharing: Any = _SharedTrackers(facts["trackers"])

@@ -17,6 +17,7 @@ from typing import Any
 
 from .log_records import levels_here
 from .process_tree import MARK
+from .surroundings import working_directory
 
 State = dict[str, Any]
 """The state by name, as builtins."""
@@ -27,7 +28,7 @@ def state_here() -> State:
     path: list[Any] = sys.path  # other objects than texts are ignored, as Python does
     return {
         "environment": {name: value for name, value in os.environ.items() if name != MARK},
-        "directory": _directory(),
+        "directory": working_directory(),
         "path": [str.__str__(entry) for entry in path if isinstance(entry, str)],
         "argv": [str.__str__(argument) for argument in getattr(sys, "argv", None) or ()],
         "filters": _filters(),
@@ -52,15 +53,8 @@ def take_over(state: State) -> None:
             put(state[name])
 
 
-def _directory() -> str | None:
-    try:
-        return os.getcwd()
-    except OSError:  # it was deleted
-        return None
-
-
 def _take_directory(directory: str | None) -> None:
-    if directory is not None and directory == _directory():
+    if directory is not None and directory == working_directory():
         return
     try:
         os.chdir(f"/proc/{os.getppid()}/cwd" if directory is None else directory)

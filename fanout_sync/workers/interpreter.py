@@ -15,7 +15,7 @@ _TRIAL_S = 10.0
 """So many seconds, at most, a program of another name than Python's has to show that it is one."""
 
 FROZEN_OPTION = "--fanout-sync-process"
-"""The first argument of a frozen program that is to run a process of this package; see `frozen/`."""
+"""The first argument of a frozen program that is to run a process of this package; see `pyinstaller/`."""
 
 
 def command(program: str) -> list[str]:
@@ -84,7 +84,8 @@ def _chosen() -> str | None:
 
 
 def _candidates() -> Iterator[str]:
-    yield from filter(None, (_chosen(), sys.executable))
+    if sys.executable:
+        yield sys.executable
     major, minor = sys.version_info[:2]
     for prefix in dict.fromkeys((sys.prefix, sys.exec_prefix, sys.base_exec_prefix)):
         for name in (f"python{major}.{minor}", f"python{major}", "python"):

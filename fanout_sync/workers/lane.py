@@ -26,7 +26,7 @@ from ..executors.late_import import late_imports
 from .caller_state import State
 from .guard_process import GuardProcess, remove_worker
 from .link import LOST_LINK_EXIT_CODE, CallerLink
-from .module_versions import Versions, versions_here
+from .module_versions import Versions
 from .output import Output
 from .process_tree import kill_group, kill_trees
 from .worker_start import StartedWorker
@@ -86,14 +86,14 @@ class Lane:
     outputs: list[Output]
     guard_process: GuardProcess
     mark: str
+    started_at: float
     prepared: bytes = b""
     told: tuple[State, bytes] | None = None
-    versions: Versions = field(factory=versions_here)
+    versions: Versions = field(factory=dict)
     state: Literal["starting", "idle", "busy", "leaving", "gone"] = "starting"
     has_reported_start: bool = False
     loading: str = ""
     is_tearing_down: bool = False
-    started_at: float = field(factory=time.monotonic)
     pidfd: int | None = None
     assignment: Assignment | None = None
     assignments: int = 0
@@ -116,9 +116,7 @@ class Lane:
         """Return the lane of a worker that was started."""
         started.is_over = True
         worker = WorkerProcess(started.pid)
-        return cls(
-            worker, started.link, started.outputs, started.guard_process, started.mark, started_at=started.started_at
-        )
+        return cls(worker, started.link, started.outputs, started.guard_process, started.mark, started.started_at)
 
     @property
     def pid(self) -> int:

@@ -55,8 +55,6 @@ class Lanes:
         answers: What came for each message, with its index.
         load_failure: Why no worker can load the executor; `None` if one could, or none has tried. If there is one, no
             step has begun, and none will.
-
-    Attributes:
         bound: The largest number of workers.
 
     Args:

@@ -124,7 +124,7 @@ def spawn(
     beginning = _BEGINNING.format(kept=(0, 1, 2, *numbers.values()))
     arguments = command(beginning + program.format(**numbers, **values))
     actions: list[tuple[Any, ...]] = [(os.POSIX_SPAWN_DUP2, passed[name], numbers[name]) for name in passed]
-    silent = [number for number in (1, 2) if is_silent or number in passed.values() or not _is_open(number)]
+    silent = [number for number in (1, 2) if is_silent or number in passed.values() or not is_open(number)]
     actions += [(os.POSIX_SPAWN_OPEN, number, os.devnull, os.O_RDWR, 0) for number in (0, *silent)]
     mask = {*signal.pthread_sigmask(signal.SIG_BLOCK, ()), *blocked}
     environment = {**_environment(), **variables}
@@ -151,7 +151,8 @@ def _numbers_beside(taken: Collection[int]) -> Iterable[int]:
     return islice((number for number in count(_FIRST_AFTER_STREAMS) if number not in taken), len(taken))
 
 
-def _is_open(descriptor: int) -> bool:
+def is_open(descriptor: int) -> bool:
+    """Return whether this process has something under this number."""
     try:
         os.fstat(descriptor)
     except OSError:
@@ -163,8 +164,7 @@ def facts_for_boot(**facts: Any) -> bytes:
     """Return what a worker needs to know before it can import anything, as bytes that follow their length."""
     entries: list[Any] = sys.path  # other objects than texts are ignored, as Python does
     path = [str.__str__(entry) for entry in entries if isinstance(entry, str)]
-    arguments = [str.__str__(argument) for argument in getattr(sys, "argv", None) or ()]
-    data = marshal.dumps({"path": path, "argv": arguments, "package_folder": _PACKAGE_FOLDER, **facts})
+    data = marshal.dumps({"path": path, "package_folder": _PACKAGE_FOLDER, **facts})
     return len(data).to_bytes(8, "big") + data
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import io
 import logging
 import os
@@ -68,6 +69,13 @@ def _write(stream: Any, text: str) -> None:
         stream.write(text)
     except UnicodeEncodeError as error:
         stream.write(text.encode(error.encoding, "backslashreplace").decode(error.encoding))
+
+
+def flush_streams() -> None:
+    """Flush the standard streams of this process, as far as they can be flushed."""
+    for stream in (sys.stdout, sys.stderr):
+        with contextlib.suppress(Exception):  # it is closed, replaced or `None`, or its file is gone
+            stream.flush()
 
 
 def open_outputs() -> tuple[list[Output], list[int]]:

@@ -37,7 +37,7 @@ class Surroundings:
 
     def remember(self) -> None:
         """Remember the state of now: every step is to find it like that."""
-        self._directory = _working_directory()
+        self._directory = working_directory()
         self._environment = dict(os.environ)
         self._streams = (sys.stdin, sys.stdout, sys.stderr)
         self._outputs = _files_behind_output()
@@ -102,7 +102,8 @@ def _files_behind_output() -> list[int]:
         return []
 
 
-def _working_directory() -> str | None:
+def working_directory() -> str | None:
+    """Return the working directory; `None` if it was deleted."""
     try:
         return os.getcwd()
     except OSError:

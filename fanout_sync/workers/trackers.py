@@ -68,7 +68,7 @@ def tracker_descriptors() -> dict[str, int]:
 
 
 def _descriptor(module: str) -> int:
-    running = _running(module)
+    running: int | None = getattr(_loaded(module), "_fd", None)
     if running is not None:
         return running
     if module not in _pipes:
@@ -76,17 +76,9 @@ def _descriptor(module: str) -> int:
     return _pipes[module].writer
 
 
-def _running(module: str) -> int | None:
-    # Another thread may be importing the module just now.
-    tracker = getattr(sys.modules.get(module), "_resource_tracker", None)
-    descriptor: int | None = getattr(tracker, "_fd", None)
-    return descriptor
-
-
-def waiting_pipes() -> list[tuple[int, int]]:
-    """Return both ends of each pipe whose tracker is not started yet."""
-    with _lock:
-        return [(pipe.reader, pipe.writer) for pipe in _pipes.values()]
+def _loaded(module: str) -> Any:
+    # `None` also while another thread is importing the module.
+    return getattr(sys.modules.get(module), "_resource_tracker", None)
 
 
 def start_trackers() -> None:
@@ -127,9 +119,8 @@ def _disown() -> None:
         for descriptor in (pipe.reader, pipe.writer):
             with suppress(OSError):  # another thread of the parent was just closing it
                 os.close(descriptor)
-    for module in MODULES:
-        if module in sys.modules:
-            sys.modules[module]._resource_tracker._lock._at_fork_reinit()
+    for tracker in filter(None, map(_loaded, MODULES)):
+        tracker._lock._at_fork_reinit()
 
 
 forks.call_in_child(_disown)

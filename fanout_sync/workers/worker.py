@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import contextlib
 import logging
 import os
 import pickle
@@ -19,11 +18,11 @@ from ..executors.executor import AgentExecutor
 from ..executors.step_events import StepSender
 from ..records.status import StepError
 from . import messages
-from .caller_state import state_here, take_over, take_over_filters
+from .caller_state import State, take_over, take_over_filters
 from .link import LOST_LINK_EXIT_CODE, LinkLost, WorkerLink, adopt
 from .log_records import Forwarding
 from .messages import Message, error_fields, pack, pack_report, unpack_step
-from .output import redirect
+from .output import flush_streams, redirect
 from .parent import watch_parent
 from .pickling.loading import NotLoaded, load_executor, loading
 from .pickling.sent_modules import SentModule, load, set_rest
@@ -77,7 +76,7 @@ class Worker:
         self._executor: AgentExecutor | None = None
         self._context = StepContext()
         self._rule: RetryRule | None = None
-        self._state = state_here()
+        self._state: State = {}  # comes before any PREPARE
         self._stop = StopSignal()  # never set: a worker that is to stop is killed
         self._event_tx: WorkerEventSender | None = None
         self._surroundings = Surroundings(watches_output=is_captured)
@@ -87,7 +86,8 @@ class Worker:
         try:
             watch_parent(mark)
         except RuntimeError as error:  # the system has no more threads
-            self._link.receive()  # PREPARE, to which this is the answer
+            while self._link.receive()[0] != messages.PREPARE:  # to which this is the answer
+                continue
             self._link.send(pack((messages.UNPREPARED, error_fields(StepError.of(error)))))
             return False
         return True
@@ -168,7 +168,7 @@ class Worker:
     def _answer(self, answer: bytes) -> bool:
         """Send an answer; return whether this worker can run another step."""
         if self._is_captured:
-            _flush_output()
+            flush_streams()
         can_go_on = self._surroundings.can_be_restored()
         if not can_go_on:
             self._link.send(pack((messages.LEAVING,)))
@@ -256,12 +256,6 @@ def _portable_exception(error: BaseException) -> bytes | None:
         return None
 
 
-def _flush_output() -> None:
-    for stream in (sys.stdout, sys.stderr):
-        with contextlib.suppress(Exception):  # a step may have closed or replaced them
-            stream.flush()
-
-
 def _exit_now(code: int) -> NoReturn:
-    _flush_output()
+    flush_streams()
     os._exit(code)

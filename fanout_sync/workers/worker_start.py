@@ -5,16 +5,16 @@ from __future__ import annotations
 import contextlib
 import os
 import signal
-import sys
 import time
+from itertools import filterfalse
 
 from attrs import define
 
 from .. import forks
 from .guard_process import GuardProcess, add_worker, remove_worker
-from .launch import facts_for_boot, launch
+from .launch import facts_for_boot, is_open, launch
 from .link import CallerLink, LinkLost, open_link
-from .output import Output, open_outputs
+from .output import Output, flush_streams, open_outputs
 from .process_tree import MARK, mark_below
 from .trackers import tracker_descriptors
 
@@ -114,17 +114,9 @@ def start_worker(captures_output: bool) -> StartedWorker:
 def _standard_descriptors_taken() -> contextlib.ExitStack:
     """Return what keeps 0, 1 and 2 taken: in the worker they are the standard streams, though this program has none."""
     with contextlib.ExitStack() as on_failure:
-        for _ in filter(_is_closed, range(3)):
+        for _ in filterfalse(is_open, range(3)):
             on_failure.callback(os.close, os.open(os.devnull, os.O_RDWR))  # gets the lowest number that is free
         return on_failure.pop_all()
-
-
-def _is_closed(descriptor: int) -> bool:
-    try:
-        os.fstat(descriptor)
-    except OSError:
-        return True
-    return False
 
 
 def start_early(count: int, captures_output: bool) -> list[StartedWorker]:
@@ -145,10 +137,3 @@ def start_early(count: int, captures_output: bool) -> list[StartedWorker]:
             worker.discard()
         raise
     return started
-
-
-def flush_streams() -> None:
-    """Flush the standard streams: what a worker prints comes after what was printed before."""
-    for stream in (sys.stdout, sys.stderr):
-        with contextlib.suppress(Exception):  # it is closed, or `None`, or its file is gone
-            stream.flush()

@@ -82,11 +82,11 @@ def test_a_failed_start_of_a_worker_leaves_no_descriptor(captures: bool, is_firs
     printed = run_script(
         tmp_path,
         f"""
-        from fanout_sync.workers.trackers import waiting_pipes
+        from fanout_sync.workers.trackers import _pipes
 
         def kept():
             \"\"\"Return the descriptors that may stay open, because all later workers use them.\"\"\"
-            return {{descriptor for pipe in waiting_pipes() for descriptor in pipe}}
+            return {{descriptor for pipe in _pipes.values() for descriptor in (pipe.reader, pipe.writer)}}
 
         if not {is_first}:
             end(start_worker({captures}))

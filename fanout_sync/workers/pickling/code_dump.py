@@ -12,8 +12,8 @@ from types import FunctionType, ModuleType
 from typing import Any
 
 from . import sent_modules
-from .code_pickler import CACHED, PROTOCOL, CodePickler, Sent, is_shared, is_special
-from .sent_modules import Place
+from .code_pickler import CACHED, PROTOCOL, CodePickler, Sent, is_shared
+from .sent_modules import Place, is_special
 
 MOST_BYTES_BESIDES = 1 << 20
 """So many bytes, at most, are sent of what no step seems to use."""

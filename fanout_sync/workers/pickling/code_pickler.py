@@ -24,6 +24,7 @@ from attrs import frozen
 from . import sent_modules
 from .findable import ModuleSearch, is_extension
 from .reach import globals_reached, looks_names_up, names_in_annotations
+from .sent_modules import Place, is_special
 
 PROTOCOL = 5
 """The version of the pickle protocol."""
@@ -56,11 +57,14 @@ class CodePickler(cloudpickle.Pickler):  # type: ignore[misc]  # cloudpickle has
         self.search = ModuleSearch()
         self.modules: dict[str, ModuleType] = {}
         self.filenames: set[str] = set()
-        self.wanted: dict[tuple[str, str], None] = {}  # in order
+        self.wanted: dict[Place, None] = {}  # in order
         self.looks_names_up = False
         self._sent = sent
         self._registered: list[ModuleType] = []
         self._cells: dict[int, _EmptyCell] = {}
+        self._shared = {
+            id(getattr(owner, name)): _Shared(owner, name) for owner, name in _SHARED if hasattr(owner, name)
+        }
 
     def dump(self, value: Any) -> None:
         """Pickle one more value."""
@@ -126,8 +130,7 @@ class CodePickler(cloudpickle.Pickler):  # type: ignore[misc]  # cloudpickle has
     def _state_of(self, function: FunctionType, module: str) -> Any:
         attributes = {name: getattr(function, name) for name in _FUNCTION_ATTRIBUTES if hasattr(function, name)}
         reached = globals_reached(function)
-        shared = {id(getattr(owner, name)): _Shared(owner, name) for owner, name in _SHARED if hasattr(owner, name)}
-        reached = {name: shared.get(id(value), value) for name, value in reached.items()}
+        reached = {name: self._shared.get(id(value), value) for name, value in reached.items()}
         if self._sent is not None:
             reached = {name: value for name, value in reached.items() if (module, name) not in self._sent.names}
         contents = [
@@ -221,7 +224,7 @@ class CodePickler(cloudpickle.Pickler):  # type: ignore[misc]  # cloudpickle has
         kind = type(value)
         if kind in self.dispatch_table or (kind.__reduce_ex__, kind.__reduce__) == _DEFAULT_REDUCE:
             return NotImplemented
-        reduced = value.__reduce_ex__(5)
+        reduced = value.__reduce_ex__(PROTOCOL)
         if not isinstance(reduced, str):
             return reduced
         module = sys.modules.get(_module_name(value, reduced))
@@ -345,12 +348,12 @@ _REDUCERS: dict[type, Callable[[CodePickler, Any], Any]] = {
 class Sent:
     """What was sent by name before."""
 
-    names: frozenset[tuple[str, str]]
-    places: dict[int, tuple[str, str]]
+    names: frozenset[Place]
+    places: dict[int, Place]
     values: list[Any]
     """Kept alive, so that no other object gets the identity of one of them."""
 
-    def place_of(self, value: Any) -> tuple[str, str] | None:
+    def place_of(self, value: Any) -> Place | None:
         """Return the module and the name under which the worker has `value`."""
         return self.places.get(id(value))
 
@@ -358,11 +361,6 @@ class Sent:
 def is_shared(value: Any) -> bool:
     """Return whether each process has an object of its own of the kind, such as `sys.path`."""
     return any(getattr(module, name, None) is value for module, name in _SHARED)
-
-
-def is_special(name: str) -> bool:
-    """Return whether a name is one of Python's own."""
-    return name.startswith("__") and name.endswith("__")
 
 
 def _is_filled(cell: CellType) -> bool:

@@ -10,6 +10,7 @@ from types import ModuleType
 from typing import Any
 
 from ..module_versions import own_attribute, own_namespace
+from ..surroundings import working_directory
 
 _found: dict[str, tuple[Any, bool]] = {}
 """Whether each module was found, and under which circumstances; a search takes time, and most runs are alike."""
@@ -25,7 +26,7 @@ class ModuleSearch:
 
     def __init__(self) -> None:
         self._is_findable: dict[str, bool] = {}
-        self._place = (list(sys.path), list(sys.meta_path), _directory())
+        self._place = (list(sys.path), list(sys.meta_path), working_directory())
 
     def is_findable(self, name: str) -> bool:
         """Return whether `import` finds the module in a worker as well.
@@ -72,13 +73,6 @@ class ModuleSearch:
             kind: Any = finder if isinstance(finder, type) else type(finder)
             if kind.__module__ != name and self.is_findable(kind.__module__):
                 yield finder
-
-
-def _directory() -> str | None:
-    try:
-        return os.getcwd()
-    except OSError:  # it was deleted
-        return None
 
 
 def is_extension(module: ModuleType) -> bool:

@@ -36,11 +36,16 @@ _GETATTR = "__getattr__ of the caller's module"
 """Where a module has the function `__getattr__` of PEP 562: Python would call it before the rest is loaded."""
 
 
+def is_special(name: str) -> bool:
+    """Return whether a name is one of Python's own."""
+    return name.startswith("__") and name.endswith("__")
+
+
 class SentModule(ModuleType):
     """A module that is filled with what the caller's module has; the rest of it is loaded when it is looked up."""
 
     def __getattr__(self, name: str) -> Any:
-        if not (name.startswith("__") and name.endswith("__")):
+        if not is_special(name):
             load_rest()
             if name in self.__dict__:
                 return self.__dict__[name]
