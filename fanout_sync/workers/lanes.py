@@ -256,6 +256,8 @@ class Lanes:
             self._adopt(lane)
             self._bring_up_to_date(lane)
         except Exception as error:
+            if was_raised_by_handler(error):
+                raise
             # Most likely the system has no more processes or descriptors. The workers that there are do the work. If
             # there are none, it is worth trying again, but not at once.
             self._starter.put_off()
@@ -350,6 +352,8 @@ class Lanes:
             self._on_lost_link(lane, loss.unread)
             return
         except Exception as error:  # garbage, or a message too large for the memory: this worker's fault alone
+            if was_raised_by_handler(error):
+                raise
             lane.kill_reason = kill_reason_for(error)
             kill_lanes([lane])
             self._on_lost_link(lane, unread=False)
@@ -500,5 +504,7 @@ def _receive_rest(lane: Lane) -> list[Message]:
     except LinkLost as loss:
         lane.is_unread = lane.is_unread or loss.unread
     except Exception as error:  # as in `_on_link`
+        if was_raised_by_handler(error):
+            raise
         lane.kill_reason = lane.kill_reason or kill_reason_for(error)
     return received

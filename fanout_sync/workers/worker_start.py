@@ -11,12 +11,13 @@ from itertools import filterfalse
 from attrs import define
 
 from .. import forks
+from ..interrupts import was_raised_by_handler
 from .guard_process import GuardProcess, add_worker, remove_worker
 from .launch import facts_for_boot, is_open, launch
 from .link import CallerLink, LinkLost, open_link
 from .output import Output, flush_streams, open_outputs
 from .process_tree import MARK, mark_below
-from .trackers import tracker_descriptors
+from .trackers import MODULES, tracker_descriptors
 
 
 @define(eq=False)
@@ -88,27 +89,38 @@ def start_worker(captures_output: bool) -> StartedWorker:
         guard_process = add_worker()
         on_failure.callback(remove_worker, guard_process)
         mark = f"{guard_process.mark}/{os.urandom(8).hex()}"
-        trackers = tracker_descriptors()
         pauses = guard_process.pauses.descriptor
         streams.close()
-        passed = {"link": theirs.fileno(), **trackers, **dict(zip(("stdout", "stderr"), their_outputs, strict=False))}
+        passed = {
+            "link": theirs.fileno(),
+            **tracker_descriptors(),
+            **dict(zip(("stdout", "stderr"), their_outputs, strict=False)),
+        }
         passed |= {"pauses": pauses} if pauses >= 0 else {}
         started_at = time.monotonic()
         pid, numbers = launch(passed, {MARK: mark_below(mark)})
+        worker = StartedWorker(pid, link, outputs, guard_process, mark, started_at)
         on_failure.pop_all()
+        on_failure.callback(worker.discard)
+        after_start.close()
+        _send_facts(worker, numbers)
+        on_failure.pop_all()
+    return worker
+
+
+def _send_facts(worker: StartedWorker, numbers: dict[str, int]) -> None:
     from multiprocessing import process  # imported lazily: slow, and the worker is starting meanwhile
 
     facts = facts_for_boot(
         caller=os.getpid(),
         authkey=bytes(process.current_process().authkey),
-        trackers={module: numbers[module] for module in trackers},
+        trackers={module: numbers[module] for module in MODULES if module in numbers},
         outputs=[numbers[name] for name in ("stdout", "stderr") if name in numbers],
         pauses=numbers.get("pauses", -1),
-        mark=mark,
+        mark=worker.mark,
     )
     with contextlib.suppress(LinkLost):  # it is dead already, which its lane will notice
-        link.send_bytes(facts)
-    return StartedWorker(pid, link, outputs, guard_process, mark, started_at)
+        worker.link.send_bytes(facts)
 
 
 def _standard_descriptors_taken() -> contextlib.ExitStack:
@@ -130,9 +142,9 @@ def start_early(count: int, captures_output: bool) -> list[StartedWorker]:
         # No more than can start at the same time: the others would delay the first one.
         for _ in range(min(count, os.cpu_count() or 1)):
             started.append(start_worker(captures_output))
-    except OSError:  # whoever needs more workers tries again, and tells why there are none
-        return started
-    except BaseException:
+    except BaseException as error:
+        if isinstance(error, OSError) and not was_raised_by_handler(error):
+            return started  # whoever needs more workers tries again, and tells why there are none
         for worker in started:
             worker.discard()
         raise
