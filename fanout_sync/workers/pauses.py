@@ -23,6 +23,7 @@ class Pauses:
 
     def __init__(self, descriptor: int) -> None:
         self.descriptor = descriptor
+        self._before = 0  # when it was last read: the clock goes on from there without the memory
 
     @classmethod
     def create(cls) -> Pauses:
@@ -65,6 +66,7 @@ class Pauses:
         self._write(0, before + monotonic_ns() - since)
 
     def close(self) -> None:
+        self._read()
         descriptor, self.descriptor = self.descriptor, -1
         if descriptor >= 0:
             os.close(descriptor)
@@ -75,12 +77,13 @@ class Pauses:
 
     def _read(self) -> tuple[int, int]:
         if self.descriptor < 0:
-            return 0, 0
+            return 0, self._before
         try:
             data = os.pread(self.descriptor, 2 * _WORD, 0)
         except OSError:  # a step has closed all descriptors
-            return 0, 0
-        return int.from_bytes(data[:_WORD], "little"), int.from_bytes(data[_WORD:], "little")
+            return 0, self._before
+        self._before = int.from_bytes(data[_WORD:], "little")
+        return int.from_bytes(data[:_WORD], "little"), self._before
 
     def _write(self, since: int, before: int) -> None:
         if self.descriptor < 0:
