@@ -79,12 +79,15 @@ class KeptWorkers:
             if self.holds:
                 self._lanes += lanes
                 self._most_needed = max(self._most_needed, most_needed)
-                if len(self._lanes) > self._most_needed and (self._timer is None or not self._timer.is_alive()):
-                    self._start_timer()
+                if self._timer is None or not self._timer.is_alive():
+                    self._end_superfluous_later()
                 return
         _end(lanes)
 
-    def _start_timer(self) -> None:
+    def _end_superfluous_later(self) -> None:
+        if len(self._lanes) <= self._most_needed:
+            self._timer = None
+            return
         self._timer = threading.Timer(IDLE_S, self._end_superfluous)
         self._timer.daemon = True
         try:
@@ -93,10 +96,16 @@ class KeptWorkers:
             self._timer = None
 
     def _end_superfluous(self) -> None:
+        timer = threading.current_thread()
         with self._lock:
+            if self._timer is not timer:  # `let_go` ends all of them
+                return
             superfluous = self._lanes[self._most_needed :]
             del self._lanes[self._most_needed :]
         _end(superfluous)
+        with self._lock:
+            if self._timer is timer:
+                self._end_superfluous_later()  # for those that came meanwhile
 
 
 def _end(lanes: list[Lane]) -> None:

@@ -227,25 +227,56 @@ def test_a_module_that_was_made_after_the_worker_started(tmp_path: Path) -> None
             assert runner.run([AgentStepSpec("t", "tester", "", name)])[0].output == "42"
 
 
+def _meet_in(folder: Path) -> FunctionExecutor:
+    """Return an executor whose two steps run at the same time, or not at all."""
+    os.mkfifo(folder / "meeting")
+
+    def meet(spec: AgentStepSpec) -> str:
+        with (folder / "meeting").open("r" if spec.prompt == "0" else "w"):
+            return spec.prompt
+
+    return FunctionExecutor({"tester": meet})
+
+
+def _run_at_once(runner: Runner) -> None:
+    threads = [threading.Thread(target=runner.run, args=([spec],)) for spec in make_specs(2)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join(HANG_BOUND_S)
+        assert not thread.is_alive()
+
+
 def test_idle_workers_above_the_bound_are_let_go(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     """Of the workers that several runs at once have left, only as many stay as one run may have."""
     import multiprocessing
 
     monkeypatch.setattr(kept_workers, "IDLE_S", 0.05)
-    os.mkfifo(tmp_path / "meeting")
-
-    def meet(spec: AgentStepSpec) -> str:
-        with (tmp_path / "meeting").open("r" if spec.prompt == "0" else "w"):
-            return spec.prompt
-
     backend = ProcessBackend()
-    with Runner(FunctionExecutor({"tester": meet}), backend=backend, max_concurrency=1) as runner:
-        specs = make_specs(2)
-        threads = [threading.Thread(target=runner.run, args=([spec],)) for spec in specs]
-        for thread in threads:
-            thread.start()
-        for thread in threads:
-            thread.join(HANG_BOUND_S)
+    with Runner(_meet_in(tmp_path), backend=backend, max_concurrency=1) as runner:
+        _run_at_once(runner)
         assert eventually(lambda: len(multiprocessing.active_children()) == 1)
         single = Runner(FunctionExecutor({"tester": _directory}), backend=backend, max_concurrency=1)
         assert single.run(make_specs(1)).succeeded
+
+
+def test_idle_workers_that_come_while_others_are_let_go(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    """They are let go as well."""
+    import multiprocessing
+
+    monkeypatch.setattr(kept_workers, "IDLE_S", 0.05)
+    has_begun, may_end, end = threading.Event(), threading.Event(), kept_workers._end
+
+    def end_later(lanes: list[Any]) -> None:
+        has_begun.set()
+        assert may_end.wait(HANG_BOUND_S)
+        end(lanes)
+
+    monkeypatch.setattr(kept_workers, "_end", end_later)
+    with Runner(_meet_in(tmp_path), backend="process", max_concurrency=1) as runner:
+        _run_at_once(runner)
+        assert has_begun.wait(HANG_BOUND_S)
+        _run_at_once(runner)
+        assert len(multiprocessing.active_children()) == 3
+        may_end.set()
+        assert eventually(lambda: len(multiprocessing.active_children()) == 1)
