@@ -1,4 +1,4 @@
-"""Python programs that run on terminals of their own, where Ctrl-C can be pressed."""
+"""Python programs that tests run, also on terminals of their own, where Ctrl-C can be pressed."""
 
 from __future__ import annotations
 
@@ -188,6 +188,27 @@ class Launcher:
             script.process.kill()
             script.process.wait(HANG_BOUND_S)
             os.close(script.terminal)
+
+
+def run_python(
+    *arguments: str | Path, cwd: Path | None = None, environment: dict[str, str] | None = None
+) -> subprocess.CompletedProcess[str]:
+    """Run this Python to its end.
+
+    Args:
+        arguments: Of the command line.
+        cwd: Where it runs.
+        environment: Variables besides those of this process.
+    """
+    return subprocess.run(
+        [sys.executable, *arguments],
+        capture_output=True,
+        text=True,
+        timeout=HANG_BOUND_S,
+        check=False,
+        cwd=cwd,
+        env={**os.environ, **(environment or {})},
+    )
 
 
 def processes_with(token: str) -> list[int]:

@@ -2,14 +2,11 @@
 
 from __future__ import annotations
 
-import os
-import subprocess
-import sys
 import textwrap
 from pathlib import Path
 
 import pytest
-from bounds import HANG_BOUND_S
+from scripts import run_python
 
 WATCHED = """
 import os, signal, subprocess, sys, threading, types
@@ -62,15 +59,7 @@ def run_script(tmp_path: Path, source: str, *options: str, **environment: str) -
     """Return what a script has reported, and what it has printed."""
     script = tmp_path / "script.py"
     script.write_text(WATCHED + textwrap.dedent(source))
-    done = subprocess.run(
-        [sys.executable, *options, str(script)],
-        capture_output=True,
-        text=True,
-        timeout=HANG_BOUND_S,
-        check=False,
-        cwd=tmp_path,
-        env={**os.environ, **environment},
-    )
+    done = run_python(*options, script, cwd=tmp_path, environment=environment)
     assert done.returncode == 0, done.stderr
     return (tmp_path / "report").read_text(), done.stdout + done.stderr
 

@@ -6,14 +6,12 @@ import errno
 import multiprocessing
 import os
 import selectors
-import subprocess
-import sys
 import textwrap
 from pathlib import Path
 from typing import Any
 
 import pytest
-from bounds import HANG_BOUND_S
+from scripts import run_python
 
 from fanout_sync import AgentStepSpec, FunctionExecutor, ProcessBackend, Runner
 from fanout_sync.testing import make_specs
@@ -68,9 +66,7 @@ def agent(spec):
 def run_script(tmp_path: Path, source: str) -> str:
     script = tmp_path / "script.py"
     script.write_text(PREAMBLE + textwrap.dedent(source))
-    done = subprocess.run(
-        [sys.executable, str(script)], capture_output=True, text=True, timeout=HANG_BOUND_S, check=False, cwd=tmp_path
-    )
+    done = run_python(script, cwd=tmp_path)
     assert done.returncode == 0, done.stderr
     return done.stdout
 

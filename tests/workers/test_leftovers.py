@@ -16,6 +16,7 @@ from typing import Any
 import pytest
 from bounds import HANG_BOUND_S
 from processes import eventually, is_alive, pids_in
+from scripts import run_python
 
 from fanout_sync import AgentStepSpec, FanoutInterrupted, FunctionExecutor, Retry, Runner, StepOutcome
 from fanout_sync.testing import Ledger, LedgerExecutor, make_specs
@@ -120,7 +121,7 @@ def test_semaphores_of_killed_steps_cause_no_warning_at_exit(tmp_path: Path) -> 
     """The caller prints no warning at exit about semaphores of steps that were killed."""
     script = tmp_path / "script.py"
     script.write_text(LEAKY)
-    done = subprocess.run([sys.executable, script], capture_output=True, text=True, timeout=HANG_BOUND_S, check=False)
+    done = run_python(script)
     assert (done.returncode, done.stdout, done.stderr) == (0, "['crashed', 'timed_out', 'failed']\n", "")
 
 

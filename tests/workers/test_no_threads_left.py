@@ -4,8 +4,6 @@ from __future__ import annotations
 
 import multiprocessing
 import os
-import subprocess
-import sys
 import threading
 from collections.abc import Callable, Iterator
 from concurrent.futures import BrokenExecutor
@@ -15,6 +13,7 @@ from typing import Any, NoReturn
 
 import pytest
 from bounds import HANG_BOUND_S
+from scripts import run_python
 
 from fanout_sync import (
     AgentExecutor,
@@ -180,14 +179,8 @@ def test_a_worker_that_cannot_watch_its_caller_says_so(tmp_path: Path) -> None:
     script = tmp_path / "script.py"
     script.write_text(SCRIPT)
     paths = [str(early), *filter(None, [os.environ.get("PYTHONPATH")])]
-    done = subprocess.run(
-        [sys.executable, str(script)],
-        capture_output=True,
-        text=True,
-        timeout=HANG_BOUND_S,
-        check=False,
-        env={**os.environ, "PYTHONPATH": os.pathsep.join(paths), "PYTHONDONTWRITEBYTECODE": "1"},
-    )
+    environment = {"PYTHONPATH": os.pathsep.join(paths), "PYTHONDONTWRITEBYTECODE": "1"}
+    done = run_python(script, environment=environment)
     failure = ("raised", "RuntimeError", REASON)
     assert (done.stdout, done.stderr) == (f"{ {failure} }\n[]\n['0', '1', '2']\n", "")
 

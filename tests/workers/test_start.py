@@ -12,6 +12,7 @@ from typing import Any
 import cloudpickle
 import pytest
 from bounds import HANG_BOUND_S
+from scripts import run_python
 
 import fanout_sync
 
@@ -40,15 +41,7 @@ def run_script(
     folder.mkdir(exist_ok=True)
     script = folder / "script.py"
     script.write_text(PREAMBLE + source)
-    done = subprocess.run(
-        [sys.executable, *flags, str(script)],
-        capture_output=True,
-        text=True,
-        timeout=HANG_BOUND_S,
-        check=False,
-        cwd=cwd or tmp_path,
-        env={**os.environ, **(environment or {})},
-    )
+    done = run_python(*flags, script, cwd=cwd or tmp_path, environment=environment)
     assert done.returncode == 0, done.stderr
     assert done.stderr == ""
     return json.loads(done.stdout)

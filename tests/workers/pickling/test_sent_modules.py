@@ -3,14 +3,12 @@
 from __future__ import annotations
 
 import json
-import os
-import subprocess
 import sys
 from pathlib import Path
 from typing import Any
 
 import pytest
-from bounds import HANG_BOUND_S
+from scripts import run_python
 
 SCRIPT = '''
 from __future__ import annotations
@@ -344,14 +342,7 @@ def found(tmp_path_factory: pytest.TempPathFactory) -> dict[str, dict[str, str]]
     (folder / "lazy_library.py").write_text(LAZY_LIBRARY)
     (other / "beside.py").write_text("def answer():\n    return 'from beside'\n")
     folders = {"PLUGIN": str(plugin), "OTHER_FOLDER": str(other), "EMPTY_FOLDER": str(empty)}
-    done = subprocess.run(
-        [sys.executable, str(script)],
-        capture_output=True,
-        text=True,
-        timeout=HANG_BOUND_S,
-        check=False,
-        env={**os.environ, **folders},
-    )
+    done = run_python(script, environment=folders)
     assert done.returncode == 0, done.stderr
     return dict(json.loads(done.stdout))
 
@@ -367,9 +358,7 @@ def run_script(tmp_path: Path, source: str) -> Any:
     """Return what a script has shown."""
     script = tmp_path / "script.py"
     script.write_text(source)
-    done = subprocess.run(
-        [sys.executable, str(script)], capture_output=True, text=True, timeout=HANG_BOUND_S, check=False, cwd=tmp_path
-    )
+    done = run_python(script, cwd=tmp_path)
     assert (done.returncode, done.stderr) == (0, "")
     return json.loads(done.stdout)
 
