@@ -7,8 +7,8 @@ import threading
 from collections.abc import Callable
 
 from ..errors import ExecutorNotPicklable
-from ..executors.current_step import StepContext
 from ..executors.executor import AgentExecutor, is_thread_safe
+from ..executors.step_context import StepContext
 from ..formatting import describe
 from ..records.status import StepError
 from .hooks import Hooks

@@ -5,8 +5,8 @@ from __future__ import annotations
 import logging
 import threading
 
-from ..executors.current_step import StepContext
 from ..executors.executor import AgentExecutor
+from ..executors.step_context import StepContext
 from ..records.status import StepError
 
 logger = logging.getLogger(__name__)
@@ -57,7 +57,7 @@ class Hooks:
         with self._setup_lock:
             if not self._is_set_up and self._setup_error is None:
                 try:
-                    self.context.run(self.executor.setup)
+                    self.context.set_up(self.executor)
                     self._is_set_up = True
                 except BaseException as error:  # code of the executor, which may also raise SystemExit
                     self._setup_error = StepError.of(error)
@@ -65,6 +65,6 @@ class Hooks:
 
     def _tear_down(self) -> None:
         try:
-            self.context.run(self.executor.teardown)
+            self.context.tear_down(self.executor)
         except BaseException:  # as above
             logger.exception("teardown() of %s raised", type(self.executor).__name__)

@@ -12,14 +12,15 @@ from queue import Empty, SimpleQueue
 from time import monotonic, time
 from typing import Any
 
+from ..executors.async_code import note_if_blocked
 from ..executors.attempt import run_attempt, timed_out
 from ..executors.current_step import RunningStep, begun
 from ..executors.executor import TEARDOWN_GRACE_S, warn_of_teardown
 from ..executors.step_events import RevocableSender
+from ..executors.thread_start import start_thread
 from ..records.report import Report, failure
 from ..records.status import StepError
 from ..records.steps import AgentStepSpec
-from ..workers.thread_start import start_thread
 from .backend import POLL_S, SIGNALS_S, RunContext, Session
 from .copies import MakeCopy, ThreadCopies
 from .hooks import Hooks
@@ -215,7 +216,7 @@ class ThreadSession(Session):
         del self._threads[worker]
         if self._copies is not None:
             self._copies.abandon(worker)
-        and_then = f"; its thread {worker} is abandoned and replaced"
+        and_then = f"{note_if_blocked(step)}; its thread {worker} is abandoned and replaced"
         self._outbox.put(timed_out(step, time() - duration_s, duration_s, worker, and_then))
         self._unstarted += 1
         self._add_thread()

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import inspect
 import os
 from time import perf_counter, time
 from typing import TYPE_CHECKING, Any
@@ -17,6 +18,7 @@ from ..records.report import Report, failure
 from ..records.status import StepError
 from ..records.steps import AgentStepSpec, StepOutcome
 from ..wire.strict_json import check_json, check_text
+from .async_code import CodeCancelled, CodeOverdue, complete
 from .clock import clock
 from .current_step import RunningStep, running_step
 from .executor import AgentExecutor
@@ -38,12 +40,15 @@ def run_attempt(
     """
     forks_before = forks.count
     spec, index, attempt, _, deadline, _, _ = step
+    note = ""
     error = retry_in = retry_after = None
     running_step.set(step)
     started = time()
     began = perf_counter()
     try:
         outcome = executor.execute_step(spec, event_tx)
+        if type(outcome) is not StepOutcome and inspect.isawaitable(outcome):
+            outcome = complete(outcome)
         duration_s = perf_counter() - began
         is_late = deadline is not None and clock.has_reached(deadline)
     except BaseException as raised:
@@ -51,6 +56,10 @@ def run_attempt(
         # is kept: its frames would stay alive, and it may not pickle.
         duration_s = perf_counter() - began
         is_late = deadline is not None and clock.has_reached(deadline)
+        if isinstance(raised, CodeCancelled):
+            cancelled = StepError("CancelledError", "the run was given up before the step was done")
+            return failure(index, spec, "cancelled", cancelled, started, duration_s, worker)
+        note = raised.note if isinstance(raised, CodeOverdue) else ""
         error = StepError.of(raised)
         retry_after = _retry_after(raised)
         if rule is not None and forks_before == forks.count:
@@ -58,7 +67,7 @@ def run_attempt(
     if forks_before != forks.count:
         os._exit(0)
     if is_late:
-        return timed_out(step, started, duration_s, worker)
+        return timed_out(step, started, duration_s, worker, note)
     if error is not None:
         report = failure(index, spec, "raised", error, started, duration_s, worker)
         report.retry_in, report.retry_after = retry_in, retry_after

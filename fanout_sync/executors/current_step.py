@@ -1,4 +1,4 @@
-"""`current_step()`, and the context variables of a step."""
+"""`current_step()`, and what belongs to the running step."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ import contextvars
 import math
 import threading
 from collections.abc import Callable
-from typing import TYPE_CHECKING, Any, Protocol, TypeVar
+from typing import TYPE_CHECKING, Protocol
 
 from attrs import field, frozen
 
@@ -18,9 +18,6 @@ if TYPE_CHECKING:
     from ..records.usage import Usage
 
 __all__ = ["Cancelled", "CurrentStep", "current_step"]
-
-
-T = TypeVar("T")
 
 
 class StopSignal:
@@ -150,64 +147,6 @@ def current_step() -> CurrentStep:
     spec, index, attempt, timeout_s, deadline, stop, meter = step
     at = None if deadline is None else clock.monotonic_at(deadline)
     return CurrentStep(spec, index, attempt, timeout_s, at, stop, meter, Cancelled(stop, deadline))
-
-
-class StepContext:
-    """The context variables of an executor: `setup` and `teardown` run in one context, each step in a copy of it.
-
-    So a step sees the values that `setup` has set, and none that another step has set. A variable whose value is a
-    mutable object holds the same object in every copy; of such objects only the decimal context is copied, too.
-
-    Args:
-        base: Begin as a copy of this one, in which nothing may be running; by default of the current context.
-
-    Attributes:
-        copy: Returns a context for one step. Called for every step, so it is `Context.copy` itself where possible.
-    """
-
-    copy: Callable[[], contextvars.Context]
-
-    def __init__(self, base: StepContext | None = None) -> None:
-        self._context: contextvars.Context = own_context() if base is None else _separate_copy(base._context)
-        self._choose_copy()
-
-    def run(self, function: Callable[[], T]) -> T:
-        """Call `function`, which is `setup` or `teardown`; later steps see the context variables that it sets."""
-        try:
-            return self._context.run(function)
-        finally:
-            self._choose_copy()
-
-    def _choose_copy(self) -> None:
-        if _decimal_variable(self._context) is None:
-            self.copy = self._context.copy
-        else:
-            self.copy = lambda: _separate_copy(self._context)
-
-
-def own_context() -> contextvars.Context:
-    """Return a copy of the current context, with a copy of its decimal context."""
-    return _separate_copy(contextvars.copy_context())
-
-
-def _separate_copy(context: contextvars.Context) -> contextvars.Context:
-    copied = context.copy()
-    variable = _decimal_variable(context)
-    if variable is not None:
-        # `decimal.getcontext().prec = 5` changes the object that the variable holds, and copies share that object.
-        copied.run(variable.set, context[variable].copy())
-    return copied
-
-
-def _decimal_variable(context: contextvars.Context) -> contextvars.ContextVar[Any] | None:
-    """Return the variable that holds the decimal context; `None` if `context` has none yet.
-
-    The `decimal` module does not export this variable.
-    """
-    for variable in context:
-        if variable.name == "decimal_context" and type(context[variable]).__module__ == "decimal":
-            return variable
-    return None
 
 
 def begun(step: RunningStep) -> RunningStep:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import abc
+import inspect
 import logging
 
 from ..checks import flag
@@ -28,6 +29,16 @@ class AgentExecutor(abc.ABC):
 
     With the process backend the executor is pickled once per worker. Create objects that do not pickle, such as
     clients, locks and connections, in `setup`.
+
+    `execute_step`, `setup` and `teardown` may be `async def`. All async code of a process, the caller's or a worker's,
+    runs in one event loop in a thread of its own, which goes on until the process ends; a forked child has a new one.
+    So a client, a lock or a pool that belongs to a loop can be shared by all steps and all runs. If all steps are
+    async, a plain `setup` and `teardown` are called in that thread, too. The task of a step is cancelled when its
+    timeout is over or its run is given up; if it does not end within a second, it is abandoned.
+
+    Async code must not block. If it blocks the loop for more than a second, that is logged once for each agent. If it
+    still does when the timeout of a step is over, the loop is abandoned: new steps get a new loop, and the message of
+    each step that is overdue in the old one names the code that blocks it.
     """
 
     thread_safe: bool = True
@@ -46,8 +57,8 @@ class AgentExecutor(abc.ABC):
             event_tx: Sends events, at once, and reports usage; `None` if the run needs neither.
 
         Returns:
-            The outcome, `success` true or false; the runner keeps its `task_id` and `agent`. If this method raises, the
-            runner makes a failed outcome with the `task_id` and the `agent` of the spec.
+            The outcome, `success` true or false, or an awaitable of it; the runner keeps its `task_id` and `agent`. If
+            this method raises, the runner makes a failed outcome with the `task_id` and the `agent` of the spec.
         """
 
     def concurrency_hint(self) -> int:
@@ -60,6 +71,10 @@ class AgentExecutor(abc.ABC):
         Called in the caller's thread, before each attempt; `math.inf` means no limit.
         """
         return None
+
+    def _runs_in_event_loop(self) -> bool:
+        """Return whether all its steps do, being async: then its hooks are called in the thread of the loop, too."""
+        return inspect.iscoroutinefunction(self.execute_step)
 
     def setup(self) -> None:
         """Prepare a worker, before its first step.

@@ -2,12 +2,9 @@
 
 from __future__ import annotations
 
-import contextvars
 import functools
 import inspect
-import threading
-from collections.abc import Awaitable, Callable, Mapping
-from concurrent.futures import Future
+from collections.abc import Callable, Mapping
 from typing import Any, Literal, TypeVar
 
 from attrs import frozen
@@ -18,8 +15,8 @@ from ..events.senders import EventSender
 from ..formatting import describe
 from ..records.steps import AgentStepSpec, Json, StepOutcome
 from ..wire.strict_json import write_json
+from .async_code import complete
 from .executor import DEFAULT_MAX_PARALLEL_TASKS, AgentExecutor
-from .late_import import late_imports
 
 __all__ = ["FunctionExecutor"]
 
@@ -32,10 +29,10 @@ F = TypeVar("F", bound=AgentFunction)
 class FunctionExecutor(AgentExecutor):
     """Runs the function that is registered under the spec's `agent`.
 
-    A function takes `(spec)` or `(spec, event_tx)`. An `async def` function runs in an event loop of its own in its
-    worker. The parameter named `event_tx` gets the event sender, wherever it stands; it may be keyword-only. If there
-    is none, the second parameter gets it, if that is positional and has no default. All other parameters keep their
-    defaults; `*args` and `**kwargs` get nothing.
+    A function takes `(spec)` or `(spec, event_tx)`. An `async def` function runs in the event loop of its process, see
+    `AgentExecutor`. The parameter named `event_tx` gets the event sender, wherever it stands; it may be keyword-only.
+    If there is none, the second parameter gets it, if that is positional and has no default. All other parameters keep
+    their defaults; `*args` and `**kwargs` get nothing.
 
     The return value becomes the outcome. A `str` becomes its `output`; a `StepOutcome` is passed on unchanged; any
     other JSON value except `None` becomes `structured`, and its JSON text `output`. Any other value makes a failed
@@ -72,6 +69,10 @@ class FunctionExecutor(AgentExecutor):
     def concurrency_hint(self) -> int:
         return self._concurrency
 
+    def _runs_in_event_loop(self) -> bool:
+        functions = self._functions.values()
+        return super()._runs_in_event_loop() or (bool(functions) and all(map(_is_async, functions)))
+
     def execute_step(self, spec: AgentStepSpec, event_tx: EventSender | None = None) -> StepOutcome:
         function = self._functions.get(spec.agent)
         if function is None:
@@ -82,7 +83,7 @@ class FunctionExecutor(AgentExecutor):
         place = self._senders[spec.agent]
         value = function(spec) if place is None else place.call(function, spec, event_tx)
         if inspect.isawaitable(value):
-            value = _complete(value)
+            value = complete(value)
         return _outcome(spec, value)
 
     def _add(self, name: str, function: AgentFunction) -> None:
@@ -92,53 +93,6 @@ class FunctionExecutor(AgentExecutor):
             raise OptionError(f"agent {name!r} must be a function, got {describe(function)}")
         self._senders[name] = _sender_place(name, function)
         self._functions[name] = function
-
-
-def _complete(awaitable: Awaitable[Any]) -> Any:
-    with late_imports():
-        import asyncio  # imported lazily: slow, and only async agents need it
-        import concurrent.futures.thread  # noqa: F401 - asyncio imports it when `asyncio.to_thread` needs it
-
-    async def complete() -> Any:
-        return await awaitable
-
-    try:
-        asyncio.get_running_loop()
-    except RuntimeError:
-        return asyncio.run(complete())
-    # A loop runs in this thread already, as in a cell of a notebook, or in a pool that runs steps inline.
-    try:
-        return _in_a_thread(lambda: asyncio.run(complete()))
-    except _NoThread as error:  # Python would warn about a coroutine that is not awaited
-        if inspect.iscoroutine(awaitable):
-            awaitable.close()
-        raise error.__cause__ or error from None
-
-
-class _NoThread(Exception):
-    """The system, or Python, starts no more threads."""
-
-
-def _in_a_thread(function: Callable[[], Any]) -> Any:
-    # No `ThreadPoolExecutor`, which takes nothing after the end of the main thread.
-    future: Future[Any] = Future()
-    context = contextvars.copy_context()
-
-    def run() -> None:
-        try:
-            future.set_result(context.run(function))
-        except BaseException as error:  # the future has whatever the function raised
-            future.set_exception(error)
-
-    thread = threading.Thread(target=run)
-    try:
-        thread.start()
-    except RuntimeError as error:
-        raise _NoThread from error
-    try:
-        return future.result()
-    finally:
-        thread.join()
 
 
 @frozen
@@ -159,6 +113,10 @@ class _SenderPlace:
         if self.kind == "before":
             return function(event_tx, spec)
         return function(spec, *self.between, event_tx)
+
+
+def _is_async(function: AgentFunction) -> bool:
+    return inspect.iscoroutinefunction(function) or inspect.iscoroutinefunction(type(function).__call__)
 
 
 def _sender_place(name: str, function: AgentFunction) -> _SenderPlace | None:

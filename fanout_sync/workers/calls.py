@@ -8,9 +8,9 @@ from collections import deque
 from concurrent.futures import BrokenExecutor, Future
 from typing import Any
 
+from ..executors.futures import cancel_future, end_future
 from ..records.status import StepError
 from . import messages
-from .futures import cancel_future, end_future
 from .lanes import Lanes
 from .loss import Lost
 from .messages import Message, pack

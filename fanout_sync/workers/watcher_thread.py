@@ -7,8 +7,8 @@ import threading
 from collections import deque
 from collections.abc import Callable
 
+from ..executors.thread_start import start_thread
 from .lanes import Lanes
-from .thread_start import start_thread
 
 
 class WatcherThread:

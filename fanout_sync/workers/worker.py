@@ -13,8 +13,10 @@ from typing import TYPE_CHECKING, Any, NoReturn
 
 from ..events.senders import check_event
 from ..executors.attempt import run_attempt
-from ..executors.current_step import StepContext, StopSignal, own_context
+from ..executors.current_step import StopSignal
+from ..executors.event_loop import close_event_loops
 from ..executors.executor import AgentExecutor
+from ..executors.step_context import StepContext, own_context
 from ..executors.step_events import StepSender
 from ..records.status import StepError
 from . import messages
@@ -59,6 +61,7 @@ def main(descriptor: int, outputs: Sequence[int], mark: str) -> None:
     except LinkLost:
         # The caller died, or a step closed the descriptors of this worker: nobody can be told any more.
         _exit_now(LOST_LINK_EXIT_CODE)
+    close_event_loops()
     lingering = [thread for thread in threading.enumerate() if not thread.daemon]
     if lingering != [threading.current_thread()] or active_children():
         # A normal exit would wait for ever for a thread or a process that a step started and forgot.
@@ -135,7 +138,7 @@ class Worker:
             # After loading: what modules set when they are imported is seen by every step, as on threads.
             self._context = StepContext()
             if executor is not None:
-                self._context.run(executor.setup)
+                self._context.set_up(executor)
                 self._forwarding.restore()
         except NotLoaded as failure:
             self._link.send(pack((messages.UNLOADABLE, error_fields(failure.error))))
@@ -160,7 +163,7 @@ class Worker:
         if self._executor is None:
             return
         try:
-            self._context.run(self._executor.teardown)
+            self._context.tear_down(self._executor)
         except BaseException:  # as above
             logger.exception("teardown() of %s raised", type(self._executor).__name__)
         self._executor = None

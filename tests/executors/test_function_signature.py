@@ -11,6 +11,7 @@ from typing import Any
 import pytest
 
 from fanout_sync import AgentStepSpec, Event, EventChannel, FunctionExecutor, OptionError, Runner, TextDelta
+from fanout_sync.executors import event_loop
 
 SPEC = AgentStepSpec("t", "tester", "", "hello")
 
@@ -188,18 +189,31 @@ def test_defaults_and_event_tx_work_on_every_backend(make_runner: Callable[..., 
     assert [event for event in receiver if isinstance(event, TextDelta)] == [TextDelta("t0", "small")]
 
 
-def test_an_async_agent_raises_if_no_thread_can_be_started(monkeypatch: pytest.MonkeyPatch) -> None:
-    """While a loop is running it needs a thread; without one the error is raised, and no coroutine stays unawaited."""
+def _without_threads(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Let no thread be started, and there be no event loop yet."""
 
     def refuse(thread: Any) -> None:
         raise RuntimeError("can't start new thread")
 
+    monkeypatch.setattr(event_loop, "_loops", {})
+    monkeypatch.setattr("threading.Thread.start", refuse)
+
+
+def test_an_async_agent_needs_no_thread_if_none_can_be_started(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Then it runs in a loop of its own in the thread of its step."""
+    with monkeypatch.context() as patch:
+        _without_threads(patch)
+        outcome = FunctionExecutor({"tester": with_a_model_async}).execute_step(SPEC)
+    assert outcome.output == '["spec","small"]'
+
+
+def test_an_async_agent_raises_if_no_thread_can_be_started(monkeypatch: pytest.MonkeyPatch) -> None:
+    """While a loop is running it needs a thread; without one the error is raised, and no coroutine stays unawaited."""
+
     async def main() -> None:
-        monkeypatch.setattr("threading.Thread.start", refuse)
-        try:
+        with monkeypatch.context() as patch:
+            _without_threads(patch)
             FunctionExecutor({"tester": with_a_model_async}).execute_step(SPEC)
-        finally:
-            monkeypatch.undo()
 
     with warnings.catch_warnings():
         warnings.simplefilter("error")

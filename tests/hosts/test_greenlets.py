@@ -66,6 +66,30 @@ def said_by(folder: Path, library: str, backend: str, source: str) -> list[str]:
 
 @each_library
 @each_backend
+def test_async_agents(library: str, backend: str, tmp_path: Path) -> None:
+    """They run in an event loop of their process, at the same time, and share what belongs to it."""
+    source = """
+    import asyncio
+
+    class Sharing(FunctionExecutor):
+        def setup(self):
+            self.lock = asyncio.Lock()
+
+        async def ask(self, spec):
+            async with self.lock:
+                await asyncio.to_thread(time.sleep, 0.01)
+            return spec.prompt
+
+    executor = Sharing()
+    executor.register("tester")(executor.ask)
+    for _ in range(2):
+        print(outputs(Runner(executor, backend=backend, max_concurrency=2).run(make_specs(4))))
+    """
+    assert said_by(tmp_path, library, backend, source) == ["0 1 2 3", "0 1 2 3"]
+
+
+@each_library
+@each_backend
 def test_runs_and_streams(library: str, backend: str, tmp_path: Path) -> None:
     """Each gives every outcome, from a list and from a generator, with a journal and with events."""
     source = """

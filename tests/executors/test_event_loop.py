@@ -1,0 +1,590 @@
+"""The event loop of a process: what belongs to it is shared, and no step that blocks or ignores it costs another."""
+
+from __future__ import annotations
+
+import asyncio
+import contextvars
+import logging
+import os
+import sys
+import threading
+import time
+from collections.abc import AsyncIterator, Callable
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+from typing import Any
+
+import pytest
+from bounds import HANG_BOUND_S
+from scripts import run_python
+
+from fanout_sync import (
+    AgentExecutor,
+    AgentStepSpec,
+    EventSender,
+    FunctionExecutor,
+    RetryAfter,
+    Runner,
+    StepOutcome,
+    ThreadBackend,
+    current_step,
+)
+from fanout_sync.executors import async_code, event_loop
+from fanout_sync.testing import make_specs
+
+MODULE_LOCK = asyncio.Lock()
+"""Made when the module is imported, in the caller and in each worker."""
+
+LABEL: contextvars.ContextVar[str] = contextvars.ContextVar("LABEL", default="unset")
+
+STEPS = 12
+
+
+def identity_of_the_loop() -> str:
+    return f"{os.getpid()} {id(asyncio.get_running_loop())} {threading.get_ident()}"
+
+
+class Plain(FunctionExecutor):
+    """Makes what belongs to a loop in a plain `setup`."""
+
+    def __init__(self) -> None:
+        super().__init__({"tester": self.ask})
+
+    def setup(self) -> None:
+        LABEL.set("set up")
+        self.semaphore = asyncio.Semaphore(2)
+        self.condition = asyncio.Condition()
+        self.owner = asyncio.get_running_loop()
+        self.queue: asyncio.Queue[int] = asyncio.Queue(1)
+
+    async def ask(self, spec: AgentStepSpec) -> str:
+        assert self.owner is asyncio.get_running_loop()
+        assert LABEL.get() == "set up"
+        async with MODULE_LOCK, self.semaphore:
+            await asyncio.sleep(0.001)
+        await asyncio.gather(self.queue.put(1), self.queue.get())
+        async with self.condition:
+            self.condition.notify_all()
+        return identity_of_the_loop()
+
+
+class Async(Plain):
+    """Makes the same in an async one."""
+
+    async def setup(self) -> None:  # type: ignore[override]  # async, as is allowed
+        await asyncio.sleep(0)
+        super().setup()
+
+    async def teardown(self) -> None:  # type: ignore[override]
+        await asyncio.sleep(0)
+        assert self.owner is asyncio.get_running_loop()
+
+
+class AsyncStep(AgentExecutor):
+    """Its `execute_step` is async."""
+
+    def setup(self) -> None:
+        self.owner = asyncio.get_running_loop()
+
+    async def execute_step(self, spec: AgentStepSpec, event_tx: EventSender | None = None) -> StepOutcome:  # type: ignore[override]
+        async with MODULE_LOCK:
+            await asyncio.sleep(0)
+        assert self.owner is asyncio.get_running_loop()
+        if spec.prompt == "1":
+            raise ValueError("no such answer")
+        return StepOutcome.completed(spec, current_step().spec.prompt)
+
+
+class Mixed(Plain):
+    """Has a plain agent, too; its plain `setup` is called where that runs."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.register("plain")(lambda spec: str(threading.get_ident()))
+
+    def setup(self) -> None:
+        LABEL.set("set up")
+        self.semaphore = asyncio.Semaphore(1)
+
+    async def ask(self, spec: AgentStepSpec) -> str:
+        async with self.semaphore:
+            await asyncio.sleep(0.001)
+        return LABEL.get()
+
+
+@pytest.mark.parametrize("make", [Plain, Async])
+def test_what_belongs_to_a_loop_is_shared_by_steps_and_runs(
+    make: type[FunctionExecutor], make_runner: Callable[..., Runner]
+) -> None:
+    """Locks, queues and the like work in every step of every run, whether an import or `setup` has made them."""
+    with make_runner(make(), max_concurrency=4) as runner:
+        runs = [runner.run(make_specs(STEPS)) for _ in range(2)]
+    for run in runs:
+        assert not run.failed, run.summary()
+    loops = {outcome.output for run in runs for outcome in run}
+    processes = {loop.split()[0] for loop in loops}
+    assert len(loops) == len(processes)  # one loop and one thread in each
+
+
+def test_an_executor_whose_steps_are_async(make_runner: Callable[..., Runner]) -> None:
+    """`async def execute_step` works as a plain one does, and so does what it raises."""
+    run = make_runner(AsyncStep(), max_concurrency=4).run(make_specs(3))
+    assert [outcome.output for outcome in run if outcome.success] == ["0", "2"]
+    assert (run.records[1].status, run.records[1].error) == ("raised", run.records[1].error)
+    assert "ValueError: no such answer" in run[1].output
+
+
+def test_plain_and_async_agents_in_one_executor(make_runner: Callable[..., Runner]) -> None:
+    """The async ones see what a plain `setup` has made and set."""
+    specs = [AgentStepSpec(f"t{n}", "plain" if n % 2 else "tester", "", "") for n in range(STEPS)]
+    run = make_runner(Mixed(), max_concurrency=4).run(specs)
+    assert not run.failed, run.summary()
+    assert {outcome.output for outcome in run if outcome.agent == "tester"} == {"set up"}
+
+
+def test_a_failing_async_setup_is_reported(make_runner: Callable[..., Runner]) -> None:
+    """Each step fails with what an async `setup` raises."""
+
+    class Failing(AsyncStep):
+        async def setup(self) -> None:  # type: ignore[override]
+            await asyncio.sleep(0)
+            raise ConnectionError("no server")
+
+    run = make_runner(Failing(), max_concurrency=2).run(make_specs(3))
+    assert all("no server" in outcome.output for outcome in run)
+
+
+def test_every_copy_of_an_executor_has_its_async_hooks(make_runner: Callable[..., Runner]) -> None:
+    """On threads with a copy each, an async `setup` and `teardown` are called for every copy."""
+    calls = []
+
+    class Counted(FunctionExecutor):
+        async def setup(self) -> None:  # type: ignore[override]
+            await asyncio.sleep(0)
+            calls.append("setup")
+
+        async def teardown(self) -> None:  # type: ignore[override]
+            await asyncio.sleep(0)
+            calls.append("teardown")
+
+    backend = ThreadBackend(copies=True)
+    barrier = threading.Barrier(2)
+    executor = Counted({"tester": lambda spec: barrier.wait(HANG_BOUND_S) and ""})
+    # A lock is not copied, so that the two steps run at the same time on two copies.
+    executor.__deepcopy__ = lambda memo: Counted(executor._functions)  # type: ignore[attr-defined]
+    Runner(executor, backend=backend, max_concurrency=2).run(make_specs(2))
+    assert sorted(calls) == ["setup", "setup", "teardown", "teardown"]
+
+
+def test_two_runs_at_once_share_the_loop() -> None:
+    """Steps of runs in several threads meet in one loop."""
+    both_are_there = asyncio.Event()
+    there = []
+
+    async def meet(spec: AgentStepSpec) -> str:
+        there.append(spec.task_id)
+        if len(there) == 2:
+            both_are_there.set()
+        await both_are_there.wait()
+        return "met"
+
+    runner = Runner(FunctionExecutor({"tester": meet}), timeout=HANG_BOUND_S)
+    with ThreadPoolExecutor(2) as pool:
+        runs = list(pool.map(runner.run, [make_specs(1)] * 2))
+    assert [run[0].output for run in runs] == ["met", "met"]
+
+
+# Timeouts and cancellation --------------------------------------------------------------------------------------------
+
+
+def test_an_overdue_task_is_cancelled() -> None:
+    """It can clean up; the other steps go on in the same loop."""
+    cancelled = threading.Event()
+
+    async def ask(spec: AgentStepSpec) -> str:
+        if spec.prompt == "0":
+            try:
+                await asyncio.sleep(HANG_BOUND_S)
+            except asyncio.CancelledError:
+                cancelled.set()
+                raise
+        return identity_of_the_loop()
+
+    run = Runner(FunctionExecutor({"tester": ask}), max_concurrency=2, timeout=0.3).run(make_specs(6))
+    assert run.records[0].status == "timed_out"
+    assert "timed out after 0.3 s" in run[0].output
+    assert len({outcome.output for outcome in run if outcome.success}) == 1
+    assert cancelled.wait(HANG_BOUND_S)
+
+
+@pytest.mark.filterwarnings("ignore:the timeout is a soft one")
+@pytest.mark.parametrize("backend", ["thread", "foreign"])
+def test_a_task_that_ignores_its_cancellation_is_abandoned(backend: str) -> None:
+    """The step is reported as timed out, and its thread is free again."""
+    release = threading.Event()
+
+    async def ask(spec: AgentStepSpec) -> str:
+        while spec.prompt == "0" and not release.is_set():
+            try:
+                await asyncio.sleep(0.01)
+            except asyncio.CancelledError:
+                continue
+        return "done"
+
+    with ThreadPoolExecutor(1) as pool:
+        place: Any = pool if backend == "foreign" else backend
+        run = Runner(FunctionExecutor({"tester": ask}), backend=place, max_concurrency=1, timeout=0.2).run(
+            make_specs(2)
+        )
+        assert pool.submit(lambda: "free").result(HANG_BOUND_S) == "free"
+    release.set()
+    assert [record.status for record in run.records] == ["timed_out", "succeeded"]
+
+
+def test_the_tasks_of_a_run_that_is_given_up_are_cancelled() -> None:
+    """Leaving a stream cancels the tasks of its steps, which can clean up."""
+    begun, cancelled = threading.Event(), threading.Event()
+
+    async def ask(spec: AgentStepSpec) -> str:
+        if spec.prompt == "0":
+            return "first"
+        begun.set()
+        try:
+            await asyncio.sleep(HANG_BOUND_S)
+        finally:
+            cancelled.set()
+        return "never"
+
+    stream = Runner(FunctionExecutor({"tester": ask}), max_concurrency=2).stream(make_specs(4))
+    assert next(stream).output == "first"
+    assert begun.wait(HANG_BOUND_S)
+    stream.close()
+    assert cancelled.wait(HANG_BOUND_S)
+
+
+def test_steps_that_ctrl_c_cancels_are_cancelled(tmp_path: Path) -> None:
+    """An interrupt cancels the tasks; their outcomes say that the run was interrupted, not that they raised."""
+    script = tmp_path / "script.py"
+    script.write_text(
+        """
+import asyncio, os, signal
+from fanout_sync import FunctionExecutor, Runner, FanoutInterrupted
+from fanout_sync.testing import make_specs
+
+async def ask(spec):
+    if spec.prompt == "0":
+        return "done"
+    if spec.prompt == "3":
+        os.kill(os.getpid(), signal.SIGINT)
+    try:
+        await asyncio.sleep(60)
+    finally:
+        print("cleaned up", spec.task_id, flush=True)
+
+try:
+    Runner(FunctionExecutor({"tester": ask}), max_concurrency=4).run(make_specs(4))
+except FanoutInterrupted as error:
+    print([record.status for record in error.run.records])
+"""
+    )
+    done = run_python(script)
+    lines = done.stdout.splitlines()
+    assert sorted(lines[:-1]) == ["cleaned up t1", "cleaned up t2", "cleaned up t3"], done.stderr
+    assert lines[-1] == "['succeeded', 'cancelled', 'cancelled', 'cancelled']"
+    assert done.stderr == ""
+
+
+def test_retries_of_an_async_agent(make_runner: Callable[..., Runner]) -> None:
+    """Each attempt is a task of its own with its own `current_step()`."""
+
+    async def ask(spec: AgentStepSpec) -> str:
+        await asyncio.sleep(0)
+        if current_step().attempt < 3:
+            raise RetryAfter(0.0)
+        return f"{current_step().attempt}"
+
+    run = make_runner(FunctionExecutor({"tester": ask}), retry=3).run(make_specs(3))
+    assert [outcome.output for outcome in run] == ["3", "3", "3"]
+
+
+# A loop that is blocked -----------------------------------------------------------------------------------------------
+
+
+def test_a_blocked_loop_is_replaced_and_the_blocker_named(caplog: pytest.LogCaptureFixture) -> None:
+    """Each step in it ends at its own timeout, told what blocks it; new steps run in another loop; one log record."""
+    release, waiting, blocks = threading.Event(), threading.Semaphore(0), threading.Event()
+
+    async def ask(spec: AgentStepSpec) -> str:
+        if spec.prompt == "0":
+            blocks.set()
+            release.wait(HANG_BOUND_S)
+        if spec.prompt in "12":
+            waiting.release()
+            await asyncio.sleep(HANG_BOUND_S)
+        return identity_of_the_loop()
+
+    class Late(FunctionExecutor):
+        def timeout_for(self, spec: AgentStepSpec) -> float:
+            return 3.0 if spec.prompt == "2" else 2.5
+
+    specs = make_specs(6)
+    specs = [specs[1], specs[2], specs[0], *specs[3:]]
+    with caplog.at_level(logging.WARNING, "fanout_sync"):
+        run = Runner(Late({"tester": ask}), max_concurrency=3).run(specs)
+    release.set()
+    assert [record.status for record in run.records] == ["timed_out"] * 3 + ["succeeded"] * 3
+    place = f"{__file__}:"
+    for overdue in (0, 1):
+        assert "step 't0' of agent 'tester', at " in run[overdue].output, run[overdue].output
+        assert place in run[overdue].output
+    assert "it blocks it itself, at " in run[2].output
+    assert len({outcome.output for outcome in run if outcome.success}) == 1
+    told = [record.getMessage() for record in caplog.records if "blocked the event loop" in record.getMessage()]
+    assert len(told) == 1, told
+    assert "step 't0' of agent 'tester'" in told[0]
+
+
+def test_a_blocked_loop_goes_on_for_steps_without_a_timeout() -> None:
+    """What blocks for a while delays the others, and costs none of them its result."""
+
+    async def ask(spec: AgentStepSpec) -> str:
+        if spec.prompt == "0":
+            time.sleep(0.5)
+        await asyncio.sleep(0.01)
+        return identity_of_the_loop()
+
+    run = Runner(FunctionExecutor({"tester": ask}), max_concurrency=4).run(make_specs(8))
+    assert len({outcome.output for outcome in run}) == 1
+
+
+def test_an_abandoned_loop_ends_when_it_turns_again() -> None:
+    """Its thread does not stay for good once nothing uses it any more."""
+    release = threading.Event()
+
+    async def ask(spec: AgentStepSpec) -> str:
+        if spec.prompt == "0":
+            release.wait(HANG_BOUND_S)
+        return str(threading.get_ident())
+
+    run = Runner(FunctionExecutor({"tester": ask}), max_concurrency=1, timeout=0.5).run(make_specs(2))
+    assert [record.status for record in run.records] == ["timed_out", "succeeded"]
+    loops = [thread for thread in threading.enumerate() if thread.name == event_loop.THREAD_NAME]
+    assert len(loops) == 2
+    release.set()
+    for thread in loops:
+        if str(thread.ident) != run[1].output:
+            thread.join(HANG_BOUND_S)
+            assert not thread.is_alive()
+
+
+def test_a_run_that_an_async_agent_calls_directly() -> None:
+    """It blocks the loop meanwhile, so its own async steps run in another one, at any depth."""
+
+    async def ask(spec: AgentStepSpec) -> str:
+        await asyncio.sleep(0)
+        depth = int(spec.prompt)
+        if depth == 0:
+            return "leaf"
+        inner = [AgentStepSpec(f"{spec.task_id}.{n}", "tester", "", str(depth - 1)) for n in range(2)]
+        run = Runner(FunctionExecutor({"tester": ask}), max_concurrency=2).run(inner)
+        return "+".join(outcome.output for outcome in run)
+
+    specs = [AgentStepSpec("a", "tester", "", "2"), AgentStepSpec("b", "tester", "", "1")]
+    run = Runner(FunctionExecutor({"tester": ask}), timeout=HANG_BOUND_S).run(specs)
+    assert [outcome.output for outcome in run] == ["leaf+leaf+leaf+leaf", "leaf+leaf"]
+
+
+def test_an_executor_that_an_async_agent_calls_directly() -> None:
+    """`execute_step` of an executor with async functions works there as well."""
+
+    async def inner(spec: AgentStepSpec) -> str:
+        await asyncio.sleep(0)
+        return "inner"
+
+    async def outer(spec: AgentStepSpec) -> str:
+        return FunctionExecutor({"tester": inner}).execute_step(spec).output
+
+    assert Runner(FunctionExecutor({"tester": outer}), timeout=HANG_BOUND_S).run(make_specs(1))[0].output == "inner"
+
+
+def test_a_run_in_a_thread_of_an_async_agent_shares_its_loop() -> None:
+    """With `asyncio.to_thread` the loop goes on, so what belongs to it can be used in the inner run, too."""
+    lock = asyncio.Lock()
+
+    async def leaf(spec: AgentStepSpec) -> str:
+        async with lock:
+            await asyncio.sleep(0.001)
+        return identity_of_the_loop()
+
+    async def ask(spec: AgentStepSpec) -> str:
+        run = await asyncio.to_thread(Runner(FunctionExecutor({"tester": leaf})).run, make_specs(4))
+        assert {outcome.output for outcome in run} == {identity_of_the_loop()}, run.summary()
+        return "same"
+
+    run = Runner(FunctionExecutor({"tester": ask}), timeout=HANG_BOUND_S).run(make_specs(2))
+    assert [outcome.output for outcome in run] == ["same", "same"]
+
+
+# What steps do to the loop --------------------------------------------------------------------------------------------
+
+
+async def _exit() -> None:
+    sys.exit(3)
+
+
+@pytest.mark.filterwarnings("ignore::pytest.PytestUnhandledThreadExceptionWarning")
+def test_no_step_ends_the_loop(make_runner: Callable[..., Runner], caplog: pytest.LogCaptureFixture) -> None:
+    """SystemExit in a task, `loop.stop()` and the like cost no other step anything."""
+
+    async def ask(spec: AgentStepSpec) -> str:
+        if spec.prompt == "0":
+            sys.exit(3)
+        if spec.prompt == "1":
+            task = asyncio.create_task(_exit())
+            await asyncio.wait([task])
+            assert isinstance(task.exception(), SystemExit)
+        if spec.prompt == "2":
+            asyncio.get_running_loop().stop()
+        if spec.prompt == "3":
+            asyncio.get_running_loop().close()
+        if spec.prompt == "4":
+            raise KeyboardInterrupt
+        if spec.prompt == "5":
+            raise asyncio.CancelledError
+        await asyncio.sleep(0.001)
+        return "done"
+
+    run = make_runner(FunctionExecutor({"tester": ask}), max_concurrency=4).run(make_specs(10))
+    assert [outcome.task_id for outcome in run if not outcome.success] == ["t0", "t3", "t4", "t5"]
+    assert {record.status for record in run.records if record.error} == {"raised"}
+
+
+@pytest.mark.skipif(not hasattr(os, "fork"), reason="the system has no fork")
+def test_a_forked_child_has_a_loop_of_its_own(tmp_path: Path) -> None:
+    """A child of the caller, and one that an async agent has forked in the loop, leave the parent's loop alone."""
+    script = tmp_path / "script.py"
+    script.write_text(
+        """
+import asyncio, os, warnings
+from fanout_sync import FunctionExecutor, Runner
+from fanout_sync.testing import make_specs
+
+warnings.simplefilter("ignore", DeprecationWarning)
+
+async def ask(spec):
+    await asyncio.sleep(0.01)
+    return str(os.getpid())
+
+async def fork(spec):
+    if spec.prompt == "1":
+        child = os.fork()
+        if child:
+            os.waitpid(child, 0)
+        else:
+            await asyncio.sleep(0)
+            print("a child went on", flush=True)
+    await asyncio.sleep(0.01)
+    return str(os.getpid())
+
+def all_here(agent):
+    run = Runner(FunctionExecutor({"tester": agent}), timeout=30).run(make_specs(4))
+    return {outcome.output for outcome in run} == {str(os.getpid())}
+
+print(all_here(ask), flush=True)
+child = os.fork()
+if not child:
+    print("child", all_here(ask), flush=True)
+    os._exit(0)
+print(os.waitpid(child, 0)[1], all_here(ask), all_here(fork), flush=True)
+"""
+    )
+    done = run_python(script)
+    assert (done.stdout, done.stderr) == ("True\nchild True\n0 True True\n", "")
+
+
+CLOSING = """
+import asyncio
+from fanout_sync import FunctionExecutor, Runner
+from fanout_sync.testing import make_specs
+
+kept = []
+
+async def numbers():
+    try:
+        for number in range(10):
+            yield number
+    finally:
+        await asyncio.sleep(0)
+        print("generator closed", flush=True)
+
+async def background():
+    try:
+        await asyncio.sleep(60)
+    finally:
+        await asyncio.sleep(0)
+        print("task cancelled", flush=True)
+
+async def ask(spec):
+    task = asyncio.create_task(background())
+    generator = numbers()
+    kept.extend((task, generator))
+    return str(await generator.__anext__())
+
+if __name__ == "__main__":
+    run = Runner(FunctionExecutor({"tester": ask}), backend=BACKEND).run(make_specs(1))
+    print(run[0].output, flush=True)
+"""
+
+
+@pytest.mark.parametrize("backend", ["thread", "process"])
+def test_generators_and_tasks_are_closed_at_the_end(backend: str, tmp_path: Path) -> None:
+    """What is pending when the program or the worker ends is cancelled, and can clean up."""
+    script = tmp_path / "script.py"
+    script.write_text(CLOSING.replace("BACKEND", repr(backend)))
+    done = run_python(script)
+    assert sorted(done.stdout.splitlines()) == ["0", "generator closed", "task cancelled"]
+    assert (done.returncode, done.stderr) == (0, "")
+
+
+@pytest.mark.parametrize("backend", ["thread", "process"])
+def test_a_program_ends_though_an_async_agent_hangs(backend: str, tmp_path: Path) -> None:
+    """Neither a blocked loop nor a hanging `asyncio.to_thread` of an overdue step keeps the program from ending."""
+    script = tmp_path / "script.py"
+    script.write_text(
+        f"""
+import asyncio, threading
+from fanout_sync import FunctionExecutor, Runner
+from fanout_sync.testing import make_specs
+
+async def ask(spec):
+    if spec.prompt == "0":
+        await asyncio.to_thread(threading.Event().wait)
+    threading.Event().wait()
+
+if __name__ == "__main__":
+    executor = FunctionExecutor({{"tester": ask}}, concurrency=1)
+    run = Runner(executor, backend={backend!r}, timeout=0.5).run(make_specs(2))
+    print([record.status for record in run.records])
+"""
+    )
+    done = run_python(script)
+    assert (done.stdout, done.returncode) == ("['timed_out', 'timed_out']\n", 0), done.stderr
+
+
+def test_a_closed_stream_of_an_async_generator_is_the_users(make_runner: Callable[..., Runner]) -> None:
+    """Async generators and `async for` work in agents."""
+
+    async def ask(spec: AgentStepSpec) -> str:
+        async def count() -> AsyncIterator[int]:
+            for number in range(3):
+                await asyncio.sleep(0)
+                yield number
+
+        return "".join([str(number) async for number in count()])
+
+    assert make_runner(FunctionExecutor({"tester": ask})).run(make_specs(1))[0].output == "012"
+
+
+def test_the_bounds_of_this_module_are_in_order() -> None:
+    """A loop is taken for blocked, and that is logged, only after a probe had the time to be answered."""
+    assert event_loop.BLOCKED_S < async_code.PROBE_S < async_code.LOGGED_AFTER_S
