@@ -11,6 +11,7 @@ from ..errors import ExecutorNotPicklable
 from ..formatting import describe
 from ..records.status import StepError
 from ..workers.pickling.parts import parts_of
+from ..workers.pickling.setup_advice import setup_advice
 
 ADVICE = (
     "Make it in the executor's setup(), which runs in each thread; or, if threads may share it, give its class a "
@@ -28,8 +29,10 @@ def refuse_uncopyable(executor: Any, error: Exception) -> ExecutorNotPicklable:
         error: What copying it has raised.
     """
     path, value, seen = "executor", executor, set[int]()
+    owners = []
     for _ in range(_DEEPEST_PATH):
         seen.add(id(value))
+        owners.append(value)
         for step, part in () if _is_imported(value) else parts_of(value):
             cause = None if id(part) in seen else _error_of_copying(part)
             if cause is not None:
@@ -40,7 +43,7 @@ def refuse_uncopyable(executor: Any, error: Exception) -> ExecutorNotPicklable:
     reason = str(StepError.of(error))
     if value is not executor:
         reason = f"it is {describe(value)} ({reason})"
-    return ExecutorNotPicklable(path, reason, ADVICE, is_copy=True)
+    return ExecutorNotPicklable(path, reason, ADVICE + setup_advice(path, owners), is_copy=True)
 
 
 def _error_of_copying(part: Any) -> Exception | None:

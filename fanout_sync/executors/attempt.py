@@ -11,13 +11,12 @@ from attrs import evolve
 
 from .. import forks
 from ..checks import not_negative_seconds
-from ..errors import WireError
 from ..events.senders import EventSender
-from ..formatting import describe, printable
+from ..formatting import printable
 from ..records.report import Report, failure
 from ..records.status import StepError
 from ..records.steps import AgentStepSpec, StepOutcome
-from ..wire.strict_json import check_json, check_text
+from .answers import InvalidOutcome, refused
 from .async_code import CodeCancelled, CodeOverdue, complete
 from .clock import clock
 from .current_step import RunningStep, running_step
@@ -72,9 +71,10 @@ def run_attempt(
         report = failure(index, spec, "raised", error, started, duration_s, worker)
         report.retry_in, report.retry_after = retry_in, retry_after
         return report
-    fault = _fault_of(outcome)
-    if fault is not None:
-        return failure(index, spec, "invalid", StepError("InvalidOutcome", fault), started, duration_s, worker)
+    invalid = _refused(spec, outcome)
+    if invalid is not None:
+        error = StepError("InvalidOutcome", invalid.reason)
+        return failure(index, spec, "invalid", error, started, duration_s, worker, output=printable(invalid.output))
     if rule is not None and rule.looks_at_outcomes:
         retry_in, error = _ask_rule(rule, spec, attempt, outcome, None, None)
     return Report(
@@ -125,12 +125,13 @@ def timed_out(step: RunningStep, started: float, duration_s: float, worker: str 
     return failure(index, spec, "timed_out", error, started, duration_s, worker)
 
 
-def _fault_of(outcome: Any) -> str | None:
-    """Return why `outcome`, which a step returned, is invalid; `None` if it is an outcome that the wire can carry."""
+def _refused(spec: AgentStepSpec, outcome: Any) -> InvalidOutcome | None:
+    """Return the invalid outcome for what a step returned; `None` if it is an outcome that the wire can carry."""
     try:
-        return None if _is_plain(outcome) else _checked_fully(outcome)
-    except BaseException as error:  # from user code: an incomplete outcome, or a dict whose methods raise
-        return f"the step returned {describe(outcome)}, which cannot be read: {StepError.of(error)}"
+        is_plain = _is_plain(outcome)
+    except BaseException:  # from an incomplete outcome: `refused` finds out what is wrong with it
+        is_plain = False
+    return None if is_plain else refused(spec, outcome)
 
 
 def _is_plain(outcome: Any) -> bool:
@@ -144,16 +145,3 @@ def _is_plain(outcome: Any) -> bool:
         and outcome.agent.isascii()
         and isinstance(outcome.success, bool)
     )
-
-
-def _checked_fully(outcome: Any) -> str | None:
-    if not isinstance(outcome, StepOutcome):
-        return f"the step returned {describe(outcome)}, expected a StepOutcome"
-    try:
-        for name in ("task_id", "session_id", "agent", "output"):
-            check_text(getattr(outcome, name), name)
-        check_json(outcome.structured, "structured")
-    except WireError as error:
-        return printable(f"the step returned an outcome that the wire cannot carry: {error}")
-    success: Any = outcome.success
-    return None if isinstance(success, bool) else f"success is {describe(success)}, expected a bool"

@@ -5,6 +5,7 @@ from __future__ import annotations
 import abc
 import inspect
 import logging
+from collections.abc import Awaitable
 
 from ..checks import flag
 from ..events.senders import EventSender
@@ -76,7 +77,7 @@ class AgentExecutor(abc.ABC):
         """Return whether all its steps do, being async: then its hooks are called in the thread of the loop, too."""
         return inspect.iscoroutinefunction(self.execute_step)
 
-    def setup(self) -> None:
+    def setup(self) -> Awaitable[None] | None:
         """Prepare a worker, before its first step.
 
         Called once in each worker process. On threads it is called once per run; if `thread_safe` is `False`, once in
@@ -89,8 +90,9 @@ class AgentExecutor(abc.ABC):
         starts with the context variables and the `decimal` context that it leaves; no step sees what another step
         changes in them.
         """
+        return None
 
-    def teardown(self) -> None:
+    def teardown(self) -> Awaitable[None] | None:
         """Undo `setup`, in the same context and as often: after the last step of the worker.
 
         It is not called if `setup` failed or the worker died. If it raises, that is logged and changes no outcome. On
@@ -98,6 +100,7 @@ class AgentExecutor(abc.ABC):
         `thread_safe` is `False`, it is called in the thread of the copy; in an abandoned thread when its step ends, be
         that after the run. On a pool of your own, where no thread can be chosen, it is called in any thread.
         """
+        return None
 
 
 def is_thread_safe(executor: AgentExecutor) -> bool:

@@ -2,26 +2,22 @@
 
 from __future__ import annotations
 
-import functools
 import inspect
-from collections.abc import Callable, Mapping
-from typing import Any, Literal, TypeVar
-
-from attrs import frozen
+from collections.abc import Awaitable, Callable, Mapping
+from typing import Any, TypeVar
 
 from ..checks import positive_int
-from ..errors import OptionError, WireError
+from ..errors import OptionError
 from ..events.senders import EventSender
 from ..formatting import describe
-from ..records.steps import AgentStepSpec, Json, StepOutcome
-from ..wire.strict_json import write_json
+from ..records.steps import AgentStepSpec, StepOutcome
+from .answers import outcome_of
 from .async_code import complete
 from .executor import DEFAULT_MAX_PARALLEL_TASKS, AgentExecutor
+from .setup_functions import Hook, SetupFunctions, await_hook, complete_hook
+from .signature import AgentFunction, SenderPlace, sender_place
 
 __all__ = ["FunctionExecutor"]
-
-AgentFunction = Callable[..., Any]
-"""`(spec)` or `(spec, event_tx)`, plain or `async`, returning a `str`, a `StepOutcome` or a JSON value."""
 
 F = TypeVar("F", bound=AgentFunction)
 
@@ -34,26 +30,55 @@ class FunctionExecutor(AgentExecutor):
     If there is none, the second parameter gets it, if that is positional and has no default. All other parameters keep
     their defaults; `*args` and `**kwargs` get nothing.
 
-    The return value becomes the outcome. A `str` becomes its `output`; a `StepOutcome` is passed on unchanged; any
-    other JSON value except `None` becomes `structured`, and its JSON text `output`. Any other value makes a failed
-    outcome.
+    The return value becomes the outcome. A `str` becomes its `output`, as do `bytes` that are UTF-8; a `StepOutcome` is
+    passed on unchanged. Any other value becomes `structured`, and its JSON text `output`: a JSON value as it is, and as
+    far as JSON can hold them also data classes, attrs classes and pydantic models (objects by field), tuples and sets
+    (arrays), mappings with keys of any plain type, dates and times (ISO 8601), `timedelta` (seconds), `Decimal`, `UUID`
+    and paths (strings), enums (their values), and numbers and arrays of numpy of at most 100 000 items, in any nesting.
+    `None` and all other values make a failed outcome of status `invalid`; its `output` has the `repr` of the value, up
+    to 1 MB.
+
+    `setup` makes what does not pickle or is slow to make, such as a client: once in each worker process; on threads
+    once per run, or once per thread if `thread_safe` is `False`. If it returns a mapping, each key is a name, and every
+    function gets the values that its parameters name. Any other value goes to the one parameter without a default that
+    a function has besides the spec and `event_tx`::
+
+        def ask(spec, client):
+            return client.ask(spec.prompt)
+
+        FunctionExecutor({"ask": ask}, setup=Client, teardown=Client.close)
+        FunctionExecutor({"ask": ask}, setup=lambda: {"client": Client(), "cache": Cache()})
+
+    With `setup`, only a parameter named `event_tx` gets the event sender. The spec goes to the parameter `spec`, or to
+    the first one that gets nothing else. If a function requires what `setup` does not return, `setup` fails, and the
+    error names both.
 
     Args:
         functions: The functions by agent name.
         concurrency: How many steps may run at once.
+        setup: Called without arguments before the first step of a worker; plain or `async`.
+        teardown: Called after the last one; plain or `async`. If it requires an argument, it gets what `setup`
+            returned; if it names keys of a mapping that `setup` returned, their values.
 
     Raises:
         OptionError: An argument has no usable value; the error names it.
     """
 
     def __init__(
-        self, functions: Mapping[str, AgentFunction] | None = None, *, concurrency: int = DEFAULT_MAX_PARALLEL_TASKS
+        self,
+        functions: Mapping[str, AgentFunction] | None = None,
+        *,
+        concurrency: int = DEFAULT_MAX_PARALLEL_TASKS,
+        setup: Callable[[], Any] | None = None,
+        teardown: Callable[..., Any] | None = None,
     ) -> None:
         if functions is not None and not isinstance(functions, Mapping):
             raise OptionError(f"functions must map agent names to functions, got {describe(functions)}")
         self._concurrency = positive_int("concurrency", concurrency)
         self._functions: dict[str, AgentFunction] = {}
-        self._senders: dict[str, _SenderPlace | None] = {}
+        self._senders: dict[str, SenderPlace | None] = {}
+        has_none = setup is None and teardown is None
+        self._setup_functions = None if has_none else SetupFunctions(setup, teardown)
         for name, function in (functions or {}).items():
             self._add(name, function)
 
@@ -73,6 +98,23 @@ class FunctionExecutor(AgentExecutor):
         functions = self._functions.values()
         return super()._runs_in_event_loop() or (bool(functions) and all(map(_is_async, functions)))
 
+    def setup(self) -> Awaitable[None] | None:
+        if self._setup_functions is None:
+            return None
+        return self._call_hook(self._setup_functions.set_up(self._functions))
+
+    def teardown(self) -> Awaitable[None] | None:
+        if self._setup_functions is None:
+            return None
+        return self._call_hook(self._setup_functions.tear_down())
+
+    def _call_hook(self, hook: Hook) -> Awaitable[None] | None:
+        """Call the functions of a hook, in this thread; those that are async in the event loop."""
+        if self._runs_in_event_loop():  # this is its thread, which must not wait
+            return await_hook(hook)
+        complete_hook(hook)
+        return None
+
     def execute_step(self, spec: AgentStepSpec, event_tx: EventSender | None = None) -> StepOutcome:
         function = self._functions.get(spec.agent)
         if function is None:
@@ -80,127 +122,26 @@ class FunctionExecutor(AgentExecutor):
             return StepOutcome.failed(
                 spec.task_id, spec.agent, f"no agent {spec.agent!r} is registered; known agents: {known}"
             )
-        place = self._senders[spec.agent]
-        value = function(spec) if place is None else place.call(function, spec, event_tx)
+        if self._setup_functions is not None:
+            value = self._setup_functions.call(spec.agent, function, spec, event_tx)
+        else:
+            place = self._senders[spec.agent]
+            value = function(spec) if place is None else place.call(function, spec, event_tx)
         if inspect.isawaitable(value):
             value = complete(value)
-        return _outcome(spec, value)
+        return outcome_of(spec, value)
 
     def _add(self, name: str, function: AgentFunction) -> None:
         if not isinstance(name, str):
             raise OptionError(f"the name of an agent must be a str, got {describe(name)}")
         if not callable(function):
             raise OptionError(f"agent {name!r} must be a function, got {describe(function)}")
-        self._senders[name] = _sender_place(name, function)
+        if self._setup_functions is None:
+            self._senders[name] = sender_place(name, function)
+        else:
+            self._setup_functions.check(name, function)
         self._functions[name] = function
-
-
-@frozen
-class _SenderPlace:
-    """How to pass the event sender to a function.
-
-    Attributes:
-        kind: By keyword, by position before the spec, or by position after it.
-        between: For the last kind, the defaults of the parameters between the two, which have to be passed, too.
-    """
-
-    kind: Literal["keyword", "before", "after"]
-    between: tuple[Any, ...] = ()
-
-    def call(self, function: AgentFunction, spec: AgentStepSpec | None, event_tx: EventSender | None) -> Any:
-        if self.kind == "keyword":
-            return function(spec, event_tx=event_tx)
-        if self.kind == "before":
-            return function(event_tx, spec)
-        return function(spec, *self.between, event_tx)
 
 
 def _is_async(function: AgentFunction) -> bool:
     return inspect.iscoroutinefunction(function) or inspect.iscoroutinefunction(type(function).__call__)
-
-
-def _sender_place(name: str, function: AgentFunction) -> _SenderPlace | None:
-    """Return how to pass the event sender to `function`; `None` if it takes none.
-
-    Raises:
-        OptionError: `function` cannot be called with a spec, or with a spec and a sender.
-    """
-    try:
-        signature = _own_signature(function)
-    except (TypeError, ValueError):  # some builtins have no signature; one argument is the best guess
-        return None
-    place = _place_in(signature, function)
-    try:
-        if place is None:
-            signature.bind(None)
-        else:
-            place.call(signature.bind, None, None)
-    except TypeError:
-        raise OptionError(
-            f"agent {name!r} must take (spec) or (spec, event_tx), but its signature is {signature}"
-        ) from None
-    return place
-
-
-def _own_signature(function: AgentFunction) -> inspect.Signature:
-    """Return what the function itself takes: of a decorator that passes on everything, what the decorated one does.
-
-    Raises:
-        TypeError, ValueError: It has no signature.
-    """
-    signature = inspect.signature(function, follow_wrapped=False)
-    kinds = [parameter.kind for parameter in signature.parameters.values()]
-    return inspect.signature(function) if inspect.Parameter.VAR_POSITIONAL in kinds else signature
-
-
-def _place_in(signature: inspect.Signature, function: AgentFunction) -> _SenderPlace | None:
-    positional = [parameter for parameter in signature.parameters.values() if parameter.kind in _POSITIONAL]
-    named = signature.parameters.get("event_tx")
-    if named is not None and named.kind not in _VARIADIC:
-        return None if _is_filled(function) else _named_place(named, positional)
-    if len(positional) > 1 and positional[1].default is inspect.Parameter.empty:
-        return _SenderPlace("after")
-    return None
-
-
-def _named_place(named: inspect.Parameter, positional: list[inspect.Parameter]) -> _SenderPlace:
-    if named not in positional:
-        return _SenderPlace("keyword")
-    index = positional.index(named)
-    if index == 0:
-        return _SenderPlace("before")
-    if index == 1:  # by position, because a decorator may pass on only positional arguments
-        return _SenderPlace("after")
-    if named.kind is not inspect.Parameter.POSITIONAL_ONLY:
-        return _SenderPlace("keyword")
-    defaults = [parameter.default for parameter in positional[1:index]]
-    # A parameter without a default gets no value: the call then lacks an argument, and the function is refused.
-    return _SenderPlace("after", tuple(default for default in defaults if default is not inspect.Parameter.empty))
-
-
-def _is_filled(function: AgentFunction) -> bool:
-    """Whether `functools.partial` has already given `event_tx` a value, which is kept."""
-    return isinstance(function, functools.partial) and "event_tx" in function.keywords
-
-
-_POSITIONAL = (inspect.Parameter.POSITIONAL_ONLY, inspect.Parameter.POSITIONAL_OR_KEYWORD)
-_VARIADIC = (inspect.Parameter.VAR_POSITIONAL, inspect.Parameter.VAR_KEYWORD)
-
-
-def _outcome(spec: AgentStepSpec, value: Any) -> StepOutcome:
-    if isinstance(value, StepOutcome):
-        return value
-    if isinstance(value, str):
-        return StepOutcome.completed(spec, value)
-    if value is None:
-        return _invalid(spec, "returned None; return a str, a StepOutcome or a JSON value")
-    structured: Json = value
-    try:
-        text = write_json(structured)
-    except WireError as error:
-        return _invalid(spec, f"returned {describe(value)}, expected a str, a StepOutcome or a JSON value ({error})")
-    return StepOutcome.completed(spec, text, structured)
-
-
-def _invalid(spec: AgentStepSpec, reason: str) -> StepOutcome:
-    return StepOutcome.failed(spec.task_id, spec.agent, f"agent {spec.agent!r} {reason}")

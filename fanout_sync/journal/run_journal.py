@@ -270,7 +270,10 @@ def _with_copy(report: Report, spec: AgentStepSpec) -> Report:
         copy = json.loads(json.dumps(report.outcome.structured))
     except Exception as error:  # the step is changing it now, or has changed it since it was checked
         refusal = StepError("InvalidOutcome", f"structured cannot be journalled: {StepError.of(error)}")
-        refused = failure(report.index, spec, "invalid", refusal, report.started, report.duration_s, report.worker)
+        output = f"{refusal.message}\n{report.outcome.output}"
+        refused = failure(
+            report.index, spec, "invalid", refusal, report.started, report.duration_s, report.worker, output
+        )
         return attrs.evolve(refused, attempts=report.attempts, usage=report.usage)
     return attrs.evolve(report, outcome=attrs.evolve(report.outcome, structured=copy))
 

@@ -69,8 +69,13 @@ def failure(
     started: float | None = None,
     duration_s: float | None = None,
     worker: str | int | None = None,
+    output: str | None = None,
 ) -> Report:
-    """Return the report of a step that returned no outcome: the failed one has the spec's `task_id` and `agent`."""
-    message = str(error) if status == "raised" else error.message
-    outcome = StepOutcome.failed(spec.task_id, spec.agent, message)
+    """Return the report of a step that returned no outcome: the failed one has the spec's `task_id` and `agent`.
+
+    Its `output` is the message of the error, unless another one is given.
+    """
+    if output is None:
+        output = str(error) if status == "raised" else error.message
+    outcome = StepOutcome.failed(spec.task_id, spec.agent, output)
     return Report(index, status, outcome, error, started, duration_s, worker)

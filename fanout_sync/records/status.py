@@ -20,7 +20,8 @@ Status = Literal["succeeded", "failed", "raised", "crashed", "timed_out", "cance
 - `timed_out`: it took longer than its timeout.
 - `cancelled`: the run was interrupted, or a foreign pool cancelled the step, before it ended; or it was not started,
   because the budget was exhausted, too many steps had failed, or the journal failed.
-- `invalid`: it returned something that is no `StepOutcome`, or an outcome that the wire cannot carry.
+- `invalid`: it returned something of which no outcome can be made, or an outcome that the wire cannot carry. The
+  `output` has what came.
 """
 
 

@@ -18,6 +18,7 @@ from ..events.senders import EventSink
 from ..executors.executor import AgentExecutor, is_thread_safe
 from ..formatting import describe, did_you_mean
 from ..records.steps import AgentStepSpec
+from .executor_argument import check_execute_step, describe_argument, refuse_executor
 
 if TYPE_CHECKING:
     from ..journal import Journal, Workflow
@@ -46,14 +47,9 @@ def an_executor(value: Any) -> AgentExecutor:
     """Return the executor, if it is one."""
     if isinstance(value, AgentExecutor):
         is_thread_safe(value)  # refuses what is no bool
+        check_execute_step(value)
         return value
-    if isinstance(value, type) and issubclass(value, AgentExecutor):
-        name = value.__name__
-        raise OptionError(f"executor must be an instance of {name}, got the class; call it: {name}()")
-    raise OptionError(
-        f"executor must be an AgentExecutor, got {describe(value)}; "
-        "subclass AgentExecutor, or wrap functions in a FunctionExecutor"
-    )
+    raise refuse_executor(value)
 
 
 def a_backend(value: Any) -> Executor:
@@ -64,7 +60,7 @@ def a_backend(value: Any) -> Executor:
         return _BACKENDS[value]()
     raise OptionError(
         "backend must be 'thread', 'process', a Backend or a concurrent.futures.Executor, "
-        f"got {describe(value)}{did_you_mean(value, _BACKENDS)}"
+        f"got {describe_argument(value, Executor)}{did_you_mean(value, _BACKENDS)}"
     )
 
 

@@ -71,6 +71,13 @@ def fields_of(record: Any) -> dict[str, Json]:
     return {field.name: value for field, value in fields if value is not None or field.default is not None}
 
 
+def json_converter() -> Converter:
+    """Return a new converter for any value, as cattrs configures one for JSON."""
+    from cattrs.preconf.json import make_converter
+
+    return make_converter()
+
+
 def _structured(cls: type[R], value: Any) -> R:
     from cattrs import ClassValidationError
 

@@ -71,11 +71,11 @@ class Plain(FunctionExecutor):
 class Async(Plain):
     """Makes the same in an async one."""
 
-    async def setup(self) -> None:  # type: ignore[override]  # async, as is allowed
+    async def setup(self) -> None:  # type: ignore[override]  # the plain one that it overrides returns None
         await asyncio.sleep(0)
         super().setup()
 
-    async def teardown(self) -> None:  # type: ignore[override]
+    async def teardown(self) -> None:
         await asyncio.sleep(0)
         assert self.owner is asyncio.get_running_loop()
 
@@ -112,6 +112,39 @@ class Mixed(Plain):
         return LABEL.get()
 
 
+async def make_lock() -> asyncio.Lock:
+    await asyncio.sleep(0)
+    lock = asyncio.Lock()
+    lock.made_in = asyncio.get_running_loop()  # type: ignore[attr-defined]
+    return lock
+
+
+async def drop_lock(lock: Any) -> None:
+    assert lock.made_in is asyncio.get_running_loop()
+
+
+async def use_lock(spec: AgentStepSpec, lock: Any) -> str:
+    async with lock:
+        await asyncio.sleep(0.001)
+    assert lock.made_in is asyncio.get_running_loop()
+    return "used"
+
+
+def use_nothing(spec: AgentStepSpec, lock: Any) -> str:
+    return "used"
+
+
+@pytest.mark.parametrize("second", [use_lock, use_nothing])
+def test_async_functions_for_setup_and_teardown(
+    second: Callable[..., Any], make_runner: Callable[..., Runner], caplog: pytest.LogCaptureFixture
+) -> None:
+    """What an async `setup=` makes belongs to the loop of the async agents, also beside plain agents."""
+    executor = FunctionExecutor({"tester": use_lock, "second": second}, setup=make_lock, teardown=drop_lock)
+    run = make_runner(executor, max_concurrency=4).run(make_specs(STEPS))
+    assert [outcome.output for outcome in run] == ["used"] * STEPS, run.summary()
+    assert "teardown" not in caplog.text
+
+
 @pytest.mark.parametrize("make", [Plain, Async])
 def test_what_belongs_to_a_loop_is_shared_by_steps_and_runs(
     make: type[FunctionExecutor], make_runner: Callable[..., Runner]
@@ -146,7 +179,7 @@ def test_a_failing_async_setup_is_reported(make_runner: Callable[..., Runner]) -
     """Each step fails with what an async `setup` raises."""
 
     class Failing(AsyncStep):
-        async def setup(self) -> None:  # type: ignore[override]
+        async def setup(self) -> None:  # type: ignore[override]  # the plain one that it overrides returns None
             await asyncio.sleep(0)
             raise ConnectionError("no server")
 
@@ -159,11 +192,11 @@ def test_every_copy_of_an_executor_has_its_async_hooks(make_runner: Callable[...
     calls = []
 
     class Counted(FunctionExecutor):
-        async def setup(self) -> None:  # type: ignore[override]
+        async def setup(self) -> None:
             await asyncio.sleep(0)
             calls.append("setup")
 
-        async def teardown(self) -> None:  # type: ignore[override]
+        async def teardown(self) -> None:
             await asyncio.sleep(0)
             calls.append("teardown")
 

@@ -320,12 +320,6 @@ def test_the_executor_must_be_one(executor: Any) -> None:
         Runner(executor)
 
 
-def test_an_executor_class_is_no_executor() -> None:
-    """The error says that the class has to be called."""
-    with pytest.raises(OptionError, match=r"got the class; call it: Echo\(\)"):
-        Runner(Echo)  # type: ignore[arg-type]  # the mistake in question
-
-
 def test_the_order_of_a_stream_is_checked_at_once() -> None:
     """A wrong order is refused by the call, not by the first `next`."""
     with pytest.raises(OptionError, match="order must be 'input' or 'completion', got str 'random'"):

@@ -16,6 +16,7 @@ from ..loss import LoadFailure
 from ..worker_traceback import WorkerTraceback
 from .culprit import Culprit, find_culprit
 from .parts import name_of
+from .setup_advice import setup_advice
 
 T = TypeVar("T")
 
@@ -117,6 +118,8 @@ def refuse_unpicklable(
     if culprit is None:  # it could be pickled this time
         return ExecutorNotPicklable("executor", str(StepError.of(error)), "Use backend='thread'.")
     reason, advice = _explain(culprit)
+    if advice.endswith(_IN_SETUP):
+        advice += setup_advice(culprit.path, [owner for _, owner in culprit.owners])
     return ExecutorNotPicklable(culprit.path, reason, _advice_by_argument(culprit.path, advice))
 
 

@@ -1,0 +1,147 @@
+"""From what a step returned to its outcome. What no outcome can hold is kept as text: it may have been paid for."""
+
+from __future__ import annotations
+
+import reprlib
+from collections.abc import AsyncIterator, Iterator
+from typing import Any
+
+from ..errors import WireError
+from ..formatting import describe, printable
+from ..records.status import StepError
+from ..records.steps import AgentStepSpec, StepOutcome, session_id_of
+from ..wire.strict_json import MAX_DEPTH, check_json, check_text, write_json
+
+MOST_BYTES = 2**20
+"""How much of an answer that no outcome can hold is kept, in bytes of UTF-8."""
+
+_EXPECTED = "return a str, a StepOutcome or a JSON value"
+
+
+class InvalidOutcome(StepOutcome):
+    """The failed outcome of a step whose answer no outcome can hold; the step then has the status `invalid`.
+
+    It is returned, not raised: so an executor that calls another one passes it on like any failed outcome.
+
+    The first line of its `output` is the reason. The other lines have what came.
+    """
+
+    __slots__ = ()
+
+    @property
+    def reason(self) -> str:
+        """Why it is invalid, and what to return instead."""
+        return self.output.partition("\n")[0]
+
+    @classmethod
+    def because(cls, spec: AgentStepSpec, reason: str, kept: str = "") -> InvalidOutcome:
+        """Return the outcome of a step.
+
+        Args:
+            spec: The step.
+            reason: Why its answer is invalid.
+            kept: The answer as text; it is cut after `MOST_BYTES`.
+        """
+        line = " ".join(reason.splitlines())
+        output = line if kept in line else f"{line}\n{_cut(kept)}"
+        return cls(spec.task_id, session_id_of(spec.task_id), spec.agent, printable(output), False)
+
+
+def outcome_of(spec: AgentStepSpec, value: Any) -> StepOutcome:
+    """Return the outcome of a step whose function has returned `value`; an `InvalidOutcome` if that has no JSON."""
+    if isinstance(value, StepOutcome):
+        return value
+    if isinstance(value, str):
+        return StepOutcome.completed(spec, value if type(value) is str else str.__str__(value))
+    try:
+        if value is not None:
+            return StepOutcome.completed(spec, write_json(value), value)
+    except Exception:  # not only WireError: a dict or list may be of a class of the caller's
+        return _converted(spec, value)
+    return InvalidOutcome.because(spec, f"agent {spec.agent!r} returned None; {_EXPECTED}")
+
+
+def _converted(spec: AgentStepSpec, value: Any) -> StepOutcome:
+    try:
+        if (fault := _fault_of_type(value)) is not None:
+            raise WireError(fault)
+        from ..wire.unstructure import BYTES, unstructure  # imported lazily: slow, and few answers need it
+
+        structured = unstructure(value)
+        if isinstance(value, BYTES) and isinstance(structured, str):
+            return StepOutcome.completed(spec, structured)
+        return StepOutcome.completed(spec, write_json(structured), structured)
+    except Exception as error:  # also from methods of the value
+        why = printable(str(error)) if isinstance(error, WireError) else f"converting it raised {StepError.of(error)}"
+    reason = f"agent {spec.agent!r} returned {describe(value)}, which is no JSON value ({why}); {_EXPECTED}"
+    return InvalidOutcome.because(spec, reason, full_repr(value))
+
+
+def _fault_of_type(value: Any) -> str | None:
+    """Return why a value is refused whatever it holds; `None` if it is not."""
+    if isinstance(value, (Iterator, AsyncIterator)):
+        return "an iterator is not read: return a list of its items"
+    return "a spec is no answer" if isinstance(value, AgentStepSpec) else None
+
+
+def refused(spec: AgentStepSpec, outcome: Any) -> InvalidOutcome | None:
+    """Return the invalid outcome of a step whose executor has returned `outcome`; `None` if that is a valid one."""
+    try:
+        fault = _fault_of(outcome)
+    except BaseException as error:  # from user code: an incomplete outcome, or a dict whose methods raise
+        fault = f"the step returned {describe(outcome)}, which cannot be read: {StepError.of(error)}"
+    if fault is not None:
+        return InvalidOutcome.because(spec, fault, _contents(outcome))
+    return outcome if isinstance(outcome, InvalidOutcome) and not outcome.success else None
+
+
+def _fault_of(outcome: Any) -> str | None:
+    if not isinstance(outcome, StepOutcome):
+        return f"the step returned {describe(outcome)}, expected a StepOutcome, as of StepOutcome.completed(spec, text)"
+    try:
+        for name in ("task_id", "session_id", "agent", "output"):
+            check_text(getattr(outcome, name), name)
+        check_json(outcome.structured, "structured")
+    except WireError as error:
+        return f"the step returned an outcome that the wire cannot carry: {error}"
+    success: Any = outcome.success
+    return None if isinstance(success, bool) else f"success is {describe(success)}, expected a bool"
+
+
+def _contents(outcome: Any) -> str:
+    """Return the output of an outcome and a `repr` of what is structured; of anything else the `repr`."""
+    if not issubclass(type(outcome), StepOutcome):
+        return full_repr(outcome)
+    output, structured = (getattr(outcome, name, None) for name in ("output", "structured"))
+    text = output if isinstance(output, str) else full_repr(output)
+    return text if structured is None else f"{_cut(text)}\nstructured: {full_repr(structured)}"
+
+
+def full_repr(value: Any) -> str:
+    """Return the `repr` of any object, also if that of the object, or of one inside of it, raises."""
+    try:
+        return printable(repr(value))
+    except BaseException as error:  # the class is user code: its __repr__ may raise anything
+        note = f"an instance of {type(value).__name__}, whose repr() raised {type(error).__name__}"
+    try:
+        attributes = getattr(value, "__dict__", None)
+        return printable(f"{note}: {_lenient_repr().repr(value if attributes is None else attributes)}")
+    except BaseException:
+        return note
+
+
+def _lenient_repr() -> reprlib.Repr:
+    """Return what writes containers item by item, and instead of a `repr` that raises the type."""
+    lenient = reprlib.Repr()
+    for name in vars(lenient):
+        if name.startswith("max"):
+            setattr(lenient, name, MOST_BYTES)
+    lenient.maxlevel = MAX_DEPTH
+    return lenient
+
+
+def _cut(text: str) -> str:
+    data = text.encode("utf-8", "backslashreplace") if len(text) > MOST_BYTES // 4 else b""
+    if len(data) <= MOST_BYTES:
+        return text
+    return f"{data[:MOST_BYTES].decode('utf-8', 'ignore')}… (cut: the first {MOST_BYTES} of {len(data)} bytes)"
