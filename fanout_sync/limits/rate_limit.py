@@ -14,6 +14,7 @@ from ..formatting import describe
 from ..records.steps import AgentStepSpec
 from .answers import ASK_AGAIN_S, SHORTEST_WAIT_S
 from .cooldown import Cooldown, OnRefusal
+from .uncounted import Counted, UsageReports
 from .windows import Window, request_rates, token_rates
 
 __all__ = ["RateLimit"]
@@ -138,6 +139,7 @@ class KeyStates:
     Attributes:
         random: Decides how much longer a cooldown is than the server asked for.
         latest: The latest moment that was given.
+        reports: Whether steps have reported tokens.
     """
 
     def __init__(
@@ -147,6 +149,10 @@ class KeyStates:
         self.latest = 0.0
         self._requests = None if requests_per_minute is None else request_rates(float(requests_per_minute))
         self._tokens = None if tokens_per_minute is None else token_rates(tokens_per_minute)
+        limits: dict[Counted, str] = {}
+        if tokens_per_minute is not None:
+            limits["tokens"] = f"RateLimit(tokens_per_minute={tokens_per_minute})"
+        self.reports = UsageReports(limits)
         self._on_refusal = on_refusal
         self._states: dict[str, KeyState] = {}
         self._remembered: dict[str, dict[str, int]] = {}

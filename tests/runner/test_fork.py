@@ -36,6 +36,7 @@ from fanout_sync import (
     StepOutcome,
     SubagentEnd,
     ThreadBackend,
+    current_step,
 )
 from fanout_sync.forks import ForkDelay
 from fanout_sync.testing import make_specs
@@ -330,6 +331,7 @@ def test_the_limits_of_a_child() -> None:
 
     def wait(spec: AgentStepSpec) -> str:
         assert spec.prompt == "child" or is_over.wait(HANG_BOUND_S)
+        current_step().add_usage(prompt_tokens=1)
         return spec.prompt
 
     executor = FunctionExecutor({"tester": wait})
