@@ -12,6 +12,7 @@ import click
 from attrs import frozen
 
 from ..checks import positive_amount, positive_seconds
+from ..engine.warn import warnings_shown_by
 from ..errors import ExecutorNotPicklable, FanoutError, FanoutInterrupted, JournalError, OptionError, RunSoFar
 from ..interrupts import InterruptScope
 from ..records.steps import StepOutcome
@@ -157,7 +158,11 @@ def run(
         )
         source.check(before_first=outcomes.begin)
         summary = Summary(len(source))
-        with _sigterm_as_ctrl_c(), InterruptScope(encloses_others=True) as scope:
+        with (
+            _sigterm_as_ctrl_c(),
+            warnings_shown_by(lambda text: click.echo(f"warning: {text}", err=True)),
+            InterruptScope(encloses_others=True) as scope,
+        ):
             cancelled = _write_outcomes(runner, source, outcomes, summary, scope)
             if scope.is_interrupted:
                 text = summary.interrupted(cancelled, resumes=source.journal is not None)

@@ -24,6 +24,7 @@ from ..results.run import Run
 from .dispatch import Dispatch, Setting
 from .input import an_iterator, check, is_at_hand, length_of, raising_after, read_all
 from .plan import RunPlan
+from .warn import warn_caller
 
 T = TypeVar("T")
 
@@ -148,6 +149,7 @@ class Call:
         run = self.run_of(reports.values())
         if not self.is_interrupted:
             raise_what_ended(dispatch, run, before)
+            warn_of_uncounted(dispatch)
         return run
 
     def _checked(
@@ -334,6 +336,14 @@ def raise_what_ended(dispatch: Dispatch, run: Run, before: Run | None = None) ->
         raise JournalConflict(error.reason, error.conflicts, run) from error.__cause__
     if error is not None:
         raise InputError(dispatch.input.reason, run) from error
+
+
+def warn_of_uncounted(dispatch: Dispatch) -> None:
+    """Warn if steps have succeeded under a limit on tokens or money, and none has reported what it used."""
+    waiting_line = dispatch.state.waiting_line
+    if waiting_line is not None and waiting_line.has_succeeded:
+        for text in waiting_line.limiter.tell_uncounted():
+            warn_caller(text)
 
 
 def _all_reports(dispatch: Dispatch) -> Iterator[Report]:

@@ -9,7 +9,7 @@ from contextlib import suppress
 from ..interrupts import interrupt_again
 from ..records.report import Report
 from ..records.steps import AgentStepSpec, StepOutcome
-from .call import Call, raise_what_ended
+from .call import Call, raise_what_ended, warn_of_uncounted
 from .dispatch import Dispatch
 from .input import Rereadable, an_iterator, check, is_at_hand, length_of
 from .plan import RunPlan
@@ -79,6 +79,7 @@ def _outcomes(
         run = call.run_of(unread.values())
         if not call.is_interrupted:
             raise_what_ended(dispatch, run)
+            warn_of_uncounted(dispatch)
         elif call.plan.raises_interrupts:
             call.raise_interrupt(run, yielded, total, cancelled)
         for outcome in run:

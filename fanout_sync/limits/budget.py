@@ -15,6 +15,7 @@ from ..records.steps import AgentStepSpec
 from ..records.usage import Usage
 from .amounts import Resource, used_of
 from .answers import ASK_AGAIN_S, LOCK, Exhausted, Wait
+from .uncounted import Counted, UsageReports
 
 __all__ = ["Budget", "BudgetUsed"]
 
@@ -53,7 +54,7 @@ class BudgetUsed:
     steps: int = 0
 
 
-@define(eq=False, on_setattr=setters.frozen)
+@define(eq=False, init=False, kw_only=True, on_setattr=setters.frozen)
 class Budget:
     """A limit on what runs may use in total. All runs in one process that are given the same object share it.
 
@@ -77,14 +78,37 @@ class Budget:
 
     Raises:
         OptionError: An argument is not usable, or there is no limit at all.
+        TypeError: A limit is given by position: a bare number would not say what it limits.
     """
 
     max_tokens: int | None = field(default=None, validator=_a_count)
     max_cost_usd: float | None = field(default=None, validator=_an_amount)
     max_seconds: float | None = field(default=None, validator=_an_amount)
     max_steps: int | None = field(default=None, validator=_a_count)
-    estimate: Callable[[AgentStepSpec], Usage | float] | None = field(default=None, kw_only=True)
+    estimate: Callable[[AgentStepSpec], Usage | float] | None = field(default=None)
     account: Account = field(init=False, repr=False)  # for the limiter
+
+    def __init__(
+        self,
+        *unnamed: NoReturn,
+        max_tokens: int | None = None,
+        max_cost_usd: float | None = None,
+        max_seconds: float | None = None,
+        max_steps: int | None = None,
+        estimate: Callable[[AgentStepSpec], Usage | float] | None = None,
+    ) -> None:
+        if unnamed:
+            raise TypeError(
+                f"Budget takes its limits by name, got {describe(unnamed[0])}; write Budget(max_cost_usd=5), "
+                "or max_tokens, max_seconds or max_steps"
+            )
+        self.__attrs_init__(
+            max_tokens=max_tokens,
+            max_cost_usd=max_cost_usd,
+            max_seconds=max_seconds,
+            max_steps=max_steps,
+            estimate=estimate,
+        )
 
     @estimate.validator
     def _check_estimate(self, attribute: Any, value: Any) -> None:
@@ -208,7 +232,11 @@ class Reservation:
 
 
 class Account:
-    """The state of a `Budget`. Only `used` and `summary_line` take the lock; the callers of the others hold it."""
+    """The state of a `Budget`. Only `used` and `summary_line` take the lock; the callers of the others hold it.
+
+    Attributes:
+        reports: Whether steps have reported tokens and money.
+    """
 
     def __init__(self, budget: Budget) -> None:
         self._max_tokens = budget.max_tokens
@@ -222,6 +250,12 @@ class Account:
             "steps": budget.max_steps,
         }
         self._limits: dict[Resource, float] = {name: limit for name, limit in limits.items() if limit is not None}
+        in_python: dict[Counted, str] = {}
+        if budget.max_tokens is not None:
+            in_python["tokens"] = f"Budget(max_tokens={budget.max_tokens})"
+        if budget.max_cost_usd is not None:
+            in_python["cost"] = f"Budget(max_cost_usd={budget.max_cost_usd})"
+        self.reports = UsageReports(in_python)
         self._reserves = budget.max_tokens is not None or budget.max_cost_usd is not None
         self._used = Amount()
         self._reserved = Amount()

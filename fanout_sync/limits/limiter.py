@@ -113,12 +113,14 @@ class Limiter:
         """Count what an attempt has used; also after it has ended, if its thread was abandoned and goes on."""
         with LOCK:
             for states, key_permit in self._each(permit):
+                states.reports.add(usage)
                 state = states.get(key_permit.key)
                 if permit.is_over:
                     state.spend_late(key_permit, usage.tokens, states.latest)
                 else:
                     state.spend(key_permit, usage.tokens)
             if self._account is not None and permit.reservation is not None:
+                self._account.reports.add(usage)
                 self._account.spend(permit.reservation, Amount.of(usage))
 
     def settle(self, permit: Permit, now: float, retry_after: float | None = None) -> None:
@@ -190,6 +192,12 @@ class Limiter:
         with LOCK:
             # As a second attempt: those may start when the number of steps is used up.
             return self._account.exhausted(2, now)
+
+    def tell_uncounted(self) -> list[str]:
+        """Return what is wrong if no step has reported what a limit or the budget counts: each of them once."""
+        holders = [*self._keys, self._account]
+        with LOCK:
+            return [text for holder in holders if holder is not None and (text := holder.reports.tell()) is not None]
 
     def _each(self, permit: Permit) -> Iterator[tuple[KeyStates, KeyPermit]]:
         return zip(self._keys, permit.key_permits, strict=True)

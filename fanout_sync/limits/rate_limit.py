@@ -4,16 +4,17 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from random import Random
-from typing import Any, NoReturn
+from typing import Any, Literal, NoReturn, get_args
 
 from attrs import Attribute, define, field, setters
 
-from ..checks import positive_amount, positive_int
+from ..checks import one_of, positive_amount, positive_int
 from ..errors import OptionError
 from ..formatting import describe
 from ..records.steps import AgentStepSpec
 from .answers import ASK_AGAIN_S, SHORTEST_WAIT_S
-from .cooldown import Cooldown
+from .cooldown import Cooldown, OnRefusal
+from .uncounted import Counted, UsageReports
 from .windows import Window, request_rates, token_rates
 
 __all__ = ["RateLimit"]
@@ -57,6 +58,11 @@ def _a_function(_: Any, attribute: Attribute[Any], value: Any) -> None:
         raise OptionError(f"key of RateLimit must be a function of the spec, got {describe(value)}")
 
 
+def _what_to_do(_: Any, attribute: Attribute[Any], value: Any) -> None:
+    if value is not None:
+        one_of("on_refusal of RateLimit", value, get_args(OnRefusal))
+
+
 @define(eq=False, on_setattr=setters.frozen)
 class RateLimit:
     """A limit on requests and tokens per minute. Runs in one process that are given the same object share it.
@@ -69,9 +75,16 @@ class RateLimit:
     largest attempt of the same agent so far. The first attempt of an agent runs alone. An attempt that uses more than
     `tokens_per_minute` starts when no tokens have been used for a minute.
 
-    After a step has raised `RetryAfter(seconds)`, no step starts for that time and up to a tenth more, but at most one
-    second more; that is random, so that programs do not all come back at the same moment. Then one step may be in
-    flight, and each that ends without `RetryAfter` allows one more, until as many are allowed as were before.
+    A step that raises `RetryAfter(seconds)` is tried again after that time at the earliest, if there are retries.
+    Whether other steps wait, too, depends on whether the server is over its limit or refuses a few requests at random.
+    It is over its limit when several refusals are close together among the steps of the key, in the order in which they
+    started: at least four of six in a row, five of ten, eight of twenty-two; in general `n` of `4n - 10`, which in the
+    long run is more than a quarter. With one step in flight two of six are enough, with two steps three of six.
+
+    Then there is a pause: no step of the key starts for the time that the server asked for and up to a tenth more, but
+    at most one second more; that is random, so that programs do not all come back at the same moment. After it, half
+    as many steps may be in flight as before; and one more whenever as many have ended without `RetryAfter` as are
+    allowed, as in the congestion control of TCP (RFC 5681), until as many are allowed as were in flight before.
 
     Args:
         requests_per_minute: How many attempts may start in a minute: any number greater than 0; 0.5 is one in two
@@ -80,6 +93,8 @@ class RateLimit:
             tokens are not limited.
         key: Returns the key of a spec, such as the name of the model that its agent uses. Each key has the whole limit
             to itself. By default all specs share one.
+        on_refusal: `"wait_all"`: every `RetryAfter` begins a pause for all steps of its key. `"wait_step"`: none does,
+            and only the step that was refused waits. By default it is decided as described above.
 
     Raises:
         OptionError: An argument is not usable, or neither requests nor tokens are limited.
@@ -88,12 +103,14 @@ class RateLimit:
     requests_per_minute: float | None = field(default=None, validator=_requests)
     tokens_per_minute: int | None = field(default=None, validator=_tokens)
     key: Callable[[AgentStepSpec], str] | None = field(default=None, validator=_a_function)
+    on_refusal: Literal["wait_all", "wait_step"] | None = field(default=None, validator=_what_to_do, kw_only=True)
     keys: KeyStates = field(init=False, repr=False)  # for the limiter
 
     def __attrs_post_init__(self) -> None:
         if self.requests_per_minute is None and self.tokens_per_minute is None:
             raise OptionError("RateLimit needs requests_per_minute or tokens_per_minute")
-        object.__setattr__(self, "keys", KeyStates(self.requests_per_minute, self.tokens_per_minute))
+        keys = KeyStates(self.requests_per_minute, self.tokens_per_minute, self.on_refusal)
+        object.__setattr__(self, "keys", keys)
 
     def key_of(self, spec: AgentStepSpec) -> str:
         """Return the key of `spec`.
@@ -122,13 +139,21 @@ class KeyStates:
     Attributes:
         random: Decides how much longer a cooldown is than the server asked for.
         latest: The latest moment that was given.
+        reports: Whether steps have reported tokens.
     """
 
-    def __init__(self, requests_per_minute: float | None, tokens_per_minute: int | None) -> None:
+    def __init__(
+        self, requests_per_minute: float | None, tokens_per_minute: int | None, on_refusal: OnRefusal | None
+    ) -> None:
         self.random = Random()
         self.latest = 0.0
         self._requests = None if requests_per_minute is None else request_rates(float(requests_per_minute))
         self._tokens = None if tokens_per_minute is None else token_rates(tokens_per_minute)
+        limits: dict[Counted, str] = {}
+        if tokens_per_minute is not None:
+            limits["tokens"] = f"RateLimit(tokens_per_minute={tokens_per_minute})"
+        self.reports = UsageReports(limits)
+        self._on_refusal = on_refusal
         self._states: dict[str, KeyState] = {}
         self._remembered: dict[str, dict[str, int]] = {}
         self._sweep_at = _FEWEST_TO_SWEEP
@@ -144,6 +169,7 @@ class KeyStates:
                 key,
                 None if self._requests is None else Window(self._requests),
                 None if self._tokens is None else Window(self._tokens),
+                Cooldown(self._on_refusal),
             )
             for agent, largest in self._remembered.pop(key, {}).items():
                 state.agents[agent] = _Agent(largest)
@@ -193,7 +219,7 @@ class KeyPermit:
     Attributes:
         key: The key.
         agent: The agent of the spec.
-        generation: The generation of the cooldown in which the attempt started.
+        number: Its number among the attempts that started under the key.
         since: When it started.
         tokens: How many tokens it has reported so far.
         is_released: Whether other attempts no longer wait for it.
@@ -201,7 +227,7 @@ class KeyPermit:
 
     key: str
     agent: str
-    generation: int
+    number: int
     since: float
     tokens: int = 0
     is_released: bool = False
@@ -215,7 +241,7 @@ class KeyState:
         key: The key.
         requests: The requests of the last minute; `None` if requests are not limited.
         tokens: The tokens of attempts that ended in the last minute; `None` if tokens are not limited.
-        cooldown: Whether steps may start after a `RetryAfter`.
+        cooldown: Whether steps may start after some were refused.
         in_transit: Attempts whose request may not have reached the provider yet, oldest first. They enter `requests`
             when it has.
         mean_s: How long attempts usually take, as a moving average.
@@ -230,7 +256,7 @@ class KeyState:
     key: str
     requests: Window | None
     tokens: Window | None
-    cooldown: Cooldown = field(factory=Cooldown)
+    cooldown: Cooldown
     in_transit: dict[KeyPermit, None] = field(factory=dict)
     mean_s: float = ARRIVAL_S
     agents: dict[str, _Agent] = field(factory=dict)
@@ -242,7 +268,7 @@ class KeyState:
 
     def wait_s(self, agent: str, run: object, now: float) -> float:
         """Return after how many seconds to ask again, 0 if a step may start; while a run waits, it keeps its turn."""
-        wait_s = self.cooldown.seconds_left(now) or (ASK_AGAIN_S if self.cooldown.awaits_probes else 0.0)
+        wait_s = self.cooldown.seconds_left(now) or (ASK_AGAIN_S if self.cooldown.is_full else 0.0)
         if self.requests is not None:
             wait_s = max(wait_s, self._requests_wait_s(self.requests, now))
         if self.tokens is not None:
@@ -289,7 +315,7 @@ class KeyState:
         if key_permit.is_released:
             return
         key_permit.is_released = True
-        self.cooldown.step_ended(key_permit.generation)
+        self.cooldown.step_ended(key_permit.number)
         if self.alone is key_permit:
             self.alone = None
         if self.tokens is not None:
@@ -298,11 +324,11 @@ class KeyState:
             self.reserved -= known.largest or 0
 
     def end(self, key_permit: KeyPermit, now: float, cooldown_s: float | None) -> None:
-        """End an attempt; `cooldown_s` is for how long no step may start if it raised `RetryAfter`, else `None`."""
+        """End an attempt; `cooldown_s` is how long a pause would be if it raised `RetryAfter`, else `None`."""
         if cooldown_s is None:
-            self.cooldown.probe_succeeded(key_permit.generation)
+            self.cooldown.step_succeeded(key_permit.number)
         else:
-            self.cooldown.begin(key_permit.generation, now, cooldown_s)
+            self.cooldown.step_refused(key_permit.number, now, cooldown_s)
         self.release(key_permit)
         if self.requests is not None:
             if key_permit in self.in_transit:

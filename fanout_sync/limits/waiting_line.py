@@ -47,11 +47,13 @@ class WaitingLine:
 
     Attributes:
         limiter: Decides whether a step may start.
+        has_succeeded: Whether an attempt that this let start has succeeded.
     """
 
     def __init__(self, limiter: Limiter) -> None:
         self._exhausted: Exhausted | None = None
         self.limiter = limiter
+        self.has_succeeded = False
         self._queues: dict[tuple[str, ...], deque[WaitingStep]] = {}
         # Each queue is either ready, and its keys take turns, or deferred until the moment at which to ask again. An
         # entry of the heap counts only if its moment is still the one in `_ask_at`.
@@ -147,6 +149,8 @@ class WaitingLine:
         if running is None:
             return
         permit, keys = running
+        if report.status == "succeeded":
+            self.has_succeeded = True
         if report.status == "timed_out":  # its thread may go on and report usage
             self._abandoned[report.index] = permit
         if report.started is None:

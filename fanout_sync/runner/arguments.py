@@ -4,8 +4,6 @@ from __future__ import annotations
 
 import math
 import os
-import sys
-import warnings
 from collections.abc import Callable
 from concurrent.futures import Executor
 from typing import TYPE_CHECKING, Any
@@ -13,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 from ..backends import Backend, ProcessBackend, ThreadBackend
 from ..checks import positive_seconds
 from ..engine.plan import RunPlan
+from ..engine.warn import warn_caller
 from ..errors import OptionError
 from ..events.senders import EventSink
 from ..executors.executor import AgentExecutor, is_thread_safe
@@ -142,17 +141,7 @@ def warn_of_soft_timeout(plan: RunPlan) -> None:
     policies = plan.policies
     if isinstance(plan.backend, Backend) or (policies.timeout_s is None and policies.timeout_for is None):
         return
-    warnings.warn(
+    warn_caller(
         f"the timeout is a soft one: {type(plan.backend).__name__} cannot stop a step that is overdue, which is "
-        "reported as timed out and keeps its place there; backend='process' kills it",
-        stacklevel=_level_of_the_caller(),
+        "reported as timed out and keeps its place there; backend='process' kills it"
     )
-
-
-def _level_of_the_caller() -> int:
-    """Return the `stacklevel` at which, for `warnings.warn` where this is called, the first frame of others is."""
-    package = __name__.partition(".")[0]
-    level, frame = 1, sys._getframe(1)
-    while frame.f_back is not None and str(frame.f_globals.get("__name__")).partition(".")[0] == package:
-        level, frame = level + 1, frame.f_back
-    return level

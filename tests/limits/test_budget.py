@@ -70,6 +70,13 @@ def test_unusable_arguments_are_named(options: dict[str, Any], message: str) -> 
     assert str(caught.value) == message
 
 
+@pytest.mark.parametrize("unnamed", [(5,), (5.0, 1), (None,), ("5",)])
+def test_limits_are_given_by_name(unnamed: tuple[Any, ...]) -> None:
+    """A bare number would not say what it limits: it is refused, and the error says what to write."""
+    with pytest.raises(TypeError, match=r"takes its limits by name, got .*; write Budget\(max_cost_usd=5\)"):
+        Budget(*unnamed)
+
+
 def test_a_budget_cannot_be_pickled() -> None:
     """A budget cannot be sent to a worker process; the error says where to give it instead."""
     with pytest.raises(TypeError, match="a Budget lives in one process"):
@@ -102,7 +109,7 @@ def test_a_number_estimates_what_is_limited() -> None:
     """A number is an estimate of tokens if those are limited, and of dollars if money is."""
     tokens = Limiter([], Budget(max_tokens=10, max_steps=9, estimate=lambda spec: 4.5))
     money = Limiter([], Budget(max_cost_usd=1, estimate=lambda spec: 0.4))
-    both = Limiter([], Budget(10, 1, estimate=lambda spec: Usage(1, 1, 0.4)))
+    both = Limiter([], Budget(max_tokens=10, max_cost_usd=1, estimate=lambda spec: Usage(1, 1, 0.4)))
     for limiter in (tokens, money, both):
         start(limiter), start(limiter)
         assert has_to_wait(limiter)
@@ -309,7 +316,7 @@ def test_a_limit_makes_one_key_wait_and_a_budget_every_step() -> None:
 
 def test_the_summary_line_says_how_much_of_each_limit_is_used() -> None:
     """The line names what is limited and nothing else."""
-    everything = Budget(1000, 1, 60, 100)
+    everything = Budget(max_tokens=1000, max_cost_usd=1, max_seconds=60, max_steps=100)
     limiter = Limiter([], everything)
     limiter.begin_run(0.0)
     run_step(limiter, Usage(1000, 200, 0.52))
@@ -455,7 +462,7 @@ def test_a_budget_is_never_exceeded_if_the_estimates_are_high_enough(
     limit: int, uses: dict[str, list[int]], runs: int, count: int, seed: int
 ) -> None:
     """If all steps stay within their estimates, no more is used than the limit."""
-    budget = Budget(limit, estimate=lambda spec: max(uses[spec.agent]))
+    budget = Budget(max_tokens=limit, estimate=lambda spec: max(uses[spec.agent]))
     simulated(budget, uses, runs, count, seed)
     assert budget.used.tokens <= limit
 
@@ -471,7 +478,9 @@ def test_a_budget_is_exceeded_by_less_than_one_step_if_agents_always_use_the_sam
     limit: int, use: dict[str, int], count: int, seed: int
 ) -> None:
     """If each agent always uses the same, only the first step of an agent can use more than is left."""
-    simulation, _ = simulated(Budget(limit), {agent: [tokens] for agent, tokens in use.items()}, 2, count, seed)
+    simulation, _ = simulated(
+        Budget(max_tokens=limit), {agent: [tokens] for agent, tokens in use.items()}, 2, count, seed
+    )
     assert simulation.budget.used.tokens < limit + max(1, *use.values())
 
 
@@ -493,7 +502,7 @@ def simulated(
 def test_runs_in_eight_threads_share_a_limit_and_a_budget() -> None:
     """With eight runs in eight threads everything is counted exactly once, and no run waits for ever."""
     limit = RateLimit(10_000_000, 10**9, key=lambda spec: spec.agent[:1])
-    budget = Budget(10**9, 10**6, 3600, 10**6)
+    budget = Budget(max_tokens=10**9, max_cost_usd=10**6, max_seconds=3600, max_steps=10**6)
     done: Counter[str] = Counter()
     waits = threading.Event()
     errors: list[BaseException] = []

@@ -152,12 +152,12 @@ def test_a_limit_keeps_the_server_from_refusing(server: tuple[ServerLimit, int])
 
 
 def test_a_limit_that_is_set_too_high_costs_few_refusals(server: tuple[ServerLimit, int]) -> None:
-    """After a 429 no step starts: only requests that were in flight by then are refused as well."""
+    """After a few 429s no step starts: only requests that were in flight by then are refused as well."""
     server_limit, port = server
     runner = Runner(Client(port), max_concurrency=16, rate_limit=RateLimit(requests_per_minute=10**6), retry=20)
     run = runner.run(make_specs(150))
     assert len(run.succeeded) == 150
-    assert server_limit.refused <= 3 * 16, "each cooldown costs at most the requests in flight, and probing costs few"
+    assert server_limit.refused <= 3 * 16, "each pause costs at most the requests in flight"
 
 
 # Rate limits in runs -------------------------------------------------------------------------------------------------
@@ -219,7 +219,7 @@ def test_runners_share_a_limit() -> None:
     assert len(starts) == 5
 
 
-def test_retry_after_without_retries_still_begins_a_cooldown() -> None:
+def test_retry_after_without_retries_still_begins_a_pause() -> None:
     """The step fails, as it has no attempts left, and the other steps wait."""
     asked: list[str] = []
 
@@ -229,13 +229,27 @@ def test_retry_after_without_retries_still_begins_a_cooldown() -> None:
             raise RetryAfter(3600)
         return "ok"
 
-    runner = Runner(
-        FunctionExecutor({"tester": ask}), max_concurrency=1, rate_limit=RateLimit(requests_per_minute=10**6)
-    )
+    limit = RateLimit(requests_per_minute=10**6, on_refusal="wait_all")
+    runner = Runner(FunctionExecutor({"tester": ask}), max_concurrency=1, rate_limit=limit)
     stream = runner.stream(make_specs(5), order="completion")
     assert next(stream).output == "fanout_sync.RetryAfter: asked to be tried again after 3600 s"
     stream.close()
     assert asked == ["t0"]
+
+
+def test_a_step_that_is_refused_alone_holds_no_other(make_runner: MakeRunner, ledger: Ledger) -> None:
+    """It waits as long as its server asked for, and the others end meanwhile."""
+    executor = LedgerExecutor(ledger, {"t0": _asks_to_wait_an_hour})
+    runner = make_runner(executor, rate_limit=RateLimit(requests_per_minute=10**6), retry=2, max_concurrency=2)
+    stream = runner.stream(make_specs(20), order="completion")
+    ended = {next(stream).task_id for _ in range(19)}
+    stream.close()
+    assert ended == {f"t{n}" for n in range(1, 20)}
+    assert ledger.counts()["t0"] == 1
+
+
+def _asks_to_wait_an_hour(spec: AgentStepSpec) -> StepOutcome:
+    raise RetryAfter(3600)
 
 
 def test_every_step_runs_after_a_cooldown(make_runner: MakeRunner, ledger: Ledger) -> None:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 import pickle
 import random
-from collections import defaultdict, deque
+from collections import deque
 from typing import Any
 
 import pytest
@@ -80,6 +80,10 @@ def run_step(limiter: Limiter, now: float, tokens: int, agent: str = "a", key: s
         (
             {"requests_per_minute": 1, "key": "model"},
             "key of RateLimit must be a function of the spec, got str 'model'",
+        ),
+        (
+            {"requests_per_minute": 1, "on_refusal": "wait"},
+            "on_refusal of RateLimit must be 'wait_all' or 'wait_step', got str 'wait'",
         ),
     ],
 )
@@ -335,8 +339,8 @@ def test_a_run_within_a_step_does_not_wait_for_it() -> None:
 
 
 def test_after_retry_after_no_step_of_the_key_starts() -> None:
-    """The cooldown is for all runs that share the limit, and for one key only."""
-    limit = RateLimit(6000, key=by_description)
+    """The pause is for all runs that share the limit, and for one key only."""
+    limit = RateLimit(6000, key=by_description, on_refusal="wait_all")
     limiter, other_run = limiter_of(limit), limiter_of(limit)
     limiter.settle(start(limiter, 0.0), 0.0, retry_after=30.0)
     assert wait(limiter, 1.0) == pytest.approx(29.0)
@@ -346,8 +350,8 @@ def test_after_retry_after_no_step_of_the_key_starts() -> None:
 
 
 def test_a_later_retry_after_never_shortens_the_cooldown() -> None:
-    """The cooldown lasts until the latest moment that any `RetryAfter` asked for."""
-    limiter = limiter_of(RateLimit(6000))
+    """The pause lasts until the latest moment that any `RetryAfter` asked for."""
+    limiter = limiter_of(RateLimit(6000, on_refusal="wait_all"))
     first, second, third = (start(limiter, 0.0) for _ in range(3))
     limiter.settle(first, 0.0, retry_after=10.0)
     limiter.settle(second, 1.0, retry_after=2.0)
@@ -358,8 +362,8 @@ def test_a_later_retry_after_never_shortens_the_cooldown() -> None:
 
 @pytest.mark.parametrize(("seconds", "most"), [(2.0, 2.2), (100.0, 101.0)])
 def test_a_cooldown_is_a_little_longer_at_random(seconds: float, most: float) -> None:
-    """A cooldown is up to a tenth longer than the server asked for, but at most a second longer."""
-    limit = RateLimit(6000)
+    """A pause is up to a tenth longer than the server asked for, but at most a second longer."""
+    limit = RateLimit(6000, on_refusal="wait_all")
     waits = []
     for seed in range(50):
         limit.keys.random = random.Random(seed)
@@ -370,51 +374,6 @@ def test_a_cooldown_is_a_little_longer_at_random(seconds: float, most: float) ->
         limiter.settle(start(limiter, now + 200), now + 200)
     assert seconds <= min(waits) < max(waits) <= most
     assert max(waits) > seconds + 0.8 * (most - seconds)
-
-
-def test_probing_doubles_the_steps_in_flight() -> None:
-    """After a cooldown one step runs, then two, then four; and any number when as many may run as ran before."""
-    limiter = limiter_of(RateLimit(60_000))
-    before = [start(limiter, 0.0) for _ in range(8)]
-    limiter.settle(before[0], 0.0, retry_after=5.0)
-    for permit in before[1:]:
-        limiter.settle(permit, 1.0)
-    now, admitted = 5.0, []
-    for _ in range(4):
-        permits: list[Permit] = []
-        while isinstance(answer := ask(limiter, now), Permit) and len(permits) < 100:
-            permits.append(answer)
-        admitted.append(len(permits))
-        now += 1.0
-        for permit in permits:
-            limiter.settle(permit, now)
-    assert admitted == [1, 2, 4, 100]
-
-
-def test_a_probe_that_raises_retry_after_begins_a_new_cooldown() -> None:
-    """Probing then begins with one step again; a `RetryAfter` of a step from before the cooldown does not do that."""
-    limiter = limiter_of(RateLimit(60_000))
-    before = [start(limiter, 0.0) for _ in range(8)]
-    limiter.settle(before[0], 0.0, retry_after=5.0)
-    limiter.settle(start(limiter, 5.0), 6.0)
-    pair = [start(limiter, 6.0) for _ in range(2)]
-    limiter.settle(before[1], 6.0, retry_after=1.0)
-    assert wait(limiter, 6.0) == pytest.approx(1.0)
-    limiter.settle(pair[0], 7.0)
-    third, fourth = start(limiter, 7.0), start(limiter, 7.0)
-    assert wait(limiter, 7.0) == ASK_AGAIN_S
-    limiter.settle(third, 7.0, retry_after=1.0)
-    limiter.settle(fourth, 7.5)
-    start(limiter, 8.0)
-    assert wait(limiter, 8.0) == ASK_AGAIN_S
-
-
-def test_a_step_from_before_the_cooldown_is_no_probe() -> None:
-    """A slow step that was in flight when the cooldown began does not keep the first probe from starting."""
-    limiter = limiter_of(RateLimit(60_000))
-    first, _slow = start(limiter, 0.0), start(limiter, 0.0)
-    limiter.settle(first, 0.0, retry_after=5.0)
-    start(limiter, 5.0)
 
 
 # Runs that share ------------------------------------------------------------------------------------------------------
@@ -504,35 +463,68 @@ def test_idle_agents_are_forgotten() -> None:
 class KeyModel:
     """What the documentation says about one key, as a simple model."""
 
+    on_refusal: Any
     starts: list[float] = field(factory=list)
     no_start_before: float = -math.inf
-    generation: int = 0
-    most_probes: float = math.inf
-    probes_needed: int = 0
-    in_flight: int = 0
-    of_generation: int = 0
+    first: int = 0
+    refused: set[int] = field(factory=set)
+    allowed: float = math.inf
+    allowed_before: int = 0
+    doubles_until: float = 0.0
+    successes: int = 0
+    has_succeeded: bool = True
+    in_flight: set[int] = field(factory=set)
 
     def started(self, now: float) -> int:
-        assert now >= self.no_start_before - 1e-9, "no step starts during a cooldown"
-        assert self.of_generation < self.most_probes, "while probing, only so many steps are in flight"
+        assert now >= self.no_start_before - 1e-9, "no step starts during a pause"
+        assert len([n for n in self.in_flight if n >= self.first]) < self.allowed, "only so many steps are in flight"
         self.starts.append(now)
-        self.in_flight += 1
-        self.of_generation += 1
-        return self.generation
+        self.in_flight.add(len(self.starts))
+        return len(self.starts)
 
-    def left(self, generation: int) -> None:
-        self.in_flight -= 1
-        self.of_generation -= generation == self.generation
+    def left(self, number: int) -> None:
+        self.in_flight.remove(number)
 
-    def ended(self, generation: int, now: float, retry_after: float | None) -> None:
-        if retry_after is not None:
+    def ended(self, number: int, now: float, retry_after: float | None) -> None:
+        if retry_after is None:
+            self.succeeded(number)
+        elif self.on_refusal != "wait_step":
+            self.was_refused(number, now, retry_after)
+        self.left(number)
+
+    def succeeded(self, number: int) -> None:
+        if number < self.first:
+            return
+        self.has_succeeded = True
+        self.successes += 1
+        if self.allowed < self.doubles_until or self.successes >= self.allowed:
+            self.allowed, self.successes = self.allowed + 1, 0
+        if self.allowed >= self.allowed_before:
+            self.allowed = math.inf
+
+    def was_refused(self, number: int, now: float, retry_after: float) -> None:
+        is_late = number < self.first
+        if not is_late:
+            self.refused.add(number)
+        begins = not is_late and (self.on_refusal == "wait_all" or self.are_close_together(number))
+        if begins or (is_late and (self.on_refusal == "wait_all" or now < self.no_start_before)):
             self.no_start_before = max(self.no_start_before, now + retry_after)
-            if generation == self.generation:
-                self.probes_needed = max(self.in_flight, self.probes_needed if self.most_probes < math.inf else 0)
-                self.generation, self.most_probes, self.of_generation = self.generation + 1, 1, 0
-        elif generation == self.generation and self.most_probes < math.inf:
-            self.most_probes = math.inf if self.most_probes + 1 >= self.probes_needed else self.most_probes + 1
-        self.left(generation)
+        if begins:
+            is_reduced = self.allowed < math.inf
+            self.allowed_before = max(len(self.in_flight), self.allowed_before if is_reduced else 0)
+            self.allowed = max(1, (self.allowed if is_reduced else len(self.in_flight)) // 2)
+            if self.has_succeeded:
+                self.doubles_until = self.allowed
+            self.first, self.refused, self.successes, self.has_succeeded = len(self.starts) + 1, set(), 0, False
+
+    def are_close_together(self, number: int) -> bool:
+        fewest = min(4, 1 + len(self.in_flight))
+        for first in range(max(self.first, number - 120), number + 1):
+            for last in range(number, min(len(self.starts), number + 120) + 1):
+                count = len(self.refused.intersection(range(first, last + 1)))
+                if count >= fewest and last - first + 1 <= max(6, 4 * count - 10):
+                    return True
+        return False
 
 
 @define
@@ -543,11 +535,12 @@ class Simulation:
     chance: random.Random
     queues: dict[tuple[int, str], deque[str]]
     limiters: list[Limiter]
+    successes_in: int = 3
     now: float = 1000.0
     asks_in_vain: int = 0
     due: dict[tuple[int, str], float] = field(factory=dict)
     in_flight: list[tuple[Limiter, Permit, str, int]] = field(factory=list)
-    keys: defaultdict[str, KeyModel] = field(factory=lambda: defaultdict(KeyModel))
+    keys: dict[str, KeyModel] = field(factory=dict)
     fresh: int = 0
 
     def run(self, most_tokens: int) -> None:
@@ -572,27 +565,30 @@ class Simulation:
                 assert self.asks_in_vain < 2000, "a step that waits may start before long"
                 continue
             self.asks_in_vain = 0
-            self.in_flight.append((self.limiters[run], answer, key, self.keys[key].started(self.now)))
+            self.in_flight.append((self.limiters[run], answer, key, self._model(key).started(self.now)))
             self.queues[run, key].popleft()
             if not self.queues[run, key]:
                 del self.queues[run, key]
         return bool(ready)
+
+    def _model(self, key: str) -> KeyModel:
+        return self.keys.setdefault(key, KeyModel(self.limit.on_refusal))
 
     def _let_time_pass(self) -> None:
         self.now = max(self.now, min(self.due[queue] for queue in self.queues))
 
     def _end(self, most_tokens: int) -> None:
         self.now += self.chance.choice([0.0, 0.0, 0.01, 1.0, 10.0])
-        limiter, permit, key, generation = self.in_flight.pop(self.chance.randrange(len(self.in_flight)))
+        limiter, permit, key, number = self.in_flight.pop(self.chance.randrange(len(self.in_flight)))
         for _ in range(self.chance.randrange(3)):
             limiter.spend(permit, Usage(self.chance.randint(0, most_tokens)))
         if self.chance.random() < 0.1:
             limiter.release(permit, self.now)
-            self.keys[key].left(generation)
+            self.keys[key].left(number)
         else:
-            retry_after = self.chance.choice([None, None, None, 0.0, 3.0, 70.0])
+            retry_after = self.chance.choice([*[None] * self.successes_in, 0.0, 3.0, 70.0])
             limiter.settle(permit, self.now, retry_after)
-            self.keys[key].ended(generation, self.now, retry_after)
+            self.keys[key].ended(number, self.now, retry_after)
         if self.chance.random() < 0.1:
             limiter.spend(permit, Usage(self.chance.randint(0, most_tokens)))
 
@@ -608,17 +604,27 @@ per_minute = st.integers(1, 200) | st.floats(0.3, 30) | st.sampled_from([600, 60
     st.integers(1, 3),
     st.integers(0, 60),
     st.integers(0, 2**32),
+    st.sampled_from([None, None, "wait_all", "wait_step"]),
+    st.sampled_from([0, 3, 20]),
 )
 def test_limits_are_kept_and_every_step_starts_in_any_interleaving(
-    requests: float | None, tokens: int, are_tokens_limited: bool, runs: int, count: int, seed: int
+    requests: float | None,
+    tokens: int,
+    are_tokens_limited: bool,
+    runs: int,
+    count: int,
+    seed: int,
+    on_refusal: Any,
+    successes_in: int,
 ) -> None:
-    """No minute has too many requests, no step starts during a cooldown, and every step starts in the end."""
+    """No minute has too many requests, no step starts during a pause, and every step starts in the end."""
     chance = random.Random(seed)
-    limit = RateLimit(requests, tokens if are_tokens_limited or requests is None else None, by_description)
+    tokens_per_minute = tokens if are_tokens_limited or requests is None else None
+    limit = RateLimit(requests, tokens_per_minute, by_description, on_refusal=on_refusal)
     queues: dict[tuple[int, str], deque[str]] = {}
     for _ in range(count):
         queues.setdefault((chance.randrange(runs), chance.choice("kl")), deque()).append(chance.choice("abc"))
-    simulation = Simulation(limit, chance, queues, [limiter_of(limit) for _ in range(runs)])
+    simulation = Simulation(limit, chance, queues, [limiter_of(limit) for _ in range(runs)], successes_in)
     simulation.run(most_tokens=2 * tokens)
     assert sum(len(key.starts) for key in simulation.keys.values()) == count
     if requests is not None:

@@ -30,11 +30,13 @@ from fanout_sync import (
     MemoryJournal,
     ProcessBackend,
     RateLimit,
+    RetryAfter,
     Runner,
     SqliteJournal,
     StepOutcome,
     SubagentEnd,
     ThreadBackend,
+    current_step,
 )
 from fanout_sync.forks import ForkDelay
 from fanout_sync.testing import make_specs
@@ -329,6 +331,7 @@ def test_the_limits_of_a_child() -> None:
 
     def wait(spec: AgentStepSpec) -> str:
         assert spec.prompt == "child" or is_over.wait(HANG_BOUND_S)
+        current_step().add_usage(prompt_tokens=1)
         return spec.prompt
 
     executor = FunctionExecutor({"tester": wait})
@@ -343,6 +346,30 @@ def test_the_limits_of_a_child() -> None:
     is_over.set()
     thread.join(HANG_BOUND_S)
     assert (code, outcomes, budget.used.steps) == (0, EXPECTED, len(SPECS))
+
+
+def test_a_limit_that_pauses_in_a_child() -> None:
+    """A child waits for the pause that began before it, and for none of the steps of its parent."""
+    is_over = threading.Event()
+
+    def ask(spec: AgentStepSpec) -> str:
+        if spec.prompt == "refused":
+            raise RetryAfter(0.2)
+        assert spec.prompt == "child" or is_over.wait(HANG_BOUND_S)
+        return spec.prompt
+
+    limit = RateLimit(requests_per_minute=10**6, on_refusal="wait_all")
+    runner = Runner(FunctionExecutor({"tester": ask}), max_concurrency=2, rate_limit=limit)
+    runner.run([AgentStepSpec("r", "tester", "", "refused")])
+    outcomes: list[str] = []
+    thread = threading.Thread(target=lambda: outcomes.extend(outputs(runner.run(SPECS))))
+    thread.start()
+    assert eventually(lambda: limit.keys.get("").cooldown.in_flight > 0)
+    child = forked(lambda: runner.run([AgentStepSpec("c", "tester", "", "child")]).succeeded[0])
+    code = exit_code(child)
+    is_over.set()
+    thread.join(HANG_BOUND_S)
+    assert (code, outcomes) == (0, EXPECTED)
 
 
 def test_a_journal_in_memory_in_a_child() -> None:

@@ -144,6 +144,8 @@ class Store(Journal):
 
 
 limit: RateLimit = RateLimit(requests_per_minute=2.5, tokens_per_minute=10_000, key=lambda spec: spec.agent)
+cautious: RateLimit = RateLimit(requests_per_minute=60, on_refusal="wait_all")
+bold: RateLimit = RateLimit(requests_per_minute=60, on_refusal="wait_step")
 budget: Budget = Budget(max_tokens=10_000, max_cost_usd=5, max_seconds=60.0, max_steps=100)
 estimated: Budget = Budget(max_cost_usd=0.5, estimate=lambda spec: Usage(prompt_tokens=len(spec.prompt)))
 used: BudgetUsed = budget.used

@@ -1,0 +1,40 @@
+"""Warnings that point to the line of the caller's code that called the package."""
+
+from __future__ import annotations
+
+import sys
+import warnings
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from contextvars import ContextVar
+
+_PACKAGE = __name__.partition(".")[0]
+
+_show: ContextVar[Callable[[str], object] | None] = ContextVar("fanout_sync.show_warning", default=None)
+
+
+def warn_caller(message: str) -> None:
+    """Give a `UserWarning` whose place is the first frame outside of the package."""
+    show = _show.get()
+    if show is None:
+        warnings.warn(message, stacklevel=_level_of_the_caller())
+    else:
+        show(message)
+
+
+@contextmanager
+def warnings_shown_by(show: Callable[[str], object]) -> Iterator[None]:
+    """Have `show` called with each message instead: on the command line, no line of code has called the package."""
+    token = _show.set(show)
+    try:
+        yield
+    finally:
+        _show.reset(token)
+
+
+def _level_of_the_caller() -> int:
+    """Return the `stacklevel` at which, for `warnings.warn` where this is called, the first frame of others is."""
+    level, frame = 1, sys._getframe(1)
+    while frame.f_back is not None and str(frame.f_globals.get("__name__")).partition(".")[0] == _PACKAGE:
+        level, frame = level + 1, frame.f_back
+    return level
