@@ -13,12 +13,11 @@ from naming import without_address
 from scripts import Launcher
 
 from fanout_sync import Runner
-from fanout_sync.executors.event_loop import THREAD_NAME as LOOP_THREAD
+from fanout_sync.executors.event_loop import THREAD_NAME, TO_THREAD_NAME
 from fanout_sync.executors.executor import AgentExecutor
-from fanout_sync.executors.to_thread import THREAD_NAME as TO_THREAD
 from fanout_sync.testing import Ledger
 
-LASTING = {LOOP_THREAD, TO_THREAD}
+LASTING = {THREAD_NAME, TO_THREAD_NAME}
 """The names of the threads in which async code runs: they go on until the program ends."""
 
 

@@ -91,6 +91,13 @@ class Session(abc.ABC):
     def abort(self) -> None:
         """End now: drop the steps that have not begun, kill or abandon those that run."""
 
+    def left_programs(self) -> str | None:
+        """Return a warning of programs that steps which were given up have left running, if there are any.
+
+        Only called after `close` or `abort`.
+        """
+        return None
+
     def disown(self) -> None:
         """Refuse every further use, in a forked child: the run belongs to its parent (see `forks`)."""
         self.__dict__.clear()  # methods that are being called, or were bound before, find nothing, either

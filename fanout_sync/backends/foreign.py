@@ -16,6 +16,7 @@ from .backend import POLL_S, SIGNALS_S, RunContext, Session
 from .copies import copier_of
 from .foreign_step import ForeignRun, ForeignStep, Result
 from .foreign_worker import RemoteResult
+from .left_programs import LeftPrograms
 from .places import places_of
 from .state_file import StateFile
 
@@ -47,6 +48,8 @@ class ForeignSession(Session):
             self._run.payload  # noqa: B018 - an executor that does not pickle is refused before any step runs
         self._places = places_of(pool)
         self._numbers = itertools.count(1)
+        self._given_up: list[ForeignStep] = []
+        self._left_programs = LeftPrograms()
         self._steps: dict[int, ForeignStep] = {}
         self._ended: SimpleQueue[tuple[ForeignStep, BaseException | None, Result | None] | None] = SimpleQueue()
         # How to find out which steps have begun: see `_find_begun`.
@@ -112,6 +115,13 @@ class ForeignSession(Session):
             if step.future is not None:
                 step.future.cancel()
         self._run.close()
+
+    def left_programs(self) -> str | None:
+        interrupted = self._steps.values() if self._context.stop.is_set() else ()
+        for step in (*self._given_up, *interrupted):
+            if not step.is_done:
+                self._left_programs.note(step.thread, step.spec.task_id)
+        return self._left_programs.warning()
 
     def _on_done(self, step: ForeignStep, done: Future[Result]) -> None:
         """Note that the pool has ended a step. Called in any thread."""
@@ -205,6 +215,7 @@ class ForeignSession(Session):
     def _give_up(self, step: ForeignStep, duration_s: float) -> Report:
         del self._steps[step.index]
         step.is_given_up = True
+        self._given_up.append(step)
         reason = f"timed out after {step.timeout_s:g} s"
         if step.began is None:
             reason += " in its pool, which does not tell when a step begins"

@@ -119,6 +119,7 @@ class ForeignStep:
         submitted: When it was submitted to the pool, on the clock of `time.monotonic()`, as the next two.
         began: When the step began; `None` as long as that is not known.
         presumed: When it was presumed to have begun; `None` if it was not.
+        thread: The number that the system has given to the thread in which it has begun, in this process.
         is_remote: Whether it was sent to another process.
         is_given_up: Whether it was reported before it ended.
         is_withdrawn: Whether it never begins, because its end is reported already.
@@ -130,6 +131,7 @@ class ForeignStep:
         self.submitted = monotonic()
         self.began: float | None = None
         self.presumed: float | None = None
+        self.thread: int | None = None
         self.is_remote = False
         self.is_given_up = False
         self.is_withdrawn = False
@@ -151,6 +153,7 @@ class ForeignStep:
         return run.executor.run(self._step, event_tx, worker, run.context.meter, self._begin)
 
     def _begin(self) -> None:
+        self.thread = threading.get_native_id()
         self.began = monotonic()
 
     def __reduce__(self) -> tuple[Any, ...]:

@@ -24,6 +24,7 @@ from ..records.steps import AgentStepSpec
 from .backend import POLL_S, SIGNALS_S, RunContext, Session
 from .copies import MakeCopy, ThreadCopies
 from .hooks import Hooks
+from .left_programs import LeftPrograms
 
 logger = logging.getLogger(__name__)
 
@@ -75,6 +76,7 @@ class ThreadSession(Session):
         self._outstanding = 0
         # The running steps with a deadline and their worker, by the identity of the step. Who removes one reports it.
         self._limited: dict[int, tuple[RunningStep, str]] = {}
+        self._left_programs = LeftPrograms()
         self._shortest_s = math.inf
         self._check_at = math.inf
         self._reports_until_check = CHECK_AFTER_REPORTS
@@ -145,6 +147,11 @@ class ThreadSession(Session):
         self._stop.set()
         self._end_threads()
 
+    def left_programs(self) -> str | None:
+        if self._stop.is_set():
+            self._left_programs.note_rest([thread for thread in self._threads.values() if thread.is_alive()])
+        return self._left_programs.warning()
+
     def _drop_tasks(self) -> None:
         self._urgent.clear()
         with contextlib.suppress(Empty):
@@ -213,7 +220,7 @@ class ThreadSession(Session):
     def _abandon(self, step: RunningStep, worker: str, now: float) -> None:
         _, _, _, timeout_s, deadline, _, _ = step
         duration_s = (timeout_s or 0.0) + now - (deadline or now)
-        del self._threads[worker]
+        self._left_programs.note(self._threads.pop(worker).native_id, step[0].task_id)
         if self._copies is not None:
             self._copies.abandon(worker)
         and_then = f"{note_if_blocked(step)}; its thread {worker} is abandoned and replaced"

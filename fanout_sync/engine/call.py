@@ -24,7 +24,7 @@ from ..results.run import Run
 from .dispatch import Dispatch, Setting
 from .input import an_iterator, check, is_at_hand, length_of, raising_after, read_all
 from .plan import RunPlan
-from .warn import warn_caller
+from .warn import warn_at_the_end
 
 T = TypeVar("T")
 
@@ -267,6 +267,8 @@ class Call:
             finally:
                 if announcer is not None and not self.is_inherited:
                     announcer.close(INTERRUPTED_FLUSH_S if scope.is_interrupted else FLUSH_S)
+                if not self.is_inherited and (left := session.left_programs()) is not None:
+                    warn_at_the_end(left)
 
     def _open_session(
         self, bound: int, meter: RunMeter, total: int, on_end: Callable[[Report], None] | None, is_unattended: bool
@@ -343,7 +345,7 @@ def warn_of_uncounted(dispatch: Dispatch) -> None:
     waiting_line = dispatch.state.waiting_line
     if waiting_line is not None and waiting_line.has_succeeded:
         for text in waiting_line.limiter.tell_uncounted():
-            warn_caller(text)
+            warn_at_the_end(text)
 
 
 def _all_reports(dispatch: Dispatch) -> Iterator[Report]:

@@ -2,13 +2,17 @@
 
 from __future__ import annotations
 
+import logging
 import sys
 import warnings
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from contextvars import ContextVar
 
-_PACKAGE = __name__.partition(".")[0]
+logger = logging.getLogger(__name__)
+
+_PASSED_OVER = (__name__.partition(".")[0], "contextlib")
+"""The packages whose frames are not the caller's code."""
 
 _show: ContextVar[Callable[[str], object] | None] = ContextVar("fanout_sync.show_warning", default=None)
 
@@ -20,6 +24,17 @@ def warn_caller(message: str) -> None:
         warnings.warn(message, stacklevel=_level_of_the_caller())
     else:
         show(message)
+
+
+def warn_at_the_end(message: str) -> None:
+    """Do the same at the end of a run; a program that turns warnings into errors must not lose the run by it.
+
+    Then the message is logged.
+    """
+    try:
+        warn_caller(message)
+    except UserWarning:
+        logger.warning("%s", message)
 
 
 @contextmanager
@@ -35,6 +50,6 @@ def warnings_shown_by(show: Callable[[str], object]) -> Iterator[None]:
 def _level_of_the_caller() -> int:
     """Return the `stacklevel` at which, for `warnings.warn` where this is called, the first frame of others is."""
     level, frame = 1, sys._getframe(1)
-    while frame.f_back is not None and str(frame.f_globals.get("__name__")).partition(".")[0] == _PACKAGE:
+    while frame.f_back is not None and str(frame.f_globals.get("__name__")).partition(".")[0] in _PASSED_OVER:
         level, frame = level + 1, frame.f_back
     return level

@@ -27,6 +27,7 @@ CLOSE_S = 1.0
 """Seconds that pending tasks have to handle their cancellation when the program or the worker ends."""
 
 THREAD_NAME = "fanout-sync-event-loop"
+TO_THREAD_NAME = "fanout-sync-to-thread"
 
 _nesting: contextvars.ContextVar[int] = contextvars.ContextVar("fanout_sync_loop_nesting", default=0)
 _owner: contextvars.ContextVar[object] = contextvars.ContextVar("fanout_sync_loop_owner", default=None)
@@ -78,7 +79,7 @@ class EventLoop:
         self.is_abandoned = False
         self._asyncio = asyncio
         self._loop = asyncio.new_event_loop()
-        self._loop.set_default_executor(DaemonThreadPool())
+        self._loop.set_default_executor(DaemonThreadPool(TO_THREAD_NAME))
         self._users = 0
         self._is_ending = False
         self._owners: dict[asyncio.Task[Any], object] = {}

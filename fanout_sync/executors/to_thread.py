@@ -14,19 +14,20 @@ from .daemon_threads import DaemonThreads
 P = ParamSpec("P")
 T = TypeVar("T")
 
-THREAD_NAME = "fanout-sync-to-thread"
-
 
 class DaemonThreadPool(ThreadPoolExecutor):
     """Daemon threads in the shape that `loop.set_default_executor` demands.
 
     A call that hangs in a step whose timeout is over cannot keep the program from ending.
+
+    Args:
+        name: The name of each thread.
     """
 
-    def __init__(self) -> None:
+    def __init__(self, name: str) -> None:
         # Nothing of the base class is used, whose threads the interpreter joins when it exits.
         most = min(32, (os.cpu_count() or 1) + 4)  # as asyncio has by default
-        self._daemon_threads = DaemonThreads(most, THREAD_NAME)
+        self._daemon_threads = DaemonThreads(most, name)
 
     def submit(self, fn: Callable[P, T], /, *args: P.args, **kwargs: P.kwargs) -> Future[T]:
         """Schedule `fn(*args, **kwargs)`; see `concurrent.futures.Executor`."""
