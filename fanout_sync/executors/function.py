@@ -8,7 +8,7 @@ import inspect
 import threading
 from collections.abc import Awaitable, Callable, Mapping
 from concurrent.futures import Future
-from typing import Any, Literal, TypeVar
+from typing import Any, Literal, Protocol, TypeVar
 
 from attrs import frozen
 
@@ -23,8 +23,15 @@ from .late_import import late_imports
 
 __all__ = ["FunctionExecutor"]
 
-AgentFunction = Callable[..., Any]
-"""`(spec)` or `(spec, event_tx)`, plain or `async`, returning a `str`, a `StepOutcome` or a JSON value."""
+
+class SpecFunction(Protocol):
+    """`(spec) -> …` or `(spec, event_tx) -> …`, plain or `async`, which returns a `str`, an outcome or a JSON value."""
+
+    def __call__(self, spec: AgentStepSpec, /, *args: Any, **kwargs: Any) -> Any: ...
+
+
+AgentFunction = SpecFunction | Callable[..., Any]
+"""A function of a spec; or one whose parameters are in another order, as the sender is found by its name."""
 
 F = TypeVar("F", bound=AgentFunction)
 
@@ -153,7 +160,7 @@ class _SenderPlace:
     kind: Literal["keyword", "before", "after"]
     between: tuple[Any, ...] = ()
 
-    def call(self, function: AgentFunction, spec: AgentStepSpec | None, event_tx: EventSender | None) -> Any:
+    def call(self, function: Callable[..., Any], spec: AgentStepSpec | None, event_tx: EventSender | None) -> Any:
         if self.kind == "keyword":
             return function(spec, event_tx=event_tx)
         if self.kind == "before":

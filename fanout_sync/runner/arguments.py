@@ -4,19 +4,20 @@ from __future__ import annotations
 
 import math
 import os
-import sys
 import warnings
 from collections.abc import Callable
 from concurrent.futures import Executor
 from typing import TYPE_CHECKING, Any
 
+from attrs import evolve
+
 from ..backends import Backend, ProcessBackend, ThreadBackend
-from ..checks import positive_seconds
+from ..checks import one_of, positive_seconds
 from ..engine.plan import RunPlan
 from ..errors import OptionError
 from ..events.senders import EventSink
 from ..executors.executor import AgentExecutor, is_thread_safe
-from ..formatting import describe, did_you_mean
+from ..formatting import describe, did_you_mean, level_of_the_caller
 from ..records.steps import AgentStepSpec
 
 if TYPE_CHECKING:
@@ -24,20 +25,6 @@ if TYPE_CHECKING:
     from ..limits.budget import Budget
     from ..limits.rate_limit import RateLimit
     from ..retry.policy import RetryPolicy
-
-OPTIONS = (
-    "backend",
-    "max_concurrency",
-    "timeout",
-    "retry",
-    "rate_limit",
-    "budget",
-    "max_failures",
-    "journal",
-    "event_tx",
-    "on_interrupt",
-)
-"""The keyword arguments of `Runner`."""
 
 _BACKENDS: dict[str, Callable[[], Backend]] = {"thread": ThreadBackend, "process": ProcessBackend}
 
@@ -121,11 +108,17 @@ def a_budget(value: Any) -> Budget | None:
     return value
 
 
-def a_workflow(value: Any) -> Workflow:
-    """Return the workflow that `journal=` names."""
+def a_workflow(value: Any, on_conflict: Any) -> Workflow | None:
+    """Return the workflow that `journal=` names; steps rerun if either it or `on_conflict=` says so."""
+    may_rerun = one_of("on_conflict", on_conflict, ("refuse", "rerun")) == "rerun"
+    if value is None:
+        if may_rerun:
+            raise OptionError("on_conflict='rerun' needs a journal: give journal= as well")
+        return None
     from ..journal import Workflow  # imported lazily: slow, and few need it
 
-    return value if isinstance(value, Workflow) else Workflow(a_journal(value))
+    workflow = value if isinstance(value, Workflow) else Workflow(a_journal(value))
+    return evolve(workflow, on_conflict="rerun") if may_rerun else workflow
 
 
 def a_journal(value: Any) -> Journal:
@@ -149,14 +142,5 @@ def warn_of_soft_timeout(plan: RunPlan) -> None:
     warnings.warn(
         f"the timeout is a soft one: {type(plan.backend).__name__} cannot stop a step that is overdue, which is "
         "reported as timed out and keeps its place there; backend='process' kills it",
-        stacklevel=_level_of_the_caller(),
+        stacklevel=level_of_the_caller(),
     )
-
-
-def _level_of_the_caller() -> int:
-    """Return the `stacklevel` at which, for `warnings.warn` where this is called, the first frame of others is."""
-    package = __name__.partition(".")[0]
-    level, frame = 1, sys._getframe(1)
-    while frame.f_back is not None and str(frame.f_globals.get("__name__")).partition(".")[0] == package:
-        level, frame = level + 1, frame.f_back
-    return level
