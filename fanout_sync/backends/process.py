@@ -15,6 +15,7 @@ from ..checks import flag, positive_int
 from ..interrupts import InterruptScope
 from .backend import Backend, RunContext, Session
 from .kept_workers import KeptWorkers
+from .large_payload import warn_of_large_payload
 
 # The modules of worker processes are imported where they are used, so that `import fanout_sync` stays fast.
 if TYPE_CHECKING:
@@ -97,6 +98,7 @@ class ProcessBackend(Backend):
 
             look_for_edited_modules()
             payload, sent = pickle_executor(context.executor, context.retry_rule)
+            warn_of_large_payload(self, payload, min(size, context.expected or size))
             on_event = None if context.event_tx is None else EventForwarder(context.event_tx)
             rest, sent_with_rest = dump_rest(sent)
             pickle_item = item_pickler(sent_code(sent, sent_with_rest))
