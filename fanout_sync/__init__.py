@@ -34,9 +34,12 @@ if TYPE_CHECKING:  # the same modules as below, for type checkers; each says in 
     from .records.usage import *
     from .results.run import *
     from .retry.policy import *
+    from .runner.fanout import *
     from .runner.functions import *
     from .runner.runner import *
     from .wire.jsonl import *
+
+    __version__: str
 
 _NAMES_BY_MODULE = {
     "backends.backend": "Backend",
@@ -63,6 +66,7 @@ _NAMES_BY_MODULE = {
     "records.usage": "Usage",
     "results.run": "Run",
     "retry.policy": "Retry RetryAfter",
+    "runner.fanout": "fanout_map fanout_stream",
     "runner.functions": "execute_loop execute_pipeline execute_steps_parallel execute_steps_parallel_resumable",
     "runner.runner": "Runner",
     "wire.jsonl": "read_specs write_outcomes",
@@ -81,10 +85,21 @@ def _keep_silent() -> None:
         logger.addHandler(logging.NullHandler())
 
 
+def _version() -> str:
+    from importlib import metadata  # imported lazily: slow
+
+    try:
+        return metadata.version(__name__)
+    except metadata.PackageNotFoundError:  # it is run from a checkout or a frozen program that left the metadata out
+        return "0+unknown"
+
+
 if not TYPE_CHECKING:  # type checkers take all names that are imported above, and know no others
     __all__ = sorted(_MODULE_OF)
 
     def __getattr__(name: str) -> Any:
+        if name == "__version__":
+            return _version()
         if name not in _MODULE_OF:
             raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
         _keep_silent()

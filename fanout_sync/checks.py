@@ -72,9 +72,19 @@ def refuse_unknown(where: str, options: Mapping[str, Any], allowed: Iterable[str
     words = list(allowed)
     for name in options:
         if name not in words:
-            raise UnknownOption(
-                f"{where} has no option {name!r}{did_you_mean(name, words)}; it takes {', '.join(words)}"
-            )
+            meant = _NAMES_ELSEWHERE.get(name)
+            hint = f" (did you mean {meant}?)" if meant in words else did_you_mean(name, words)
+            raise UnknownOption(f"{where} has no option {name!r}{hint}; it takes {', '.join(words)}")
+
+
+_NAMES_ELSEWHERE = {
+    **dict.fromkeys(
+        ("max_workers", "num_workers", "n_workers", "workers", "n_jobs", "jobs", "processes", "threads", "concurrency"),
+        "max_concurrency",
+    ),
+    **dict.fromkeys(("retries", "max_retries", "num_retries", "attempts", "max_attempts", "tries"), "retry"),
+}
+"""What other libraries call an option."""
 
 
 def _int_of_at_least(least: int, name: str, value: Any) -> int:

@@ -1,8 +1,9 @@
-"""Short, printable text about any value, for error messages."""
+"""What messages need: short, printable text about any value, and the line of the caller to which a warning points."""
 
 from __future__ import annotations
 
 import reprlib
+import sys
 from collections.abc import Iterable
 from typing import Any
 
@@ -28,3 +29,12 @@ def did_you_mean(value: Any, words: Iterable[str]) -> str:
 
     close = difflib.get_close_matches(value, list(words), n=1) if isinstance(value, str) else []
     return f" (did you mean {close[0]!r}?)" if close else ""
+
+
+def level_of_the_caller() -> int:
+    """Return the `stacklevel` at which, for `warnings.warn` where this is called, the first frame of others is."""
+    own = (__name__.partition(".")[0], "contextlib")  # whose frames are between those of context managers
+    level, frame = 1, sys._getframe(1)
+    while frame.f_back is not None and str(frame.f_globals.get("__name__")).partition(".")[0] in own:
+        level, frame = level + 1, frame.f_back
+    return level

@@ -16,6 +16,7 @@ from .backend import POLL_S, SIGNALS_S, RunContext, Session
 from .copies import copier_of
 from .foreign_step import ForeignRun, ForeignStep, Result
 from .foreign_worker import RemoteResult
+from .large_payload import warn_of_large_payload
 from .left_programs import LeftPrograms
 from .places import places_of
 from .state_file import StateFile
@@ -45,7 +46,8 @@ class ForeignSession(Session):
         make_copy = None if is_remote else context.ask(lambda: copier_of(context.executor), None)
         self._run = ForeignRun(context, make_copy)
         if is_remote:
-            self._run.payload  # noqa: B018 - an executor that does not pickle is refused before any step runs
+            # Now, so that an executor that does not pickle is refused before any step runs.
+            warn_of_large_payload(pool, self._run.payload)
         self._places = places_of(pool)
         self._numbers = itertools.count(1)
         self._given_up: list[ForeignStep] = []

@@ -8,15 +8,22 @@ import uuid
 from concurrent.futures import Future
 from functools import cached_property
 from time import monotonic
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from ..executors.step_events import RevocableSender
 from ..records.report import Report
+from ..records.status import StepError
+from ..wire.item_spec import ItemSpec, PackedItem
+from ..workers.messages import plain_pickle
 from .backend import RunContext
 from .copies import MakeCopy
 from .executor_in_use import ExecutorInUse, Step, too_late
 from .foreign_worker import RemoteCaller, RemoteResult, RemoteRun, RemoteStep
 from .state_file import StateFile
+
+if TYPE_CHECKING:
+    from ..workers.pickling.code_pickler import Sent
+    from ..workers.pickling.item import PickleItem
 
 Result = Report | RemoteResult
 """What a step returns: a report in this process, a `RemoteResult` in another."""
@@ -45,10 +52,33 @@ class ForeignRun:
 
     @cached_property
     def payload(self) -> bytes:
+        """The executor and the retry rule, pickled."""
+        return self._pickled[0]
+
+    @cached_property
+    def _pickled(self) -> tuple[bytes, Sent]:
         from ..workers.pickling.executor import pickle_executor
 
-        payload, _ = pickle_executor(self.context.executor, self.context.retry_rule)
-        return payload
+        return pickle_executor(self.context.executor, self.context.retry_rule)
+
+    @cached_property
+    def _pickle_item(self) -> PickleItem:
+        from ..workers.pickling.code_dump import sent_code
+        from ..workers.pickling.item import item_pickler
+
+        return item_pickler(sent_code(self._pickled[1]))
+
+    def packed(self, step: Step) -> tuple[Step, StepError | None]:
+        """Return a step as it can be pickled: its item is, if it has one; and why that is impossible, if it is."""
+        spec, index, attempt, timeout_s = step
+        if not isinstance(spec, ItemSpec) or plain_pickle(spec.item) is not None:
+            return step, None
+        item, refusal = None, None
+        try:
+            item = PackedItem(self._pickle_item(index, spec.item))
+        except Exception as error:
+            refusal = StepError("InvalidItem", str(error))
+        return (ItemSpec.of(spec.task_id, spec.agent, item), index, attempt, timeout_s), refusal
 
     def remote(self) -> RemoteRun:
         """Return what is sent to other processes. Called in any thread: some pools pickle in a thread of their own."""
@@ -160,7 +190,8 @@ class ForeignStep:
         run = self._run.remote()
         self.is_remote = True  # only now: pickling the executor does not count as time of the step
         caller = RemoteCaller(f"{_PROCESS}-{os.getpid()}", tuple(_open_runs))
-        return RemoteStep, (run, caller, self._step, self._number, self.is_withdrawn or self._run.is_over)
+        step, refusal = self._run.packed(self._step)
+        return RemoteStep, (run, caller, step, self._number, self.is_withdrawn or self._run.is_over, refusal)
 
     @property
     def is_done(self) -> bool:

@@ -83,20 +83,33 @@ class RemoteStep:
         step: What to run.
         number: Its number in the state file.
         is_late: Whether the run was over, or had given the step up, when it was sent.
+        refusal: Why its item could not be sent; `None` if it was, or if there is none.
     """
 
-    def __init__(self, run: RemoteRun, caller: RemoteCaller, step: Step, number: int, is_late: bool) -> None:
+    def __init__(
+        self,
+        run: RemoteRun,
+        caller: RemoteCaller,
+        step: Step,
+        number: int,
+        is_late: bool,
+        refusal: StepError | None = None,
+    ) -> None:
         self._run = run
         self._caller = caller
         self._step = step
         self._number = number
         self._is_late = is_late
+        self._refusal = refusal
 
     def __call__(self) -> RemoteResult:
         from ..workers.messages import pack_report
 
         if self._is_late:
             return RemoteResult(pack_report(too_late(self._step), self._step[0]), [], [], True)
+        if self._refusal is not None:
+            refused = failure(self._step[1], self._step[0], "invalid", self._refusal)
+            return RemoteResult(pack_report(refused, self._step[0]), [], [], True)
         events, meter = _EventList(), _UsageList()
         with _executors.using(self._run, self._caller) as executor:
             report = self._report(executor, events, meter)

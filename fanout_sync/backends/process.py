@@ -15,6 +15,7 @@ from ..checks import flag, positive_int
 from ..interrupts import InterruptScope
 from .backend import Backend, RunContext, Session
 from .kept_workers import KeptWorkers
+from .large_payload import warn_of_large_payload
 
 # The modules of worker processes are imported where they are used, so that `import fanout_sync` stays fast.
 if TYPE_CHECKING:
@@ -90,21 +91,25 @@ class ProcessBackend(Backend):
         try:
             from ..executors.step_events import EventForwarder
             from ..workers.module_versions import look_for_edited_modules
-            from ..workers.pickling.code_dump import dump_rest
+            from ..workers.pickling.code_dump import dump_rest, sent_code
             from ..workers.pickling.executor import pickle_executor
+            from ..workers.pickling.item import item_pickler
             from .process_session import ProcessSession, UnattendedProcessSession
 
             look_for_edited_modules()
             payload, sent = pickle_executor(context.executor, context.retry_rule)
+            warn_of_large_payload(self, payload, min(size, context.expected or size))
             on_event = None if context.event_tx is None else EventForwarder(context.event_tx)
-            lanes = self._lanes(context, size, payload, dump_rest(sent), on_event, started)
+            rest, sent_with_rest = dump_rest(sent)
+            pickle_item = item_pickler(sent_code(sent, sent_with_rest))
+            lanes = self._lanes(context, size, payload, rest, on_event, started)
         except BaseException:
             for worker in started:
                 worker.discard()
             raise
         if context.unattended:
-            return UnattendedProcessSession(lanes, self._retire, context.on_end)
-        return ProcessSession(lanes, self._retire)
+            return UnattendedProcessSession(lanes, self._retire, pickle_item, context.on_end)
+        return ProcessSession(lanes, self._retire, pickle_item)
 
     def _lanes(
         self,

@@ -10,9 +10,11 @@ from ..errors import ExecutorNotPicklable, WireError
 from ..records.report import Report, failure
 from ..records.status import StepError
 from ..records.steps import AgentStepSpec
+from ..wire.item_spec import ItemSpec
 from ..workers.lanes import Lanes
 from ..workers.loss import Lost
-from ..workers.messages import pack_step, read_report
+from ..workers.messages import pack_item_step, pack_step, read_report
+from ..workers.pickling.item import ItemNotPicklable, PickleItem
 from ..workers.watcher_thread import WatcherThread
 from .backend import SIGNALS_S, Session
 
@@ -23,16 +25,23 @@ Retire = Callable[[Lanes, Callable[[], bool]], None]
 class ProcessSession(Session):
     """A run whose caller handles what workers send while it waits in `wait`."""
 
-    def __init__(self, lanes: Lanes, retire: Retire) -> None:
+    def __init__(self, lanes: Lanes, retire: Retire, pickle_item: PickleItem) -> None:
         self._lanes = lanes
         self._retire = retire
+        self._pickle_item = pickle_item
         self._is_woken = False
         self._specs: dict[int, AgentStepSpec] = {}
         self._refused: deque[Report] = deque()
 
     def start(self, index: int, spec: AgentStepSpec, attempt: int = 1, timeout_s: float | None = None) -> None:
         try:
-            message = pack_step(index, spec, attempt, timeout_s)
+            if type(spec) is ItemSpec:
+                message = pack_item_step(index, spec, attempt, timeout_s, self._pickle_item)
+            else:
+                message = pack_step(index, spec, attempt, timeout_s)
+        except ItemNotPicklable as error:
+            self._refused.append(failure(index, spec, "invalid", StepError("InvalidItem", str(error))))
+            return
         except Exception as error:  # WireError, or MemoryError, or an error from a class of the caller
             reason = error if isinstance(error, WireError) else StepError.of(error)
             refusal = StepError("InvalidSpec", f"the spec cannot be sent to a worker: {reason}")
@@ -92,9 +101,15 @@ class ProcessSession(Session):
 class UnattendedProcessSession(Session):
     """A run whose caller may be elsewhere between calls: a watcher thread handles what workers send."""
 
-    def __init__(self, lanes: Lanes, retire: Retire, on_end: Callable[[Report], None] | None = None) -> None:
+    def __init__(
+        self,
+        lanes: Lanes,
+        retire: Retire,
+        pickle_item: PickleItem,
+        on_end: Callable[[Report], None] | None = None,
+    ) -> None:
         self._on_end = on_end
-        self._inner = ProcessSession(lanes, retire)
+        self._inner = ProcessSession(lanes, retire, pickle_item)
         self._reports: SimpleQueue[Report | BaseException | None] = SimpleQueue()
         self._watcher = WatcherThread(lanes, self._take_all, self._reports.put)
 

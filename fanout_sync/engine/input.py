@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import abc
 import logging
-from collections.abc import Callable, Iterable, Iterator, Sequence, Sized
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence, Sized
 from typing import TYPE_CHECKING, Any
 
 from .. import forks
@@ -22,6 +22,10 @@ logger = logging.getLogger(__name__)
 
 NOT_YET: Any = object()
 """What an iterator of specs gives when the next one depends on what is still running."""
+
+
+ONE_SPEC = "got one AgentStepSpec; put it into a list: [spec]"
+"""What to say if there is a spec in the place of a list."""
 
 
 class Rereadable(abc.ABC):
@@ -99,10 +103,7 @@ class StepInput:
         """Return whether what came is a spec; if not, it is the end of the input, and the reason is set."""
         if isinstance(item, AgentStepSpec):
             return True
-        reason = (
-            f"specs[{self.count}] is {describe(item)}, expected an AgentStepSpec "
-            "(AgentStepSpec.from_dict makes one from a mapping)"
-        )
+        reason = f"specs[{self.count}] is {describe(item)}, expected an AgentStepSpec: {_way_out(item)}"
         self.fail(TypeError(f"expected an AgentStepSpec, got {describe(item)}"), reason)
         return False
 
@@ -119,6 +120,14 @@ class StepInput:
                 yield index, spec
 
 
+def _way_out(item: Any) -> str:
+    """Return what to do about an item that is no spec."""
+    if isinstance(item, Mapping):
+        return "AgentStepSpec.from_dict makes one from a mapping"
+    items = "strings" if isinstance(item, str) else "items"
+    return f"make each an AgentStepSpec(…), or use fanout_map(function, {items})"
+
+
 def is_at_hand(specs: Iterable[Any]) -> bool:
     """Return whether reading the specs takes no time and runs nobody's code."""
     return type(specs) in (list, tuple)
@@ -130,7 +139,11 @@ def an_iterator(specs: Iterable[Any], name: str = "specs", of: str = " of AgentS
     Raises:
         InputError: They have none.
     """
+    if isinstance(specs, AgentStepSpec):
+        raise InputError(f"{name} must be an iterable{of}, {ONE_SPEC}", Run([], 0.0))
     try:
+        if isinstance(specs, str) and of:  # a spec is no character
+            raise TypeError("a str is an iterable of its characters")
         return iter(specs)
     except Exception as error:
         raise InputError(f"{name} must be an iterable{of}, got {describe(specs)}", Run([], 0.0)) from error

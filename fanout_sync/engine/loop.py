@@ -15,6 +15,7 @@ from ..records.status import StepError
 from ..records.steps import AgentStepSpec, StepOutcome
 from ..results.run import Run
 from .call import Call
+from .input import ONE_SPEC
 from .plan import RunPlan
 
 __all__ = ["Continue", "Stop"]
@@ -77,12 +78,14 @@ def _specs_of_next_round(next_round: NextRound, run: Run) -> list[Any]:
     forks_before = forks.count
     try:
         answer: Any = next_round(list(run))
-        if isinstance(answer, Continue):
+        if isinstance(answer, Continue) and not isinstance(answer.specs, AgentStepSpec):
             return list(answer.specs)
     except (Exception, SystemExit) as error:
         forks.pass_on_in_child(forks_before)
         raise InputError(f"next_round raised {StepError.of(error)}", run) from error
     if isinstance(answer, Stop):
         return []
+    if isinstance(answer, Continue):
+        raise InputError(f"next_round must return Continue with an iterable of specs, {ONE_SPEC}", run)
     hint = f"; call it: {answer.__name__}(…)" if answer in (Continue, Stop) else ""
     raise InputError(f"next_round must return Continue(specs) or Stop(), got {describe(answer)}{hint}", run)

@@ -3,16 +3,15 @@
 from __future__ import annotations
 
 import logging
-import sys
 import warnings
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from contextvars import ContextVar
 
+from ..formatting import level_of_the_caller
+
 logger = logging.getLogger(__name__)
 
-_PASSED_OVER = (__name__.partition(".")[0], "contextlib")
-"""The packages whose frames are not the caller's code."""
 
 _show: ContextVar[Callable[[str], object] | None] = ContextVar("fanout_sync.show_warning", default=None)
 
@@ -21,7 +20,7 @@ def warn_caller(message: str) -> None:
     """Give a `UserWarning` whose place is the first frame outside of the package."""
     show = _show.get()
     if show is None:
-        warnings.warn(message, stacklevel=_level_of_the_caller())
+        warnings.warn(message, stacklevel=level_of_the_caller())
     else:
         show(message)
 
@@ -45,11 +44,3 @@ def warnings_shown_by(show: Callable[[str], object]) -> Iterator[None]:
         yield
     finally:
         _show.reset(token)
-
-
-def _level_of_the_caller() -> int:
-    """Return the `stacklevel` at which, for `warnings.warn` where this is called, the first frame of others is."""
-    level, frame = 1, sys._getframe(1)
-    while frame.f_back is not None and str(frame.f_globals.get("__name__")).partition(".")[0] in _PASSED_OVER:
-        level, frame = level + 1, frame.f_back
-    return level

@@ -5,7 +5,7 @@ from __future__ import annotations
 import functools
 import inspect
 from collections.abc import Callable
-from typing import Any, Literal
+from typing import Any, Literal, Protocol
 
 from attrs import frozen
 
@@ -13,8 +13,15 @@ from ..errors import OptionError
 from ..events.senders import EventSender
 from ..records.steps import AgentStepSpec
 
-AgentFunction = Callable[..., Any]
-"""`(spec)` or `(spec, event_tx)`, plain or `async`, returning a `str`, a `StepOutcome` or what JSON can hold."""
+
+class SpecFunction(Protocol):
+    """`(spec) -> …` or `(spec, event_tx) -> …`, plain or `async`, returning text, a `StepOutcome` or a JSON value."""
+
+    def __call__(self, spec: AgentStepSpec, /, *args: Any, **kwargs: Any) -> Any: ...
+
+
+AgentFunction = SpecFunction | Callable[..., Any]
+"""A function of a spec; or one whose parameters are in another order, as the sender is found by its name."""
 
 POSITIONAL = (inspect.Parameter.POSITIONAL_ONLY, inspect.Parameter.POSITIONAL_OR_KEYWORD)
 VARIADIC = (inspect.Parameter.VAR_POSITIONAL, inspect.Parameter.VAR_KEYWORD)
@@ -32,7 +39,7 @@ class SenderPlace:
     kind: Literal["keyword", "before", "after"]
     between: tuple[Any, ...] = ()
 
-    def call(self, function: AgentFunction, spec: AgentStepSpec | None, event_tx: EventSender | None) -> Any:
+    def call(self, function: Callable[..., Any], spec: AgentStepSpec | None, event_tx: EventSender | None) -> Any:
         if self.kind == "keyword":
             return function(spec, event_tx=event_tx)
         if self.kind == "before":

@@ -18,6 +18,7 @@ from ..records.report import Report, failure
 from ..records.status import StepError
 from ..records.step_record import JournalRecord
 from ..records.steps import AgentStepSpec
+from ..wire.item_spec import ItemSpec
 from ..wire.strict_json import check_json
 from .connection import connect
 from .identity import SpecNotJournallable, always_has_identity, identity_of
@@ -260,6 +261,8 @@ def _differing(record: JournalRecord, spec: AgentStepSpec, identity: str) -> tup
     if record.spec is None:  # imported from a checkpoint, which has no specs: only the agent can be compared
         return () if record.outcome.agent == spec.agent else ("agent",)
     names = [name for name in _NAMES if getattr(record.spec, name) != getattr(spec, name)]
+    if type(spec) is ItemSpec:  # the prompt stands for the item, and may be the same for two of them
+        return (*(name for name in names if name != "prompt"), "item")
     return tuple(names or ["output_schema"])  # equal in Python, as 1 and 1.0 are, but different as JSON
 
 

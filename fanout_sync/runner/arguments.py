@@ -8,8 +8,10 @@ from collections.abc import Callable
 from concurrent.futures import Executor
 from typing import TYPE_CHECKING, Any
 
+from attrs import evolve
+
 from ..backends import Backend, ProcessBackend, ThreadBackend
-from ..checks import positive_seconds
+from ..checks import one_of, positive_seconds
 from ..engine.plan import RunPlan
 from ..engine.warn import warn_caller
 from ..errors import OptionError
@@ -24,20 +26,6 @@ if TYPE_CHECKING:
     from ..limits.budget import Budget
     from ..limits.rate_limit import RateLimit
     from ..retry.policy import RetryPolicy
-
-OPTIONS = (
-    "backend",
-    "max_concurrency",
-    "timeout",
-    "retry",
-    "rate_limit",
-    "budget",
-    "max_failures",
-    "journal",
-    "event_tx",
-    "on_interrupt",
-)
-"""The keyword arguments of `Runner`."""
 
 _BACKENDS: dict[str, Callable[[], Backend]] = {"thread": ThreadBackend, "process": ProcessBackend}
 
@@ -116,11 +104,17 @@ def a_budget(value: Any) -> Budget | None:
     return value
 
 
-def a_workflow(value: Any) -> Workflow:
-    """Return the workflow that `journal=` names."""
+def a_workflow(value: Any, on_conflict: Any) -> Workflow | None:
+    """Return the workflow that `journal=` names; steps rerun if either it or `on_conflict=` says so."""
+    may_rerun = one_of("on_conflict", on_conflict, ("refuse", "rerun")) == "rerun"
+    if value is None:
+        if may_rerun:
+            raise OptionError("on_conflict='rerun' needs a journal: give journal= as well")
+        return None
     from ..journal import Workflow  # imported lazily: slow, and few need it
 
-    return value if isinstance(value, Workflow) else Workflow(a_journal(value))
+    workflow = value if isinstance(value, Workflow) else Workflow(a_journal(value))
+    return evolve(workflow, on_conflict="rerun") if may_rerun else workflow
 
 
 def a_journal(value: Any) -> Journal:

@@ -12,17 +12,24 @@ from ..engine.pipeline import Stage
 from ..events.senders import EventSink
 from ..executors.executor import AgentExecutor
 from ..records.steps import AgentStepSpec, StepOutcome
-from .arguments import OPTIONS, a_journal
+from .arguments import a_journal
+from .options import OPTIONS, OptionsBesidesEvents, UnjournalledOptions, passes_options_to
 from .runner import Runner
 
 if TYPE_CHECKING:
+    from typing_extensions import Unpack
+
     from ..journal import Journal
 
 __all__ = ["execute_loop", "execute_pipeline", "execute_steps_parallel", "execute_steps_parallel_resumable"]
 
 
+@passes_options_to(Runner)
 def execute_steps_parallel(
-    executor: AgentExecutor, specs: Iterable[AgentStepSpec], event_tx: EventSink | None = None, **options: Any
+    executor: AgentExecutor,
+    specs: Iterable[AgentStepSpec],
+    event_tx: EventSink | None = None,
+    **options: Unpack[OptionsBesidesEvents],
 ) -> list[StepOutcome]:
     """Run every spec, at most `executor.concurrency_hint()` at once, and return when all are done.
 
@@ -45,6 +52,7 @@ def execute_steps_parallel(
     return list(Runner(executor, event_tx=event_tx, **options).run(specs))
 
 
+@passes_options_to(Runner)
 def execute_steps_parallel_resumable(
     executor: AgentExecutor,
     specs: Iterable[AgentStepSpec],
@@ -53,7 +61,7 @@ def execute_steps_parallel_resumable(
     event_tx: EventSink | None = None,
     *,
     on_conflict: Literal["refuse", "rerun"] = "refuse",
-    **options: Any,
+    **options: Unpack[UnjournalledOptions],
 ) -> list[StepOutcome]:
     """As `execute_steps_parallel`, but what an earlier call has journalled with success is not run again.
 
@@ -74,17 +82,18 @@ def execute_steps_parallel_resumable(
         OptionError, InputError, ExecutorNotPicklable, JournalError, JournalConflict, FanoutInterrupted: As in
             `Runner.run`.
     """
-    refuse_unknown("execute_steps_parallel_resumable", options, [name for name in OPTIONS if name != "journal"])
+    refuse_unknown("execute_steps_parallel_resumable", options, UnjournalledOptions.__annotations__)
     workflow = a_journal(journal).workflow(workflow_id, on_conflict)
     return list(Runner(executor, journal=workflow, event_tx=event_tx, **options).run(specs))
 
 
+@passes_options_to(Runner)
 def execute_pipeline(
     executor: AgentExecutor,
     items: Iterable[Any],
     stages: Sequence[Stage],
     event_tx: EventSink | None = None,
-    **options: Any,
+    **options: Unpack[OptionsBesidesEvents],
 ) -> list[StepOutcome | None]:
     """Take each item through the stages on its own; see `Runner.pipeline`.
 
@@ -106,13 +115,14 @@ def execute_pipeline(
     return Runner(executor, event_tx=event_tx, **options).pipeline(items, stages)
 
 
+@passes_options_to(Runner)
 def execute_loop(
     executor: AgentExecutor,
     initial: Iterable[AgentStepSpec],
     max_iterations: int,
     next_round: NextRound,
     event_tx: EventSink | None = None,
-    **options: Any,
+    **options: Unpack[OptionsBesidesEvents],
 ) -> list[StepOutcome]:
     """Run rounds of steps until `next_round` says stop; see `Runner.loop`.
 

@@ -24,7 +24,6 @@ from ..interrupts import InterruptScope, end_as_if_killed
 from ..records.steps import AgentStepSpec, StepOutcome
 from ..results.run import Run
 from .arguments import (
-    OPTIONS,
     a_backend,
     a_budget,
     a_retry,
@@ -36,6 +35,7 @@ from .arguments import (
     rate_limits,
     warn_of_soft_timeout,
 )
+from .options import OPTIONS
 
 if TYPE_CHECKING:
     from tenacity import BaseRetrying
@@ -74,6 +74,8 @@ class Runner:
             `Journal`, or one of its workflows (`SqliteJournal("run.db").workflow("nightly")`). Every outcome is durable
             before it is handed out. A step that is journalled with success is not run again; each step of a run needs
             a `task_id` of its own.
+        on_conflict: What to do if the `task_id` of a step is journalled with another spec: `"refuse"` the run, or
+            `"rerun"` the step. A workflow that was made with `on_conflict="rerun"` keeps it.
         event_tx: Where events go, usually an `EventChannel`: anything with a `send` method.
         on_interrupt: What Ctrl-C does when everything is cleaned up: `"raise"` a `FanoutInterrupted`, or `"return"`
             what there is.
@@ -94,6 +96,7 @@ class Runner:
         budget: Budget | None = None,
         max_failures: int | None = None,
         journal: str | os.PathLike[str] | Journal | Workflow | None = None,
+        on_conflict: Literal["refuse", "rerun"] = "refuse",
         event_tx: EventSink | None = None,
         on_interrupt: Literal["raise", "return"] = "raise",
         **unknown: NoReturn,
@@ -113,7 +116,7 @@ class Runner:
             policies=policies,
             limits=rate_limits(rate_limit),
             budget=a_budget(budget),
-            workflow=None if journal is None else a_workflow(journal),
+            workflow=a_workflow(journal, on_conflict),
             event_tx=an_event_sink(event_tx),
             raises_interrupts=one_of("on_interrupt", on_interrupt, ("raise", "return")) == "raise",
         )
@@ -127,6 +130,14 @@ class Runner:
     def __setstate__(self, plan: RunPlan) -> None:
         self._plan = plan
         self._streams = WeakSet()
+
+    def __repr__(self) -> str:
+        executor, backend = type(self._plan.executor).__name__, type(self._plan.backend).__name__
+        try:
+            bound = f"at most {self._plan.bound()} at once"
+        except Exception:  # the executor's own code
+            bound = "its bound is not known"
+        return f"<{type(self).__name__} of {executor} on {backend}, {bound}>"
 
     def run(self, specs: Iterable[AgentStepSpec]) -> Run:
         """Run every spec and return when all are done.

@@ -5,6 +5,7 @@ from __future__ import annotations
 import io
 import json
 import pickle
+from collections.abc import Callable
 from operator import attrgetter
 from typing import Any
 
@@ -14,6 +15,7 @@ from ..executors.current_step import Meter, RunningStep, StopSignal, begun
 from ..records.report import Report, failure
 from ..records.status import StepError
 from ..records.steps import AgentStepSpec, Json, StepOutcome
+from ..wire.item_spec import ItemSpec, PackedItem
 from ..wire.strict_json import check_json
 
 # From the caller.
@@ -21,6 +23,7 @@ STATE = "state"  # (STATE, see `caller_state`, names of modules that were reload
 MODULES = "modules"  # (MODULES, what the caller's modules have that no step seems to use, see `sent_modules`)
 PREPARE = "prepare"  # (PREPARE, pickled executor and retry rule, whether events are wanted)
 STEP = "step"  # (STEP, index, spec fields, attempt, timeout in seconds)
+ITEM_STEP = "item step"  # (ITEM_STEP, index, task id, agent, item, whether it is packed, attempt, timeout in seconds)
 CALL = "call"  # (CALL, index, pickled function and arguments)
 STOP = "stop"  # (STOP,)
 
@@ -70,6 +73,35 @@ def unpack_step(message: Message, stop: StopSignal, meter: Meter) -> RunningStep
     return begun((spec, index, attempt, timeout_s, None, stop, meter))
 
 
+def pack_item_step(
+    index: int, spec: ItemSpec, attempt: int, timeout_s: float | None, pickle_item: Callable[[int, Any], bytes]
+) -> bytes:
+    """Return the ITEM_STEP message of an attempt at a spec with an item.
+
+    Raises:
+        Exception: What `pickle_item` raises; it is called with the index and the item, if that is more than builtins.
+    """
+    before, after = (ITEM_STEP, index, _exact(spec.task_id), _exact(spec.agent)), (attempt, timeout_s)
+    message = plain_pickle((*before, spec.item, False, *after))
+    return pack((*before, pickle_item(index, spec.item), True, *after)) if message is None else message
+
+
+def unpack_item_step(message: Message, stop: StopSignal, meter: Meter) -> RunningStep:
+    """Return the step of an ITEM_STEP message; its time begins now. Its item is unpickled when it is called."""
+    _, index, task_id, agent, item, is_packed, attempt, timeout_s = message
+    spec = ItemSpec.of(task_id, agent, PackedItem(item) if is_packed else item)
+    return begun((spec, index, attempt, timeout_s, None, stop, meter))
+
+
+def plain_pickle(value: Any) -> bytes | None:
+    """Return the pickle of a value that consists of nothing but builtins; `None` if it is another one."""
+    try:
+        _PlainPickler(file := io.BytesIO(), 5).dump(value)
+    except Exception:  # if not `_NotPlain`, then what pickling it by other means raises, too
+        return None
+    return file.getvalue()
+
+
 def pack_report(report: Report, spec: AgentStepSpec) -> bytes:
     """Return the DONE message of a report; if the outcome is too large to send, the message says that instead."""
     try:
@@ -103,6 +135,15 @@ def unpack(data: bytes | bytearray | memoryview) -> Message:
 def error_fields(error: StepError) -> tuple[str, str, str | None]:
     """Return a `StepError` as a tuple."""
     return (_exact(error.type), _exact(error.message), _exact_or_none(error.traceback))
+
+
+class _NotPlain(Exception):
+    """Something is no builtin."""
+
+
+class _PlainPickler(pickle.Pickler):
+    def reducer_override(self, value: Any) -> Any:
+        raise _NotPlain
 
 
 class _BuiltinsUnpickler(pickle.Unpickler):

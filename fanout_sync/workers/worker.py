@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any, NoReturn
 
 from ..events.senders import check_event
 from ..executors.attempt import run_attempt
-from ..executors.current_step import StopSignal
+from ..executors.current_step import RunningStep, StopSignal
 from ..executors.event_loop import close_event_loops
 from ..executors.executor import AgentExecutor
 from ..executors.step_context import StepContext, own_context
@@ -23,7 +23,7 @@ from . import messages
 from .caller_state import State, take_over, take_over_filters
 from .link import LOST_LINK_EXIT_CODE, LinkLost, WorkerLink, adopt
 from .log_records import Forwarding
-from .messages import Message, error_fields, pack, pack_report, unpack_step
+from .messages import Message, error_fields, pack, pack_report, unpack_item_step, unpack_step
 from .output import flush_streams, redirect
 from .parent import watch_parent
 from .pickling.loading import NotLoaded, load_executor, loading
@@ -100,6 +100,7 @@ class Worker:
             messages.STATE: self._take_over,
             messages.MODULES: self._keep_rest,
             messages.PREPARE: self._prepare,
+            messages.ITEM_STEP: lambda message: self._answer(self._run_step(message, unpack_item_step)),
             messages.CALL: lambda message: self._answer(self._run_call(message)),
         }
         receive, step, stop = self._link.receive, messages.STEP, messages.STOP
@@ -187,8 +188,8 @@ class Worker:
         if os.getpid() == self._pid:  # as in `WorkerEventSender.send`
             self._link.send(pack((messages.LOG, fields)))
 
-    def _run_step(self, message: Message) -> bytes:
-        step = unpack_step(message, self._stop, self)
+    def _run_step(self, message: Message, unpack: Callable[..., RunningStep] = unpack_step) -> bytes:
+        step = unpack(message, self._stop, self)
         assert self._executor is not None, "STEP comes after READY"
         run = self._context.copy().run
         report = run(run_attempt, self._executor, step, self._event_tx, self._pid, self._rule)

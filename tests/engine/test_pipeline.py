@@ -66,7 +66,7 @@ def test_the_function_does_the_same() -> None:
     outcomes = execute_pipeline(ECHO, ["a"], [_draft, _refine], max_concurrency=1)
     assert outcomes == [StepOutcome("refine-a", "task-run-refine-a", "tester", "a!", True)]
     with pytest.raises(OptionError, match=r"execute_pipeline has no option 'backnd' .did you mean 'backend'"):
-        execute_pipeline(ECHO, ["a"], [_draft], backnd="thread")
+        execute_pipeline(ECHO, ["a"], [_draft], backnd="thread")  # type: ignore[call-arg]  # it has not
 
 
 def test_none_ends_a_chain(make_runner: MakeRunner) -> None:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import functools
-from typing import Any
+from typing import Any, Literal
 
 import pytest
 
@@ -155,7 +155,7 @@ async def _async_function(spec: AgentStepSpec) -> str:
     ids=["function", "object", "partial", "returned"],
 )
 @pytest.mark.parametrize("backend", ["thread", "process"])
-def test_async_agents_are_awaited(function: Any, output: str, backend: str) -> None:
+def test_async_agents_are_awaited(function: Any, output: str, backend: Literal["thread", "process"]) -> None:
     """Whatever kind of callable returns a coroutine, the coroutine is run to its end."""
     outcomes = execute_steps_parallel(FunctionExecutor({"tester": function}), [SPEC] * 3, backend=backend)
     assert [outcome.output for outcome in outcomes] == [output] * 3

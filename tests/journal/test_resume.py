@@ -169,7 +169,7 @@ def test_the_function_resumes(ledger: Ledger, tmp_path: Path) -> None:
     third = execute_steps_parallel_resumable(executor, changed, "nightly", path, on_conflict="rerun")
     assert [outcome.output for outcome in third] == ["new"] * 3
     with pytest.raises(OptionError, match="execute_steps_parallel_resumable has no option 'jurnal'"):
-        execute_steps_parallel_resumable(executor, [], "nightly", path, jurnal=path)
+        execute_steps_parallel_resumable(executor, [], "nightly", path, jurnal=path)  # type: ignore[call-arg]  # it does not
 
 
 def test_streams_resume_too(make_runner: MakeRunner, ledger: Ledger, journal: Journal) -> None:

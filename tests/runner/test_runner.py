@@ -310,7 +310,7 @@ def test_an_unknown_option() -> None:
     with pytest.raises(UnknownOption, match=r"'max_concurency' \(did you mean 'max_concurrency'\?\)"):
         Runner(Echo(), max_concurency=3)  # type: ignore[arg-type]  # which is what mypy is to say
     with pytest.raises(TypeError, match="execute_steps_parallel has no option 'timeot'"):
-        execute_steps_parallel(Echo(), make_specs(1), timeot=3)
+        execute_steps_parallel(Echo(), make_specs(1), timeot=3)  # type: ignore[call-arg]  # the same
 
 
 @pytest.mark.parametrize("executor", [None, len, object(), {"tester": len}])

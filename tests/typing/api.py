@@ -9,6 +9,7 @@ from typing import Any
 
 import tenacity
 
+import fanout_sync
 from fanout_sync import (
     AgentExecutor,
     AgentStepSpec,
@@ -47,6 +48,8 @@ from fanout_sync import (
     execute_pipeline,
     execute_steps_parallel,
     execute_steps_parallel_resumable,
+    fanout_map,
+    fanout_stream,
     read_specs,
     write_outcomes,
 )
@@ -173,6 +176,54 @@ def next_round(outcomes: Sequence[StepOutcome]) -> Continue | Stop:
 rounds: list[StepOutcome] = governed.loop([spec], 5, next_round)
 rounds = execute_loop(Agent(), iter([spec]), max_iterations=5, next_round=next_round, budget=budget)
 
+
+class Document:
+    name = "a.txt"
+
+
+async def summarize(document: Document) -> dict[str, int]:
+    return {"length": len(document.name)}
+
+
+def with_events(spec: AgentStepSpec, event_tx: EventSender) -> StepOutcome:
+    event_tx.usage(prompt_tokens=1)
+    return StepOutcome.completed(spec, spec.prompt)
+
+
+def with_named_events(spec: AgentStepSpec, *, event_tx: EventSender | None = None) -> list[int]:
+    return [len(spec.prompt)]
+
+
+def events_first(event_tx: EventSender, spec: AgentStepSpec) -> str:
+    return spec.prompt
+
+
+several: FunctionExecutor = FunctionExecutor(
+    {"a": with_events, "b": with_named_events, "c": events_first, "d": plan, "e": Agent().execute_step}
+)
+mapped: Run = fanout_map(str.upper, ["a", "b"], max_concurrency=16, retry=3, backend="process", event_tx=EventChannel())
+mapped = fanout_map(
+    summarize,
+    (Document() for _ in range(3)),
+    task_id=lambda document, index: f"{document.name}-{index}",
+    agent="summarize",
+    journal="run.db",
+    on_conflict="rerun",
+)
+streamed: Iterator[StepOutcome] = fanout_stream(abs, range(3), order="completion", timeout=5, budget=budget)
+named: Runner = Runner(Agent(), journal="run.db", on_conflict="rerun")
+version: str = fanout_sync.__version__
+
+fanout_map(str.upper, ["a"], max_concurency=3)  # type: ignore[call-arg]  # an option that does not exist
+fanout_map(str.upper, [1])  # type: ignore[arg-type]  # the function takes no int
+fanout_map(str.upper, ["a"], timeout="5")  # type: ignore[arg-type]  # nor is this a number
+fanout_stream(str.upper, ["a"], order="random")  # type: ignore[arg-type]  # there is no such order
+execute_steps_parallel(Agent(), [spec], retry="3")  # type: ignore[arg-type]  # a number, or a Retry
+execute_steps_parallel(Agent(), [spec], max_workers=3)  # type: ignore[call-arg]  # its name is max_concurrency
+execute_pipeline(Agent(), ["an item"], [refine], backend="proces")  # type: ignore[arg-type]  # a misspelt backend
+execute_loop(Agent(), [spec], 5, next_round, max_failures="3")  # type: ignore[arg-type]  # a number
+execute_steps_parallel_resumable(Agent(), [spec], "nightly", journal, bugdet=budget)  # type: ignore[call-arg]
+FunctionExecutor({"a": "no function"})  # type: ignore[dict-item]
 Runner(Agent(), max_concurency=3)  # type: ignore[arg-type]  # an option that does not exist
 Runner(Agent(), backend="proces")  # type: ignore[arg-type]  # nor does this backend
 Runner(Agent()).run([1])  # type: ignore[list-item]  # and this is no spec

@@ -25,6 +25,7 @@ _TRIED_FACTOR = 8
 """So many times the limit, at most, is pickled: many functions may use the same large table."""
 
 _LARGE_BYTES = 1 << 16
+_CODE = (type, FunctionType, CACHED)
 _SCALARS = (str, bytes, int, float, complex, bool, type(None))
 _CONTAINERS = (tuple, list, dict, set, frozenset)
 _MODULE_FACTS = ("__name__", "__file__", "__package__", "__doc__")
@@ -50,13 +51,15 @@ def dump(*values: Any) -> tuple[bytes, Sent]:
         places = _defined_in(pickler.modules.values(), with_containers=True)
         pickler.wanted.update((place, None) for place in places)
         names += _dump_wanted(pickler, file, set(names))
-    named = [_get(place) for place in names]
-    sent = Sent(frozenset(names), {id(value): place for value, place in zip(named, names, strict=True)}, named)
-    return _payload(pickler, file, len(values), names), sent
+    return _payload(pickler, file, len(values), names), _sent(names)
 
 
-def dump_rest(sent: Sent) -> bytes:
-    """Pickle what the modules of the caller define besides, for those who look it up; `b""` if there is nothing."""
+def dump_rest(sent: Sent) -> tuple[bytes, Sent]:
+    """Pickle what the modules of the caller define besides, for those who look it up.
+
+    Returns:
+        The pickle, `b""` if there is nothing; and what a worker has then if it looks it up.
+    """
     pickler = CodePickler(file := _LimitedFile(), sent)
     file.limit(MOST_BYTES_BESIDES)
     pickler.send_main()
@@ -64,7 +67,39 @@ def dump_rest(sent: Sent) -> bytes:
     places = [place for place in _defined_in(modules.values()) if sent.place_of(_get(place)) is None]
     pickler.wanted.update((place, None) for place in places)
     names = _dump_wanted(pickler, file, set())
-    return _payload(pickler, file, 0, names) if names else b""
+    return _payload(pickler, file, 0, names) if names else b"", _sent(names)
+
+
+def dump_late(value: Any, sent: Sent) -> bytes:
+    """Pickle a value for a process that has what was sent before; `sent_modules.load_late` loads it.
+
+    Args:
+        value: The value, with the code that the process neither has nor can import.
+        sent: What it has, as `late` returns it.
+
+    Raises:
+        Exception: Any that pickling the value raises.
+    """
+    pickler = CodePickler(file := io.BytesIO(), sent)
+    pickler.dump(value)
+    names = _dump_wanted(pickler, file, set(sent.places.values())) if pickler.wanted else []
+    return _payload(pickler, file, 1, names)
+
+
+def sent_code(*parts: Sent) -> Sent:
+    """Return what a value that is sent later may refer to: code and sentinels, but nothing that may have changed."""
+    places = {
+        id(value): part.places[id(value)]
+        for part in parts
+        for value in part.values
+        if isinstance(value, _CODE) or type(value) is object
+    }
+    return Sent(parts[0].names, places, [value for part in parts for value in part.values])
+
+
+def _sent(names: list[Place]) -> Sent:
+    named = [_get(place) for place in names]
+    return Sent(frozenset(names), {id(value): place for value, place in zip(named, names, strict=True)}, named)
 
 
 def _payload(pickler: CodePickler, file: io.BytesIO, values: int, names: list[Place]) -> bytes:
@@ -126,7 +161,7 @@ def _defined_in(modules: Iterable[ModuleType], *, with_containers: bool = False)
     plain = (*_SCALARS, *_CONTAINERS) if with_containers else _SCALARS
     for module in modules:
         for name, value in list(vars(module).items()):
-            has_code = isinstance(value, (type, FunctionType, CACHED)) and value.__module__ in (
+            has_code = isinstance(value, _CODE) and value.__module__ in (
                 module.__name__,
                 "__main__",
             )

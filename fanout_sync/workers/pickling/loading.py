@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
+import pickle
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from types import ModuleType
 from typing import TYPE_CHECKING, Any, Literal
 
 from ...errors import OptionError
 from ...executors.executor import AgentExecutor
 from ...records.status import StepError
+from .sent_modules import load_late
 
 if TYPE_CHECKING:
     from ...retry.policy import RetryRule
@@ -65,6 +68,25 @@ def not_loaded(name: str, error: StepError) -> StepError:
     """Return what a step fails with when what it needs cannot be unpickled in its process."""
     message = f"{NOUNS[name]} was pickled, but cannot be unpickled here: {error.message}"
     return StepError(error.type, message, error.traceback)
+
+
+def load_item(data: bytes, modules: dict[str, ModuleType] | None) -> Any:
+    """Return the item of a step that `item.item_pickler` has pickled.
+
+    Args:
+        data: What it returned.
+        modules: The modules that the executor was loaded with; see `sent_modules.modules_being_loaded`.
+
+    Raises:
+        pickle.UnpicklingError: The item cannot be unpickled here, whatever that raised, `SystemExit` included.
+    """
+    try:
+        with loading():
+            (item,) = load_late(data, modules)
+    except BaseException as error:  # code of the caller's classes
+        reason = f"the item was pickled, but cannot be unpickled here: {StepError.of(error)}"
+        raise pickle.UnpicklingError(reason) from error
+    return item
 
 
 def load_executor(

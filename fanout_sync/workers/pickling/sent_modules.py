@@ -149,6 +149,38 @@ def load_apart(payload: bytes, on_begin: OnBegin = lambda place: None) -> list[A
         _loading.modules = before
 
 
+def modules_being_loaded() -> dict[str, ModuleType] | None:
+    """Return the modules of `load_apart`, if it loads something in this thread now; `load_late` takes them."""
+    return _loading.modules
+
+
+def load_late(payload: bytes, modules: dict[str, ModuleType] | None) -> list[Any]:
+    """Return the values in what `code_dump.dump_late` made; what the modules have already stays as it is.
+
+    Args:
+        payload: What it made.
+        modules: The modules of the earlier `load_apart`; `None` after a `load`.
+
+    Raises:
+        Exception: Any that loading a value raises.
+    """
+    pickled = pickle.loads(payload)
+    for facts in pickled[0]:
+        name = facts["__name__"]
+        if modules is not None and name not in modules:
+            modules[name] = _filled(facts)
+        elif modules is None and not isinstance(sys.modules.get(name), SentModule):
+            _module_of_process(facts)
+    before, _loading.modules = _loading.modules, modules
+    try:
+        values, named = _load(pickled, lambda place: None)
+        for (module, name), value in named.items():
+            vars(_module(module)).setdefault(name, value)
+        return values
+    finally:
+        _loading.modules = before
+
+
 def _made_modules(payload: bytes) -> tuple[Any, ...]:
     """Make the modules that a pickle needs; return what is pickled."""
     pickled: tuple[Any, ...] = pickle.loads(payload)
@@ -217,7 +249,8 @@ def sent_module(name: str) -> ModuleType:
 
 def attribute(module: str, name: str) -> Any:
     """Return what was sent before."""
-    return vars(_module(module))[name]
+    made = _module(module)
+    return vars(made)[name] if name in vars(made) else getattr(made, name)  # the latter loads the rest
 
 
 def function(module: str, code: CodeType, cells: tuple[CellType, ...] | None) -> FunctionType:
