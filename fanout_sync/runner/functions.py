@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from typing import TYPE_CHECKING, Any, Literal
 
 from ..checks import refuse_unknown
@@ -16,20 +16,24 @@ from .arguments import OPTIONS, a_journal
 from .runner import Runner
 
 if TYPE_CHECKING:
+    from ..events.types import Event
     from ..journal import Journal
 
 __all__ = ["execute_loop", "execute_pipeline", "execute_steps_parallel", "execute_steps_parallel_resumable"]
 
 
 def execute_steps_parallel(
-    executor: AgentExecutor, specs: Iterable[AgentStepSpec], event_tx: EventSink | None = None, **options: Any
+    executor: AgentExecutor,
+    specs: Iterable[AgentStepSpec],
+    event_tx: EventSink | Callable[[Event], object] | None = None,
+    **options: Any,
 ) -> list[StepOutcome]:
     """Run every spec, at most `executor.concurrency_hint()` at once, and return when all are done.
 
     Args:
         executor: How a step runs.
         specs: Any iterable of specs.
-        event_tx: Where events go.
+        event_tx: Where events go: an `EventChannel`, any object with a `send` method, or a function.
         **options: The keyword arguments of `Runner`.
 
     Returns:
@@ -50,7 +54,7 @@ def execute_steps_parallel_resumable(
     specs: Iterable[AgentStepSpec],
     workflow_id: str,
     journal: str | os.PathLike[str] | Journal,
-    event_tx: EventSink | None = None,
+    event_tx: EventSink | Callable[[Event], object] | None = None,
     *,
     on_conflict: Literal["refuse", "rerun"] = "refuse",
     **options: Any,
@@ -62,7 +66,7 @@ def execute_steps_parallel_resumable(
         specs: Any iterable of specs, each with a `task_id` of its own.
         workflow_id: Names the work: a call resumes what an earlier one with the same id has done.
         journal: The path of an SQLite file, or a `Journal`.
-        event_tx: Where events go.
+        event_tx: Where events go: an `EventChannel`, any object with a `send` method, or a function.
         on_conflict: What to do with a step whose `task_id` is journalled with another spec: `"refuse"` the call, or
             `"rerun"` the step.
         **options: The keyword arguments of `Runner`, but for `journal`.
@@ -83,7 +87,7 @@ def execute_pipeline(
     executor: AgentExecutor,
     items: Iterable[Any],
     stages: Sequence[Stage],
-    event_tx: EventSink | None = None,
+    event_tx: EventSink | Callable[[Event], object] | None = None,
     **options: Any,
 ) -> list[StepOutcome | None]:
     """Take each item through the stages on its own; see `Runner.pipeline`.
@@ -92,7 +96,7 @@ def execute_pipeline(
         executor: How a step runs.
         items: Any iterable.
         stages: Functions `stage(outcome, item) -> AgentStepSpec | None`.
-        event_tx: Where events go.
+        event_tx: Where events go: an `EventChannel`, any object with a `send` method, or a function.
         **options: The keyword arguments of `Runner`.
 
     Returns:
@@ -111,7 +115,7 @@ def execute_loop(
     initial: Iterable[AgentStepSpec],
     max_iterations: int,
     next_round: NextRound,
-    event_tx: EventSink | None = None,
+    event_tx: EventSink | Callable[[Event], object] | None = None,
     **options: Any,
 ) -> list[StepOutcome]:
     """Run rounds of steps until `next_round` says stop; see `Runner.loop`.
@@ -121,7 +125,7 @@ def execute_loop(
         initial: The specs of the first round.
         max_iterations: How many rounds there are at the most, at least 1.
         next_round: Called with the outcomes of a round; returns `Continue(specs)` or `Stop()`.
-        event_tx: Where events go.
+        event_tx: Where events go: an `EventChannel`, any object with a `send` method, or a function.
         **options: The keyword arguments of `Runner`.
 
     Returns:

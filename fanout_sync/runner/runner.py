@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Generator, Iterable, Sequence
+from collections.abc import Callable, Generator, Iterable, Sequence
 from concurrent.futures import Executor
 from contextlib import ExitStack, suppress
 from types import TracebackType
@@ -40,6 +40,7 @@ from .arguments import (
 if TYPE_CHECKING:
     from tenacity import BaseRetrying
 
+    from ..events.types import Event
     from ..journal.journal import Journal, Workflow
     from ..limits.budget import Budget
     from ..limits.rate_limit import RateLimit
@@ -74,7 +75,8 @@ class Runner:
             `Journal`, or one of its workflows (`SqliteJournal("run.db").workflow("nightly")`). Every outcome is durable
             before it is handed out. A step that is journalled with success is not run again; each step of a run needs
             a `task_id` of its own.
-        event_tx: Where events go, usually an `EventChannel`: anything with a `send` method.
+        event_tx: Where events go: an `EventChannel`, any object with a `send` method, or a function, which is called
+            with each event, from any thread.
         on_interrupt: What Ctrl-C does when everything is cleaned up: `"raise"` a `FanoutInterrupted`, or `"return"`
             what there is.
 
@@ -94,7 +96,7 @@ class Runner:
         budget: Budget | None = None,
         max_failures: int | None = None,
         journal: str | os.PathLike[str] | Journal | Workflow | None = None,
-        event_tx: EventSink | None = None,
+        event_tx: EventSink | Callable[[Event], object] | None = None,
         on_interrupt: Literal["raise", "return"] = "raise",
         **unknown: NoReturn,
     ) -> None:
