@@ -50,8 +50,8 @@ _NAMES_BY_MODULE = {
     "UnknownOption WireError",
     "events.channel": "EventChannel EventReceiver Lagged",
     "events.senders": "EventSender EventSink",
-    "events.types": "BudgetExhausted Event RunEnd RunStart StepRetry SubagentEnd SubagentProgress SubagentStart "
-    "TextDelta ToolEnd ToolStart UnknownEvent",
+    "events.types": "BudgetExhausted Event RunEnd RunStart StepRetry StepReused SubagentEnd SubagentProgress "
+    "SubagentStart TextDelta ToolEnd ToolStart UnknownEvent",
     "executors.current_step": "Cancelled CurrentStep current_step",
     "executors.executor": "AgentExecutor DEFAULT_MAX_PARALLEL_TASKS",
     "executors.function": "FunctionExecutor",
@@ -76,15 +76,6 @@ _MODULE_OF = {name: module for module, names in _NAMES_BY_MODULE.items() for nam
 WireRecord.codec = RecordCodec()  # set here, because records/ must not import wire/
 
 
-def _keep_silent() -> None:
-    """Have nothing printed of what this package logs, until the program configures logging."""
-    import logging  # imported lazily: slow, and whatever may log imports it anyway
-
-    logger = logging.getLogger(__name__)
-    if not logger.handlers:
-        logger.addHandler(logging.NullHandler())
-
-
 def _version() -> str:
     from importlib import metadata  # imported lazily: slow
 
@@ -102,7 +93,9 @@ if not TYPE_CHECKING:  # type checkers take all names that are imported above, a
             return _version()
         if name not in _MODULE_OF:
             raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
-        _keep_silent()
+        from . import last_resort  # imported lazily: slow, and whatever may log imports what it needs anyway
+
+        last_resort.install()
         value = globals()[name] = getattr(importlib.import_module(f".{_MODULE_OF[name]}", __name__), name)
         return value
 

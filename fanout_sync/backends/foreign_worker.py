@@ -9,7 +9,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import TYPE_CHECKING, NamedTuple
 
-from .. import forks
+from .. import forks, last_resort
 from ..events.senders import check_event
 from ..events.types import Event
 from ..executors.current_step import StopSignal
@@ -249,6 +249,7 @@ def _forget_in_child() -> None:
 
 
 forks.call_in_child(_forget_in_child)
+last_resort.install()  # for processes of pools, which import nothing else that does it
 
 
 class _EventList(StepSender):

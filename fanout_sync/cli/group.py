@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-import logging
 from typing import Any
 
 import click
 
+from .. import last_resort
 from ..errors import FanoutError, WireError
 from .checkpoints import export_checkpoint, import_checkpoint
 from .output import INTERRUPTED, NOTHING_WAS_RUN
@@ -39,7 +39,7 @@ def main() -> None:
     """
 
 
-logging.getLogger("fanout_sync").addHandler(logging.NullHandler())  # what the package logs is for programs
+last_resort.install()
 
 for command in (run, validate, show, export_checkpoint, import_checkpoint):
     main.add_command(command)

@@ -13,7 +13,7 @@ from attrs import define, field
 from .. import forks
 from ..backends.backend import Backend, RunContext, Session, refuse_inherited_run
 from ..errors import ExecutorNotPicklable, FanoutInterrupted, InputError, JournalConflict, JournalError
-from ..events.announcer import FLUSH_S, INTERRUPTED_FLUSH_S, Announcer
+from ..events.announcer import Announcer
 from ..executors.current_step import CurrentStep, StopSignal, current_step, running_step
 from ..executors.step_events import DirectSender
 from ..interrupts import InterruptScope, end_as_if_killed
@@ -266,7 +266,7 @@ class Call:
                 raise
             finally:
                 if announcer is not None and not self.is_inherited:
-                    announcer.close(INTERRUPTED_FLUSH_S if scope.is_interrupted else FLUSH_S)
+                    announcer.close(lambda: self.is_interrupted)
                 if not self.is_inherited and (left := session.left_programs()) is not None:
                     warn_at_the_end(left)
 

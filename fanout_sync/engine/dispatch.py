@@ -267,7 +267,7 @@ class Dispatch:
         try:
             return use()
         except JournalError as error:
-            logger.error("the journal failed; no more steps are started: %s", error)
+            logger.info("the journal failed; no more steps are started: %s", error)  # it is raised at the end
             self.state.journal_error = error
             return None
 

@@ -177,6 +177,8 @@ class Starter:
             self._state.flying[index] = spec  # to be cancelled
             self._state.interrupt()
         except BaseException as error:  # the caller's own code: it costs this step alone
+            if attempt == 1 and self._announcer is not None:
+                self._announcer.started(index, spec)  # every step that fails has a start and an end
             self._state.report_at_once(failure(index, spec, "raised", StepError.of(error)), spec)
         else:
             waiting_line.enqueue(waiting_step)

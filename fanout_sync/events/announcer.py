@@ -5,21 +5,16 @@ from __future__ import annotations
 import logging
 import os
 import time
+from collections.abc import Callable
 
 from ..events.senders import EventSink
 from ..records.report import Report
 from ..records.step_record import AttemptRecord
 from ..records.steps import AgentStepSpec, session_id_of
-from .channel import EventChannel
-from .types import BudgetExhausted, Event, RunEnd, RunStart, StepRetry, SubagentEnd, SubagentStart
+from .channel import EventChannel, settle_listeners
+from .types import BudgetExhausted, Event, RunEnd, RunStart, StepRetry, StepReused, SubagentEnd, SubagentStart
 
 logger = logging.getLogger(__name__)
-
-FLUSH_S = 1.0
-"""Seconds that the end of a run waits at most until listeners have handled all events."""
-
-INTERRUPTED_FLUSH_S = 0.2
-"""Seconds that an interrupted run waits for the same."""
 
 
 class Announcer:
@@ -32,6 +27,8 @@ class Announcer:
         self._began = time.monotonic()
         self._succeeded = 0
         self._failed = 0
+        self._reused = 0
+        self._cancelled = 0
         self._send(RunStart(self._run_id, total))
 
     def started(self, index: int, spec: AgentStepSpec) -> None:
@@ -47,11 +44,14 @@ class Announcer:
         self._send(BudgetExhausted(resource, limit, used))
 
     def ended(self, report: Report) -> None:
-        """Send the end of a step, and count the step; if its start was not sent, only count it."""
+        """Send the end of a step, and count it; a step that was never started is only counted."""
         outcome = report.outcome
+        self._count(outcome.success, report.status == "cancelled")
         spec = self._open.pop(report.index, None)
         if spec is None:
-            self._count(outcome.success)
+            if report.journalled is not None:
+                self._reused += 1
+                self._send(StepReused(outcome.task_id, outcome.session_id, outcome.agent, outcome.success))
             return
         if report.started is None or report.duration_s is None:
             finished_ms = _now_ms()
@@ -59,26 +59,29 @@ class Announcer:
             finished_ms = int((report.started + report.duration_s) * 1000)
         self._end(spec, outcome.session_id, outcome.output, outcome.success, finished_ms)
 
-    def close(self, flush_s: float) -> None:
-        """Send the end of each step that has none yet, and then the end of the run.
+    def close(self, is_interrupted: Callable[[], bool]) -> None:
+        """Send the end of each step that has none yet, and then the end of the run; wait for listeners.
 
         Args:
-            flush_s: Seconds to wait at most until listeners have handled all events.
+            is_interrupted: Returns whether to wait only a fraction of a second from now on.
         """
         for spec in self._open.values():
+            self._count(False, True)
             self._end(spec, session_id_of(spec.task_id), "the run ended before the step did", False, _now_ms())
         self._open.clear()
-        self._send(RunEnd(self._run_id, self._succeeded, self._failed, time.monotonic() - self._began))
+        elapsed_s = time.monotonic() - self._began
+        self._send(RunEnd(self._run_id, self._succeeded, self._failed, elapsed_s, self._reused, self._cancelled))
         if isinstance(self._event_tx, EventChannel):
-            self._event_tx.flush(flush_s)
+            settle_listeners(self._event_tx, is_interrupted)
 
     def _end(self, spec: AgentStepSpec, session_id: str, output: str, success: bool, finished_ms: int) -> None:
-        self._count(success)
         self._send(SubagentEnd(spec.task_id, session_id, spec.agent, output, success, finished_ms))
 
-    def _count(self, success: bool) -> None:
+    def _count(self, success: bool, is_cancelled: bool) -> None:
         if success:
             self._succeeded += 1
+        elif is_cancelled:
+            self._cancelled += 1
         else:
             self._failed += 1
 

@@ -2,7 +2,11 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Protocol
+import inspect
+from collections.abc import Callable
+from typing import TYPE_CHECKING, Any, Protocol
+
+from attrs import frozen
 
 if TYPE_CHECKING:
     from .types import Event
@@ -17,6 +21,17 @@ class EventSink(Protocol):
         """Take `event`; called from any thread."""
 
 
+@frozen
+class FunctionSink:
+    """The `EventSink` of a plain function."""
+
+    function: Callable[[Event], object]
+
+    def send(self, event: Event) -> None:
+        """Call the function with `event`."""
+        self.function(event)
+
+
 class EventSender(Protocol):
     """The `event_tx` that an executor gets, in a thread or in a worker process."""
 
@@ -25,6 +40,11 @@ class EventSender(Protocol):
 
     def usage(self, *, prompt_tokens: int = 0, completion_tokens: int = 0, cost_usd: float = 0.0) -> None:
         """Report usage of the running step, as `CurrentStep.add_usage` does; call it in the thread of the step."""
+
+
+def is_async(function: Any) -> bool:
+    """Return whether calling `function`, which is callable, only makes a coroutine, which nobody would await."""
+    return inspect.iscoroutinefunction(function) or inspect.iscoroutinefunction(type(function).__call__)
 
 
 def check_event(event: object) -> None:

@@ -21,6 +21,7 @@ __all__ = [
     "RunEnd",
     "RunStart",
     "StepRetry",
+    "StepReused",
     "SubagentEnd",
     "SubagentProgress",
     "SubagentStart",
@@ -268,6 +269,24 @@ class StepRetry(Event):
 
 
 @frozen
+class StepReused(Event):
+    """A step was not run, because the journal had its outcome. It has neither a `SubagentStart` nor a `SubagentEnd`.
+
+    Attributes:
+        task_id: The step.
+        session_id: The session id of its outcome.
+        agent: The agent that ran it.
+        success: Whether it succeeded.
+    """
+
+    tag: ClassVar[str] = "step_reused"
+    task_id: str = field(validator=_a_str)
+    session_id: str = field(validator=_a_str)
+    agent: str = field(validator=_a_str)
+    success: bool = field(validator=_a_bool)
+
+
+@frozen
 class RunStart(Event):
     """A run begins.
 
@@ -283,13 +302,15 @@ class RunStart(Event):
 
 @frozen
 class RunEnd(Event):
-    """A run has ended.
+    """A run has ended. `succeeded`, `failed` and `cancelled` together are all its steps.
 
     Attributes:
         run_id: The run.
-        succeeded: How many steps succeeded.
+        succeeded: How many steps succeeded, those whose outcome came from the journal included.
         failed: How many steps failed.
         elapsed_s: Seconds from the start of the run to its end.
+        reused: How many of the steps were not run, because the journal had their outcome.
+        cancelled: How many steps were cancelled, before they began or while they ran.
     """
 
     tag: ClassVar[str] = "run_end"
@@ -297,6 +318,8 @@ class RunEnd(Event):
     succeeded: int = field(validator=_an_int)
     failed: int = field(validator=_an_int)
     elapsed_s: float = field(converter=_as_float, validator=_a_float)
+    reused: int = field(default=0, validator=_an_int)
+    cancelled: int = field(default=0, validator=_an_int)
 
 
 @frozen
@@ -325,6 +348,7 @@ EVENT_CLASSES: dict[str, type[Event]] = {
         ToolStart,
         ToolEnd,
         StepRetry,
+        StepReused,
         RunStart,
         RunEnd,
         BudgetExhausted,

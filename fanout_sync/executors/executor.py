@@ -95,10 +95,11 @@ class AgentExecutor(abc.ABC):
     def teardown(self) -> Awaitable[None] | None:
         """Undo `setup`, in the same context and as often: after the last step of the worker.
 
-        It is not called if `setup` failed or the worker died. If it raises, that is logged and changes no outcome. On
-        threads that share the executor, steps that were abandoned after their timeout may still be running. If
-        `thread_safe` is `False`, it is called in the thread of the copy; in an abandoned thread when its step ends, be
-        that after the run. On a pool of your own, where no thread can be chosen, it is called in any thread.
+        It is not called if `setup` failed or the worker died. If it raises, that is logged, or shown on standard error
+        if logging is not configured, and changes no outcome. On threads that share the executor, steps that were
+        abandoned after their timeout may still be running. If `thread_safe` is `False`, it is called in the thread of
+        the copy; in an abandoned thread when its step ends, be that after the run. On a pool of your own, where no
+        thread can be chosen, it is called in any thread.
         """
         return None
 

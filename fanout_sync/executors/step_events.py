@@ -6,7 +6,8 @@ import logging
 from collections.abc import Callable
 from typing import TYPE_CHECKING
 
-from ..events.senders import EventSender, EventSink
+from ..errors import WireError
+from ..events.senders import EventSender, EventSink, check_event
 from .current_step import current_step
 
 if TYPE_CHECKING:
@@ -34,9 +35,21 @@ class DirectSender(StepSender):
         self._event_tx = event_tx
 
     def send(self, event: Event) -> None:
-        """Send `event` to the runner's own `event_tx`."""
-        if self._event_tx is not None:
+        """Send `event` to the runner's own `event_tx`, whose errors are logged, as for steps in worker processes.
+
+        Raises:
+            TypeError: `event` is no `Event`.
+            WireError: JSON cannot carry one of its fields.
+        """
+        check_event(event)
+        if self._event_tx is None:
+            return
+        try:
             self._event_tx.send(event)
+        except WireError:
+            raise
+        except (Exception, SystemExit):
+            logger.exception("an event of a step was lost")
 
 
 class RevocableSender(StepSender):

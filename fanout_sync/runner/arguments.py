@@ -15,7 +15,7 @@ from ..checks import one_of, positive_seconds
 from ..engine.plan import RunPlan
 from ..engine.warn import warn_caller
 from ..errors import OptionError
-from ..events.senders import EventSink
+from ..events.senders import EventSink, FunctionSink, is_async
 from ..executors.executor import AgentExecutor, is_thread_safe
 from ..formatting import describe, did_you_mean
 from ..records.steps import AgentStepSpec
@@ -73,10 +73,18 @@ def own_timeout_for(executor: AgentExecutor) -> Callable[[AgentStepSpec], float 
 
 
 def an_event_sink(value: Any) -> EventSink | None:
-    """Return where events go."""
-    if value is not None and not callable(getattr(value, "send", None)):
-        raise OptionError(f"event_tx must be an EventChannel or have a send method, got {describe(value)}")
-    sender: EventSink | None = value
+    """Return where events go; a function becomes the `send` of an object."""
+    if value is None:
+        return None
+    expected = "event_tx must be an EventChannel, have a send method or be a plain function"
+    if isinstance(value, type):
+        raise OptionError(f"{expected}, got the class {value.__name__}; call it: {value.__name__}()")
+    sink = value if hasattr(value, "send") else FunctionSink(value)
+    if not callable(send := value.send if sink is value else value):
+        raise OptionError(f"{expected}, got {describe(value)}")
+    if is_async(send):
+        raise OptionError(f"{expected}, got {describe(value)}, which is async: nobody would await it")
+    sender: EventSink = sink
     return sender
 
 

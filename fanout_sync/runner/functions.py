@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from typing import TYPE_CHECKING, Any, Literal
 
 from ..checks import refuse_unknown
@@ -19,6 +19,7 @@ from .runner import Runner
 if TYPE_CHECKING:
     from typing_extensions import Unpack
 
+    from ..events.types import Event
     from ..journal import Journal
 
 __all__ = ["execute_loop", "execute_pipeline", "execute_steps_parallel", "execute_steps_parallel_resumable"]
@@ -28,7 +29,7 @@ __all__ = ["execute_loop", "execute_pipeline", "execute_steps_parallel", "execut
 def execute_steps_parallel(
     executor: AgentExecutor,
     specs: Iterable[AgentStepSpec],
-    event_tx: EventSink | None = None,
+    event_tx: EventSink | Callable[[Event], object] | None = None,
     **options: Unpack[OptionsBesidesEvents],
 ) -> list[StepOutcome]:
     """Run every spec, at most `executor.concurrency_hint()` at once, and return when all are done.
@@ -36,7 +37,7 @@ def execute_steps_parallel(
     Args:
         executor: How a step runs.
         specs: Any iterable of specs.
-        event_tx: Where events go.
+        event_tx: Where events go: an `EventChannel`, any object with a `send` method, or a function.
         **options: The keyword arguments of `Runner`.
 
     Returns:
@@ -58,7 +59,7 @@ def execute_steps_parallel_resumable(
     specs: Iterable[AgentStepSpec],
     workflow_id: str,
     journal: str | os.PathLike[str] | Journal,
-    event_tx: EventSink | None = None,
+    event_tx: EventSink | Callable[[Event], object] | None = None,
     *,
     on_conflict: Literal["refuse", "rerun"] = "refuse",
     **options: Unpack[UnjournalledOptions],
@@ -70,7 +71,7 @@ def execute_steps_parallel_resumable(
         specs: Any iterable of specs, each with a `task_id` of its own.
         workflow_id: Names the work: a call resumes what an earlier one with the same id has done.
         journal: The path of an SQLite file, or a `Journal`.
-        event_tx: Where events go.
+        event_tx: Where events go: an `EventChannel`, any object with a `send` method, or a function.
         on_conflict: What to do with a step whose `task_id` is journalled with another spec: `"refuse"` the call, or
             `"rerun"` the step.
         **options: The keyword arguments of `Runner`, but for `journal`.
@@ -92,7 +93,7 @@ def execute_pipeline(
     executor: AgentExecutor,
     items: Iterable[Any],
     stages: Sequence[Stage],
-    event_tx: EventSink | None = None,
+    event_tx: EventSink | Callable[[Event], object] | None = None,
     **options: Unpack[OptionsBesidesEvents],
 ) -> list[StepOutcome | None]:
     """Take each item through the stages on its own; see `Runner.pipeline`.
@@ -101,7 +102,7 @@ def execute_pipeline(
         executor: How a step runs.
         items: Any iterable.
         stages: Functions `stage(outcome, item) -> AgentStepSpec | None`.
-        event_tx: Where events go.
+        event_tx: Where events go: an `EventChannel`, any object with a `send` method, or a function.
         **options: The keyword arguments of `Runner`.
 
     Returns:
@@ -121,7 +122,7 @@ def execute_loop(
     initial: Iterable[AgentStepSpec],
     max_iterations: int,
     next_round: NextRound,
-    event_tx: EventSink | None = None,
+    event_tx: EventSink | Callable[[Event], object] | None = None,
     **options: Unpack[OptionsBesidesEvents],
 ) -> list[StepOutcome]:
     """Run rounds of steps until `next_round` says stop; see `Runner.loop`.
@@ -131,7 +132,7 @@ def execute_loop(
         initial: The specs of the first round.
         max_iterations: How many rounds there are at the most, at least 1.
         next_round: Called with the outcomes of a round; returns `Continue(specs)` or `Stop()`.
-        event_tx: Where events go.
+        event_tx: Where events go: an `EventChannel`, any object with a `send` method, or a function.
         **options: The keyword arguments of `Runner`.
 
     Returns:

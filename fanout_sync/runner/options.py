@@ -12,6 +12,7 @@ if TYPE_CHECKING:
     from tenacity import BaseRetrying
 
     from ..events.senders import EventSink
+    from ..events.types import Event
     from ..journal.journal import Journal, Workflow
     from ..limits.budget import Budget
     from ..limits.rate_limit import RateLimit
@@ -43,7 +44,7 @@ class OptionsBesidesEvents(UnjournalledOptions, total=False):
 class Options(OptionsBesidesEvents, total=False):
     """All options."""
 
-    event_tx: EventSink | None
+    event_tx: EventSink | Callable[[Event], object] | None
 
 
 OPTIONS = tuple(Options.__annotations__)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Generator, Iterable, Sequence
+from collections.abc import Callable, Generator, Iterable, Sequence
 from concurrent.futures import Executor
 from contextlib import ExitStack, suppress
 from types import TracebackType
@@ -40,6 +40,7 @@ from .options import OPTIONS
 if TYPE_CHECKING:
     from tenacity import BaseRetrying
 
+    from ..events.types import Event
     from ..journal.journal import Journal, Workflow
     from ..limits.budget import Budget
     from ..limits.rate_limit import RateLimit
@@ -76,7 +77,8 @@ class Runner:
             a `task_id` of its own.
         on_conflict: What to do if the `task_id` of a step is journalled with another spec: `"refuse"` the run, or
             `"rerun"` the step. A workflow that was made with `on_conflict="rerun"` keeps it.
-        event_tx: Where events go, usually an `EventChannel`: anything with a `send` method.
+        event_tx: Where events go: an `EventChannel`, any object with a `send` method, or a function, which is called
+            with each event, from any thread.
         on_interrupt: What Ctrl-C does when everything is cleaned up: `"raise"` a `FanoutInterrupted`, or `"return"`
             what there is.
 
@@ -97,7 +99,7 @@ class Runner:
         max_failures: int | None = None,
         journal: str | os.PathLike[str] | Journal | Workflow | None = None,
         on_conflict: Literal["refuse", "rerun"] = "refuse",
-        event_tx: EventSink | None = None,
+        event_tx: EventSink | Callable[[Event], object] | None = None,
         on_interrupt: Literal["raise", "return"] = "raise",
         **unknown: NoReturn,
     ) -> None:

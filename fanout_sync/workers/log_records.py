@@ -6,6 +6,8 @@ import logging
 from collections.abc import Callable
 from typing import Any
 
+from .. import forks, last_resort
+
 Levels = tuple[int, dict[str, int]]
 """The argument of `logging.disable`, and the level of each logger that has one of its own; the root's name is `""`."""
 
@@ -34,6 +36,9 @@ class Forwarding:
         self._handler = _Forwarder(send)
         self._disabled, self._levels = logging.NOTSET, {"": logging.WARNING}
         self.restore()
+        # A child that a step forks must not send anything: its records are handled as in any other process.
+        last_resort.install()
+        forks.call_in_child(lambda: logging.root.removeHandler(self._handler))
 
     def set_levels(self, levels: Levels) -> None:
         """Use the levels of the caller in this process."""

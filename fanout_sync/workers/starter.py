@@ -6,7 +6,7 @@ import time
 from collections import deque
 from collections.abc import Iterable
 
-from .lane import Lane, is_exiting
+from .lane import Lane, is_exiting, kill_lanes
 from .loss import Lost
 from .worker_start import StartedWorker, start_worker
 
@@ -47,9 +47,18 @@ class WorkerStarter:
             Exception: As `start_worker` does.
             RuntimeError: The interpreter has begun to exit since this set of workers was made.
         """
+        self._refuse_at_exit()
+        lane = Lane.of(self._started.popleft() if self._started else start_worker(self._captures_output))
+        try:
+            self._refuse_at_exit()  # the exit hook may have looked for workers just before this one had a lane
+        except RuntimeError:
+            kill_lanes([lane])
+            raise
+        return lane
+
+    def _refuse_at_exit(self) -> None:
         if is_exiting.is_set() and not self._was_made_at_exit:
             raise RuntimeError("the interpreter is exiting")
-        return Lane.of(self._started.popleft() if self._started else start_worker(self._captures_output))
 
     def discard_early(self) -> None:
         """Kill the workers that were started early and that nobody has needed."""

@@ -396,27 +396,6 @@ def test_a_listener_may_send() -> None:
     channel.close()
 
 
-def test_a_listener_that_lags_gets_lagged() -> None:
-    """A callback is called with `Lagged`, like any receiver."""
-    channel = EventChannel(1)
-    entered, go_on = threading.Event(), threading.Event()
-    seen: list[object] = []
-
-    def slow(item: object) -> None:
-        seen.append(item)
-        entered.set()
-        go_on.wait(SOON)
-
-    channel.listen(slow)
-    channel.send(event(0))
-    assert entered.wait(SOON)
-    for number in range(1, 4):
-        channel.send(event(number))
-    go_on.set()
-    assert channel.flush(SOON)
-    assert seen == [event(0), Lagged(2), event(3)]
-
-
 @pytest.mark.parametrize("error", [ValueError("no"), SystemExit(1)], ids=without_address)
 def test_a_callback_that_raises_is_logged_and_called_again(
     error: BaseException, caplog: pytest.LogCaptureFixture

@@ -20,6 +20,7 @@ from fanout_sync.events.types import (
     RunEnd,
     RunStart,
     StepRetry,
+    StepReused,
     SubagentEnd,
     SubagentProgress,
     SubagentStart,
@@ -65,7 +66,18 @@ WRITTEN: list[tuple[Event, str]] = [
     ),
     (RunStart("r", 1000), '{"type":"run_start","run_id":"r","total":1000}'),
     (RunStart("r"), '{"type":"run_start","run_id":"r"}'),
-    (RunEnd("r", 999, 1, 12.0), '{"type":"run_end","run_id":"r","succeeded":999,"failed":1,"elapsed_s":12.0}'),
+    (
+        StepReused("t", "task-run-t", "coder", True),
+        '{"type":"step_reused","task_id":"t","session_id":"task-run-t","agent":"coder","success":true}',
+    ),
+    (
+        RunEnd("r", 999, 1, 12.0),
+        '{"type":"run_end","run_id":"r","succeeded":999,"failed":1,"elapsed_s":12.0,"reused":0,"cancelled":0}',
+    ),
+    (
+        RunEnd("r", 9, 1, 12, reused=4, cancelled=2),
+        '{"type":"run_end","run_id":"r","succeeded":9,"failed":1,"elapsed_s":12.0,"reused":4,"cancelled":2}',
+    ),
     (
         BudgetExhausted("cost_usd", 5, 4.75),
         '{"type":"budget_exhausted","resource":"cost_usd","limit":5.0,"used":4.75}',
@@ -122,6 +134,9 @@ def test_missing_fields_are_named(event: Event) -> None:
         del fields[name]
         if name in ("exit_code", "total"):
             assert getattr(Event.from_dict(fields), name) is None
+            continue
+        if name in ("reused", "cancelled"):  # an earlier version did not write them
+            assert getattr(Event.from_dict(fields), name) == 0
             continue
         with pytest.raises(WireError, match="missing") as caught:
             Event.from_dict(fields)

@@ -377,7 +377,7 @@ def test_a_budget_is_not_exceeded(backend: Any, concurrency: int) -> None:
     assert exhausted == [BudgetExhausted("tokens", 1050, 1000)]
     assert len([event for event in events if isinstance(event, SubagentStart)]) == 10
     assert isinstance(events[-1], RunEnd)
-    assert (events[-1].succeeded, events[-1].failed) == (10, 30)
+    assert (events[-1].succeeded, events[-1].failed, events[-1].cancelled) == (10, 0, 30)
     assert "budget: 1000 of 1050 tokens" in run.summary()
 
 

@@ -294,7 +294,7 @@ def test_a_keyboard_interrupt_of_the_input_passes() -> None:
         ({"backend": "proces"}, r"backend .*'proces' \(did you mean 'process'\?\)"),
         ({"backend": None}, "backend must be 'thread', 'process', a Backend or a concurrent.futures.Executor"),
         ({"backend": ThreadPoolExecutor}, "backend"),
-        ({"event_tx": 5}, "event_tx must be an EventChannel or have a send method, got int 5"),
+        ({"event_tx": 5}, "event_tx must be an EventChannel, have a send method or be a plain function, got int 5"),
     ],
 )
 def test_invalid_options_are_refused(options: dict[str, Any], message: str) -> None:

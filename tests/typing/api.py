@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
@@ -18,6 +18,7 @@ from fanout_sync import (
     BudgetExhausted,
     BudgetUsed,
     Continue,
+    Event,
     EventChannel,
     EventSender,
     FanoutInterrupted,
@@ -34,6 +35,7 @@ from fanout_sync import (
     Retry,
     RetryAfter,
     Run,
+    RunEnd,
     Runner,
     SqliteJournal,
     StepOutcome,
@@ -109,11 +111,25 @@ except FanoutInterrupted as interrupted:
     done: list[StepOutcome] = interrupted.run.succeeded
     told: str = interrupted.run.summary()
 
+events: list[Event] = []
 for item in EventChannel().subscribe():
     if isinstance(item, Lagged):
         lost: int = item.n
     elif isinstance(item, BudgetExhausted):
         left: float = item.limit - item.used
+
+
+def take(event: Event) -> int:
+    return event.reused if isinstance(event, RunEnd) else len(event.type)
+
+
+with EventChannel() as channel:
+    callbacks: list[Callable[[Event], object]] = [take, events.append, lambda event: event.type]
+    for callback in callbacks:
+        channel.listen(callback)
+        Runner(Agent(), event_tx=callback)
+    execute_steps_parallel(Agent(), [spec], take)
+    Runner(Agent(), event_tx=channel)
 
 journal: SqliteJournal = SqliteJournal("run.db")
 nightly: Workflow = journal.workflow("nightly", on_conflict="rerun")
@@ -227,6 +243,9 @@ FunctionExecutor({"a": "no function"})  # type: ignore[dict-item]
 Runner(Agent(), max_concurency=3)  # type: ignore[arg-type]  # an option that does not exist
 Runner(Agent(), backend="proces")  # type: ignore[arg-type]  # nor does this backend
 Runner(Agent()).run([1])  # type: ignore[list-item]  # and this is no spec
+Runner(Agent(), event_tx="events.jsonl")  # type: ignore[arg-type]  # no function
+Runner(Agent(), event_tx=lambda: None)  # type: ignore[arg-type,misc]  # which takes no event
+EventChannel().listen(lambda event: event.nonsense)  # type: ignore[attr-defined]  # an event has no such field
 Runner(Agent(), budget=5)  # type: ignore[arg-type]  # dollars or tokens?
 Runner(Agent()).loop([spec], 5, lambda outcomes: None)  # type: ignore[arg-type,return-value]  # go on or not?
 journal.workflow("nightly", on_conflict="overwrite")  # type: ignore[arg-type]  # neither refuse nor rerun

@@ -17,6 +17,7 @@ from fanout_sync.events.types import (
     RunEnd,
     RunStart,
     StepRetry,
+    StepReused,
     SubagentEnd,
     SubagentProgress,
     SubagentStart,
@@ -60,7 +61,8 @@ events = st.one_of(
     st.builds(ToolEnd, text, text, text, text, st.none() | counts),
     st.builds(StepRetry, text, counts, numbers, text),
     st.builds(RunStart, text, st.none() | counts),
-    st.builds(RunEnd, text, counts, counts, numbers),
+    st.builds(RunEnd, text, counts, counts, numbers, counts, counts),
+    st.builds(StepReused, text, text, text, st.booleans()),
     st.builds(
         UnknownEvent,
         text.filter(lambda tag: tag not in EVENT_CLASSES),
