@@ -20,6 +20,8 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any, Protocol
 
+from .formatting import notebook_traceback
+
 __all__ = [
     "ExecutorNotPicklable",
     "FanoutError",
@@ -59,6 +61,11 @@ class FanoutError(BaseException):
 
     Subclasses pass all their arguments to `super().__init__`, so that they survive `pickle`.
     """
+
+    def _render_traceback_(self) -> list[str]:
+        # What IPython shows instead of its own traceback, which would show twenty lines of this package for each frame
+        # of the user's; see `InteractiveShell.showtraceback`.
+        return notebook_traceback(self)
 
 
 class WireError(FanoutError, ValueError):

@@ -13,7 +13,7 @@ PACKAGE = Path(fanout_sync.__file__).parent
 DRAWING = Path(__file__).parents[2] / "docs" / "explanation" / "architecture.md"
 
 LAYERS = [
-    *("errors", "formatting", "checks", "forks", "interrupts"),
+    *("formatting", "errors", "checks", "forks", "interrupts"),
     *("records", "wire", "events", "retry", "limits", "journal", "results"),
     *("executors", "workers", "backends", "engine", "runner"),
     *("cli", "testing"),
