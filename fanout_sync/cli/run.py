@@ -156,7 +156,7 @@ def run(
             event_tx=event_tx,
         )
         source.check(before_first=outcomes.begin)
-        summary = Summary(len(source))
+        summary = Summary(len(source), "standard output" if output == "-" else output)
         with _sigterm_as_ctrl_c(), InterruptScope(encloses_others=True) as scope:
             cancelled = _write_outcomes(runner, source, outcomes, summary, scope)
             if scope.is_interrupted:
