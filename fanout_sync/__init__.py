@@ -16,6 +16,7 @@ if TYPE_CHECKING:  # the same modules as below, for type checkers; each says in 
     from .backends.process import *
     from .backends.thread import *
     from .engine.loop import *
+    from .engine.stream import *
     from .errors import *
     from .events.channel import *
     from .events.senders import *
@@ -46,6 +47,7 @@ _NAMES_BY_MODULE = {
     "backends.process": "ProcessBackend",
     "backends.thread": "ThreadBackend",
     "engine.loop": "Continue Stop",
+    "engine.stream": "OutcomeStream",
     "errors": "ExecutorNotPicklable FanoutError FanoutInterrupted InputError JournalConflict JournalError OptionError "
     "UnknownOption WireError",
     "events.channel": "EventChannel EventReceiver Lagged",

@@ -20,6 +20,8 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any, Protocol
 
+from .tracebacks import notebook_traceback
+
 __all__ = [
     "ExecutorNotPicklable",
     "FanoutError",
@@ -48,10 +50,15 @@ class RunSoFar(Protocol):
     def succeeded(self) -> list[Any]: ...
     @property
     def failed(self) -> list[Any]: ...
+    @property
+    def usage(self) -> Any: ...
+    def values(self) -> list[Any]: ...
+    def to_dicts(self) -> list[dict[str, Any]]: ...
     def summary(self) -> str: ...
     def __len__(self) -> int: ...
     def __iter__(self) -> Iterator[Any]: ...
-    def __getitem__(self, index: int) -> Any: ...
+    def __contains__(self, value: object) -> bool: ...
+    def __getitem__(self, index: int | str) -> Any: ...
 
 
 class FanoutError(BaseException):
@@ -59,6 +66,11 @@ class FanoutError(BaseException):
 
     Subclasses pass all their arguments to `super().__init__`, so that they survive `pickle`.
     """
+
+    def _render_traceback_(self) -> list[str]:
+        # What IPython shows instead of its own traceback, which would show twenty lines of this package for each frame
+        # of the user's; see `InteractiveShell.showtraceback`.
+        return notebook_traceback(self)
 
 
 class WireError(FanoutError, ValueError):

@@ -1,4 +1,4 @@
-"""What messages need: short, printable text about any value, and the line of the caller to which a warning points."""
+"""What messages need: short, printable text about any value or exception, and the line to which a warning points."""
 
 from __future__ import annotations
 
@@ -6,6 +6,10 @@ import reprlib
 import sys
 from collections.abc import Iterable
 from typing import Any
+
+MAX_TAIL_LINES = 10
+MAX_TAIL_CHARS = 2000
+"""How much of the end of a program's output a message has."""
 
 
 def describe(value: Any) -> str:
@@ -25,10 +29,15 @@ def printable(text: str) -> str:
 
 def did_you_mean(value: Any, words: Iterable[str]) -> str:
     """Return a hint such as `" (did you mean 'process'?)"` if one of `words` is similar to `value`, else `""`."""
+    close = close_words(value, words, most=1) if isinstance(value, str) else []
+    return f" (did you mean {close[0]!r}?)" if close else ""
+
+
+def close_words(word: str, words: Iterable[str], most: int = 3) -> list[str]:
+    """Return up to `most` of the `words` that are similar to `word`, the most similar first."""
     import difflib
 
-    close = difflib.get_close_matches(value, list(words), n=1) if isinstance(value, str) else []
-    return f" (did you mean {close[0]!r}?)" if close else ""
+    return difflib.get_close_matches(word, words, n=most)
 
 
 def level_of_the_caller() -> int:
@@ -38,3 +47,30 @@ def level_of_the_caller() -> int:
     while frame.f_back is not None and str(frame.f_globals.get("__name__")).partition(".")[0] in own:
         level, frame = level + 1, frame.f_back
     return level
+
+
+def message_of(error: BaseException) -> str:
+    """Return the message of an exception; that of a program's end has the end of the program's output, too.
+
+    Of `subprocess.CalledProcessError` and `TimeoutExpired`, if the output was captured: the last `MAX_TAIL_LINES` lines
+    of stderr, or of the standard output if there are none, `MAX_TAIL_CHARS` characters at most. The last line of them
+    also stands in the first line of the message, which is what summaries show.
+    """
+    subprocess: Any = sys.modules.get("subprocess")  # who has not imported it has no such error
+    if subprocess is None or not isinstance(error, (subprocess.CalledProcessError, subprocess.TimeoutExpired)):
+        return str(error)
+    for name, output in (("stderr", error.stderr), ("stdout", error.output)):
+        if lines := _tail(output):
+            first = f"{str(error).rstrip('.')}; {name}: {lines[-1].strip()}"
+            return first if len(lines) == 1 else "\n".join([first, *lines])
+    return str(error)
+
+
+def _tail(output: Any) -> list[str]:
+    if isinstance(output, (bytes, bytearray, memoryview)):
+        # At most four bytes a character; the cut may fall into one.
+        output = bytes(output[-4 * MAX_TAIL_CHARS :]).decode("utf-8", "replace")
+    if not isinstance(output, str):
+        return []
+    lines = output.rstrip()[-MAX_TAIL_CHARS:].splitlines()
+    return [line for line in lines if line.strip()][-MAX_TAIL_LINES:]

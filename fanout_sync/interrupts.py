@@ -22,6 +22,9 @@ from .errors import FanoutInterrupted
 PATIENCE_S = 1.0
 """Seconds after an interrupt that is not being handled; another one that comes later than that is raised."""
 
+NOTED_BY = "interrupts_noted_by"
+"""The name of the local variable by which a function says which scope notes interrupts that strike it."""
+
 _SIGNALS = (signal.SIGINT, signal.SIGTERM)
 
 _scopes: list[InterruptScope] = []
@@ -83,12 +86,20 @@ class InterruptScope:
             self._listeners.remove(listener)
 
     def own(self, frame: FrameType) -> None:
-        """Always note interrupts that strike this frame: just before a `yield`, one would lose what is yielded."""
+        """Always note interrupts that strike this frame: just before a `yield`, one would lose what is yielded.
+
+        The same holds for a frame with this scope in the local variable that `NOTED_BY` names.
+        """
         self._own_frame = id(frame)  # not the frame itself, whose generator would live as long as this
 
     def takes(self, frame: FrameType | None) -> bool:
         """Return whether an interrupt that strikes this frame is to be noted here."""
-        return self.in_package_code or (frame is not None and id(frame) == self._own_frame)
+        if self.in_package_code or frame is None:
+            return self.in_package_code
+        if id(frame) == self._own_frame:
+            return True
+        # The names are looked at first: the locals of the caller's frames may be anything that is a mapping.
+        return NOTED_BY in frame.f_code.co_varnames and frame.f_locals.get(NOTED_BY) is self
 
     def note(self) -> bool:
         """Note an interrupt; return whether noting it is enough, or it has to be raised."""

@@ -157,7 +157,7 @@ def run(
             event_tx=event_tx,
         )
         source.check(before_first=outcomes.begin)
-        summary = Summary(len(source))
+        summary = Summary(len(source), "standard output" if output == "-" else output)
         with (
             _sigterm_as_ctrl_c(),
             warnings_shown_by(lambda text: click.echo(f"warning: {text}", err=True)),

@@ -5,21 +5,33 @@ from __future__ import annotations
 import time
 
 from ..records.steps import StepOutcome
+from ..results.failures import FailureGroups
 from .output import shown
 
-MAX_FAILURES_SHOWN = 20
+MAX_LINES = 25
 MAX_CANCELLED_SHOWN = 5
+MAX_PATH_CHARS = 4096
 
 
 class Summary:
-    """The summary of a run, in text; it holds no more of the outcomes than it shows."""
+    """The summary of a run, in text of at most `MAX_LINES` lines; it holds no more of the outcomes than it may show.
 
-    def __init__(self, total: int) -> None:
+    Args:
+        total: How many steps there are.
+        place: Where the outcomes go, such as the name of a file.
+    """
+
+    def __init__(self, total: int, place: str) -> None:
         self.succeeded = 0
-        self.failed = 0
         self._total = total
+        self._place = place
         self._began = time.monotonic()
-        self._failures: list[str] = []
+        self._failures = FailureGroups(shown)
+
+    @property
+    def failed(self) -> int:
+        """How many of the outcomes that were added say failure."""
+        return self._failures.count
 
     @property
     def done(self) -> int:
@@ -29,11 +41,8 @@ class Summary:
     def add(self, outcome: StepOutcome) -> None:
         if outcome.success:
             self.succeeded += 1
-            return
-        self.failed += 1
-        if len(self._failures) < MAX_FAILURES_SHOWN:
-            task, agent, reason = map(shown, (outcome.task_id, outcome.agent, outcome.output))
-            self._failures.append(f"  {task} ({agent}): {reason}")
+        else:
+            self._failures.add(outcome.task_id, outcome.agent, "", outcome.output)
 
     def progress(self) -> str:
         """Return how far a run came that ended early."""
@@ -52,7 +61,8 @@ class Summary:
             more = self._total - self.done - min(len(cancelled), MAX_CANCELLED_SHOWN)
             told = " and ".join(filter(None, (names, f"{more} {'more' if names else 'steps'}" if more else "")))
             parts += [f"cancelled: {told}"] * bool(told)
-        return "; ".join([*parts, *["the same command resumes"] * resumes])
+        text = "; ".join([*parts, *["the same command resumes"] * resumes])
+        return "\n".join([text, *self._where()])
 
     def text(self, reused: int, notes: list[str]) -> str:
         """Return the summary of a run that came to its end.
@@ -67,7 +77,10 @@ class Summary:
         lines = [f"{steps} in {elapsed:.1f} s: {', '.join(counts) or 'nothing to do'}"]
         lines += [f"  from the journal: {reused}"] * bool(reused)
         lines += [f"  {note}" for note in notes]
-        lines += self._failures
-        if self.failed > len(self._failures):
-            lines.append(f"  … and {self.failed - len(self._failures)} more")
-        return "\n".join(lines)
+        where = self._where()
+        lines += self._failures.lines(MAX_LINES - len(lines) - len(where))
+        return "\n".join([*lines, *where])
+
+    def _where(self) -> list[str]:
+        """Return the line that says where the outcomes are, if there are any."""
+        return [f"  outcomes: {shown(self._place, MAX_PATH_CHARS)}"] * bool(self.done)

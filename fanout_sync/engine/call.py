@@ -180,9 +180,12 @@ class Call:
 
     def run_of(self, reports: Iterable[Report]) -> Run:
         """Return the run that came to these reports, with what was used of the budget."""
+        return Run(sorted(reports, key=lambda report: report.index), *self.told())
+
+    def told(self) -> tuple[float, tuple[str, ...]]:
+        """Return how many seconds have passed, and what the summary of the run has to say besides."""
         now, budget = time.monotonic(), self.plan.budget
-        notes = () if budget is None else (budget.summary_line(now),)
-        return Run(sorted(reports, key=lambda report: report.index), now - self.began, notes)
+        return now - self.began, () if budget is None else (budget.summary_line(now),)
 
     def end(self, run: Run) -> Run:
         """Return the run, or raise the interrupt. The last act of a call, while interrupts are still noted.

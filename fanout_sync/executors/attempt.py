@@ -59,8 +59,7 @@ def run_attempt(
             cancelled = StepError("CancelledError", "the run was given up before the step was done")
             return failure(index, spec, "cancelled", cancelled, started, duration_s, worker)
         note = raised.note if isinstance(raised, CodeOverdue) else ""
-        error = StepError.of(raised)
-        retry_after = _retry_after(raised)
+        error, retry_after = _described(raised)
         if rule is not None and forks_before == forks.count:
             retry_in, error = _ask_rule(rule, spec, attempt, None, raised, error)
     if forks_before != forks.count:
@@ -82,15 +81,19 @@ def run_attempt(
     )
 
 
-def _retry_after(raised: BaseException) -> float | None:
-    from ..retry.policy import RetryAfter  # imported lazily: most workers never see a step fail
+def _described(raised: BaseException) -> tuple[StepError, float | None]:
+    """Describe what a step raised; of a `RetryAfter` also return its seconds."""
+    from ..retry.policy import RetryAfter, reason_of  # imported lazily: most workers never see a step fail
 
+    error = StepError.of(raised)
     if not isinstance(raised, RetryAfter):
-        return None
+        return error, None
+    if (reason := reason_of(raised)) is not None:
+        error = evolve(StepError.of(reason), traceback=error.traceback)
     try:
-        return not_negative_seconds("seconds of RetryAfter", raised.seconds)
+        return error, not_negative_seconds("seconds of RetryAfter", raised.seconds)
     except BaseException:  # from a subclass of the caller's own with unusable seconds; the retry rule reports it
-        return None
+        return error, None
 
 
 def _ask_rule(

@@ -10,7 +10,7 @@ from .status import Status, StepError
 from .steps import AgentStepSpec, StepOutcome
 
 if TYPE_CHECKING:
-    from .step_record import AttemptRecord, JournalRecord
+    from .step_record import AttemptRecord, StepRecord
     from .usage import Usage
 
 
@@ -51,7 +51,7 @@ class Report:
     signal: str | None = None
     attempts: tuple[AttemptRecord, ...] = ()
     usage: Usage | None = None
-    journalled: JournalRecord | None = None
+    journalled: StepRecord | None = None
 
     @property
     def reason(self) -> str | None:

@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-import traceback
 from typing import Literal
 
 from attrs import frozen
 
-from ..formatting import printable
+from ..formatting import message_of, printable
+from ..tracebacks import traceback_of
 
 __all__ = ["Status", "StepError"]
 
@@ -33,8 +33,9 @@ class StepError:
         type: The exception's qualified name, such as `"ValueError"` or `"json.decoder.JSONDecodeError"`; for a dead
             worker `"WorkerDied"`, for an invalid return value `"InvalidOutcome"`, for a timeout `"TimeoutError"`, for a
             cancelled step `"CancelledError"`, or `"BudgetExhausted"` if the budget is the reason.
-        message: The exception's message.
-        traceback: The formatted traceback; `None` if there is none.
+        message: The exception's message; of a program that failed or took too long, with the end of its stderr, if
+            that was captured.
+        traceback: The formatted traceback, without the frames of this package; `None` if there is none.
     """
 
     type: str
@@ -62,13 +63,13 @@ def _type_name(error: BaseException) -> str:
 def _message(error: BaseException) -> str:
     # The exception's class is user code: its __str__ may raise anything, SystemExit included.
     try:
-        return printable(str(error))
+        return printable(message_of(error))
     except BaseException as second:
         return f"<str() of it raised {type(second).__name__}>"
 
 
 def _traceback(error: BaseException) -> str | None:
     try:
-        return printable("".join(traceback.format_exception(type(error), error, error.__traceback__)))
+        return printable(traceback_of(error))
     except BaseException as second:
         return f"<formatting it raised {type(second).__name__}>"

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 from datetime import datetime
+from typing import Any
 
+import attrs
 from attrs import field, frozen
 
 from .status import Status, StepError
@@ -65,6 +67,27 @@ class StepRecord:
     usage: Usage | None = None
     from_journal: bool = False
 
+    def to_dict(self) -> dict[str, Any]:
+        """Return all attributes as JSON values.
+
+        Times are in ISO 8601; `error`, `usage` and each of `attempts` are dicts of their attributes.
+        """
+        return attrs.asdict(self, filter=lambda attribute, _: attribute.name not in _OF_JOURNAL, value_serializer=_json)
+
+
+_OF_JOURNAL = ("task_id", "outcome", "spec", "identity")
+
+
+def _json(record: Any, attribute: Any, value: Any) -> Any:
+    if isinstance(value, datetime):
+        return iso_time(value)
+    return list(value) if isinstance(value, tuple) else value
+
+
+def iso_time(time: datetime) -> str:
+    """Return a time in ISO 8601, always with microseconds: tables cannot read a column of two formats."""
+    return time.isoformat(timespec="microseconds")
+
 
 @frozen
 class JournalRecord(StepRecord):
@@ -83,3 +106,13 @@ class JournalRecord(StepRecord):
     outcome: StepOutcome = field(kw_only=True)
     spec: AgentStepSpec | None = field(default=None, kw_only=True)
     identity: str | None = field(default=None, kw_only=True)
+
+    def to_dict(self) -> dict[str, Any]:
+        """As `StepRecord.to_dict`, with `task_id`, `identity`, and the dicts of `outcome` and `spec`."""
+        return {
+            **super().to_dict(),
+            "task_id": self.task_id,
+            "outcome": self.outcome.to_dict(),
+            "spec": None if self.spec is None else self.spec.to_dict(),
+            "identity": self.identity,
+        }

@@ -32,6 +32,9 @@ class RetryAfter(Exception):
     The step is tried again whatever `retry_on` says, as long as attempts are left. A `RateLimit` of the run starts no
     step with the same key until then.
 
+    Raise it from the error of the server, or where that is handled: `raise RetryAfter(2) from error`. Then the outcome,
+    the record and the events name that error as the reason.
+
     Args:
         seconds: Seconds to wait.
 
@@ -45,6 +48,17 @@ class RetryAfter(Exception):
 
     def __str__(self) -> str:
         return f"asked to be tried again after {self.seconds:g} s"
+
+
+def reason_of(error: RetryAfter) -> BaseException | None:
+    """Return the error that a `RetryAfter` was raised from, or while that was being handled; `None` without one."""
+    reason: BaseException | None = error
+    seen = set[int]()  # exceptions can be made to form a circle
+    while isinstance(reason, RetryAfter) and id(reason) not in seen:
+        seen.add(id(reason))
+        is_hidden = reason.__cause__ is not None or reason.__suppress_context__
+        reason = reason.__cause__ if is_hidden else reason.__context__
+    return None if isinstance(reason, RetryAfter) else reason
 
 
 FIRST_WAIT_S = 0.5

@@ -129,7 +129,8 @@ class RetrySchedule:
             return report
         outcome = report.outcome
         if not outcome.success:
-            outcome = evolve(outcome, output=f"{outcome.output} (after {len(history.attempts) + 1} attempts)")
+            note = _note_of_attempts(report, len(history.attempts) + 1)
+            outcome = evolve(outcome, output=f"{outcome.output}{note}")
         return evolve(report, outcome=outcome, attempts=tuple(history.attempts))
 
     def cut_short(self, index: int, spec: AgentStepSpec, error: StepError, status: Status = "cancelled") -> Report:
@@ -146,3 +147,10 @@ class RetrySchedule:
         waiting = [(index, spec) for _, index, spec in sorted(self._waiting, key=lambda item: item[1])]
         self._waiting.clear()
         return waiting
+
+
+def _note_of_attempts(report: Report, attempts: int) -> str:
+    if report.status == "cancelled":
+        return f" (after {attempts} attempts)"
+    separator = "\n" if "\n" in report.outcome.output else "; "
+    return f"{separator}gave up after {attempts} attempts"

@@ -4,15 +4,15 @@ from __future__ import annotations
 
 import functools
 import inspect
-from collections.abc import Callable, Generator, Iterable, Iterator, Sized
+from collections.abc import Callable, Iterable, Iterator, Sized
 from typing import TYPE_CHECKING, Any, Literal, TypeVar
 
 from ..checks import one_of, refuse_unknown
 from ..engine.input import an_iterator, is_at_hand, length_of
+from ..engine.stream import OutcomeStream
 from ..errors import InputError, OptionError
 from ..executors.function import FunctionExecutor
 from ..formatting import describe
-from ..records.steps import StepOutcome
 from ..results.run import Run
 from ..wire.item_spec import ItemSpec
 from .item_function import ItemFunction
@@ -74,7 +74,7 @@ def fanout_stream(
     task_id: Callable[[T, int], str] | None = None,
     agent: str | None = None,
     **options: Unpack[Options],
-) -> Generator[StepOutcome, None, None]:
+) -> OutcomeStream:
     """Call `function(item)` for every item, and yield outcomes as they become available, in constant memory.
 
     Args:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Callable, Generator, Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from concurrent.futures import Executor
 from contextlib import ExitStack, suppress
 from types import TracebackType
@@ -16,7 +16,7 @@ from ..engine.loop import NextRound, run_loop
 from ..engine.pipeline import Stage, run_pipeline
 from ..engine.plan import Policies, RunPlan
 from ..engine.run import run
-from ..engine.stream import stream
+from ..engine.stream import OutcomeStream, stream
 from ..errors import FanoutInterrupted
 from ..events.senders import EventSink
 from ..executors.executor import AgentExecutor
@@ -123,7 +123,7 @@ class Runner:
             raises_interrupts=one_of("on_interrupt", on_interrupt, ("raise", "return")) == "raise",
         )
         warn_of_soft_timeout(self._plan)
-        self._streams: WeakSet[Generator[StepOutcome, None, None]] = WeakSet()
+        self._streams: WeakSet[OutcomeStream] = WeakSet()
 
     def __getstate__(self) -> RunPlan:
         # A step that uses its own runner takes it to a worker process. Open streams and kept workers stay here.
@@ -163,10 +163,10 @@ class Runner:
         """
         return run(self._plan, specs)
 
-    def stream(
-        self, specs: Iterable[AgentStepSpec], order: Literal["input", "completion"] = "input"
-    ) -> Generator[StepOutcome, None, None]:
+    def stream(self, specs: Iterable[AgentStepSpec], order: Literal["input", "completion"] = "input") -> OutcomeStream:
         """Yield outcomes as they become available; a consumer that stops taking them stops the feed.
+
+        After its end the stream has a `run`: records, usage and summary of all its steps, without their outputs.
 
         Args:
             specs: Any iterable, consumed lazily, in this thread: at most the bound of specs plus unread outcomes are
@@ -252,6 +252,6 @@ class Runner:
                 raise FanoutInterrupted(Run([], 0.0))
 
 
-def _close(outcomes: Generator[StepOutcome, None, None]) -> None:
+def _close(outcomes: OutcomeStream) -> None:
     with suppress(ValueError):  # another thread is just reading it: it is that one's to end
         outcomes.close()

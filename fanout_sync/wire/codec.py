@@ -88,7 +88,8 @@ def _structured(cls: type[R], value: Any) -> R:
     try:
         return _converter().structure(mapping, cls)
     except ClassValidationError as error:
-        raise _named(cls, mapping, error) from None
+        refusal = _named(cls, mapping, error)
+    raise refusal  # not above: IPython has no traceback of its own for an error with a group of exceptions as context
 
 
 def _named(cls: type[Any], mapping: Mapping[str, Json], error: ClassValidationError) -> WireError:

@@ -49,7 +49,9 @@ if signal.getsignal(signal.SIGINT) is signal.default_int_handler:
 """
 """Its steps leave marks in the folder, and so does each Ctrl-C, which otherwise has its usual effect."""
 
-INTERRUPTED = re.compile(r"Interrupted: (\d+) of (\d+) outcomes were written(; cancelled: [^\n]+?)?(; [^\n;]+)?\n")
+INTERRUPTED = re.compile(
+    r"Interrupted: (\d+) of (\d+) outcomes were written(; cancelled: [^\n]+?)?(; [^\n;]+)?\n(  outcomes: [^\n]+\n)?"
+)
 
 SIGNALS = {
     "SIGINT": [signal.SIGINT],
@@ -226,6 +228,7 @@ def assert_told(process: subprocess.Popen[str], said: str, written: int, total: 
     assert numbers is not None, said
     assert (int(numbers[1]), int(numbers[2])) == (written, total)
     assert (numbers[3] is None) == (written == total)
+    assert (numbers[5] is None) == (written == 0)
     assert process.returncode == 130
 
 
@@ -281,7 +284,7 @@ def test_what_is_written_and_what_is_journalled_agree(
         said = run.end()
     assert written == done
     assert_told(run.process, said, len(written), 300)
-    assert said.endswith("the same command resumes\n")
+    assert "; the same command resumes\n" in said
     kept = [record.task_id for record in SqliteJournal(folder / "run.db").records("default")]
     assert kept == done
     again = folder.run("--journal", "run.db")
@@ -345,7 +348,7 @@ def test_an_interrupt_that_ends_the_reader_too(backend: str, folder: Folder, mar
         os.close(run.reader.descriptor)
         run.opened.remove(run.reader.descriptor)
         said = run.end()
-    numbers = re.fullmatch(r"Interrupted: (\d+) of 300 outcomes were written\n", said)
+    numbers = re.fullmatch(r"Interrupted: (\d+) of 300 outcomes were written\n(  outcomes: standard output\n)?", said)
     assert numbers is not None, said
     assert int(numbers[1]) < len(marks.named("done"))
     assert run.process.returncode == 130

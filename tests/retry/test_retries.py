@@ -127,7 +127,7 @@ def test_the_options_of_retry_decide_what_is_tried_again(
     assert [attempt.reason is None for attempt in record.attempts] == [status == "succeeded" for status in statuses]
     assert all(attempt.duration_s >= 0 for attempt in record.attempts)
     assert outcome.success == (statuses[-1] == "succeeded")
-    assert outcome.output.endswith(f" (after {len(statuses)} attempts)") == (
+    assert outcome.output.endswith(f"; gave up after {len(statuses)} attempts") == (
         len(statuses) > 1 and statuses[-1] != "succeeded"
     )
 

@@ -250,7 +250,8 @@ def test_the_command_line(number: signal.Signals, backend: str, launch: Launcher
         script.press_ctrl_c()
     else:
         script.process.send_signal(number)
-    assert script.end() == "Interrupted: 2 of 5 outcomes were written; cancelled: t1, t3 and 1 more\n"
+    told = "Interrupted: 2 of 5 outcomes were written; cancelled: t1, t3 and 1 more\n  outcomes: out.jsonl\n"
+    assert script.end() == told
     assert script.process.returncode == 130
     written = (launch.folder / "out.jsonl").read_text().splitlines()
     assert [StepOutcome.from_json(line).task_id for line in written] == ["t0", "t2"]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from pathlib import Path
@@ -81,8 +82,14 @@ outcomes: list[StepOutcome] = execute_steps_parallel(Agent(), [spec], max_concur
 run: Run = Runner(Agent(), backend=ThreadPoolExecutor()).run(spec for _ in range(3))
 first: StepOutcome = run[0]
 some: list[StepOutcome] = run[:2]
+named: StepOutcome = run["t"]
+values: list[Any] = run.values()
+rows: list[dict[str, Any]] = [*run.to_dicts(), run.records[0].to_dict()]
+paid: float = run.usage.cost_usd
 record: StepRecord = run.records[0]
 stream: Iterator[StepOutcome] = Runner(Agent(), backend=ProcessBackend()).stream([spec], order="completion")
+with contextlib.closing(Runner(Agent()).stream([spec])) as outcomes_so_far:
+    streamed: Run = outcomes_so_far.run
 future: Future[int] = ThreadBackend().submit(len, "text")
 copies: Run = Runner(FunctionExecutor({"a": len}), backend=ThreadBackend(copies=True)).run([spec])
 write_outcomes("out.jsonl", Runner(Agent()).stream(read_specs("-")))
@@ -110,6 +117,7 @@ try:
 except FanoutInterrupted as interrupted:
     done: list[StepOutcome] = interrupted.run.succeeded
     told: str = interrupted.run.summary()
+    first = interrupted.run["t"]
 
 events: list[Event] = []
 for item in EventChannel().subscribe():
@@ -226,8 +234,8 @@ mapped = fanout_map(
     journal="run.db",
     on_conflict="rerun",
 )
-streamed: Iterator[StepOutcome] = fanout_stream(abs, range(3), order="completion", timeout=5, budget=budget)
-named: Runner = Runner(Agent(), journal="run.db", on_conflict="rerun")
+stream_of_items: Iterator[StepOutcome] = fanout_stream(abs, range(3), order="completion", timeout=5, budget=budget)
+rerunning: Runner = Runner(Agent(), journal="run.db", on_conflict="rerun")
 version: str = fanout_sync.__version__
 
 fanout_map(str.upper, ["a"], max_concurency=3)  # type: ignore[call-arg]  # an option that does not exist
