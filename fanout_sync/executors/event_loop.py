@@ -255,8 +255,7 @@ def event_loop() -> EventLoop:
     with _lock:
         if nesting not in _loops:
             _loops[nesting] = EventLoop(nesting)
-            atexit.unregister(close_event_loops)
-            atexit.register(close_event_loops)
+            _close_at_exit()
         _loops[nesting].register()
         return _loops[nesting]
 
@@ -282,6 +281,15 @@ def close_event_loops() -> None:
         _loops.clear()
     for loop in loops:
         loop.close()
+
+
+def _close_at_exit() -> None:
+    atexit.unregister(close_event_loops)
+    atexit.register(close_event_loops)
+    # A process of `multiprocessing`, which has imported this, runs no hook of `atexit`.
+    util: Any = sys.modules.get("multiprocessing.util")
+    if util is not None:
+        util.Finalize(None, close_event_loops, exitpriority=0)  # after the executors of pools are torn down
 
 
 def _have_no_loops() -> None:

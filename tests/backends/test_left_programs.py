@@ -58,7 +58,7 @@ async def program_in_a_thread(spec: AgentStepSpec) -> str:
 
 
 def run_with_a_timeout(agent: Any, backend: Any) -> None:
-    run = Runner(FunctionExecutor({"tester": agent}), backend=backend, timeout=1.0, max_concurrency=2).run(
+    run = Runner(FunctionExecutor({"tester": agent}), backend=backend, timeout=3.0, max_concurrency=2).run(
         make_specs(3)
     )
     assert [record.status for record in run.records] == ["timed_out", "succeeded", "succeeded"]

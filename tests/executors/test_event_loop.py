@@ -537,6 +537,7 @@ print(os.waitpid(child, 0)[1], all_here(ask), all_here(fork), flush=True)
 
 CLOSING = """
 import asyncio
+from concurrent.futures import ProcessPoolExecutor
 from fanout_sync import FunctionExecutor, Runner
 from fanout_sync.testing import make_specs
 
@@ -564,12 +565,14 @@ async def ask(spec):
     return str(await generator.__anext__())
 
 if __name__ == "__main__":
-    run = Runner(FunctionExecutor({"tester": ask}), backend=BACKEND).run(make_specs(1))
-    print(run[0].output, flush=True)
+    with ProcessPoolExecutor(1) as pool:
+        backend = pool if BACKEND == "foreign" else BACKEND
+        run = Runner(FunctionExecutor({"tester": ask}), backend=backend).run(make_specs(1))
+        print(run[0].output, flush=True)
 """
 
 
-@pytest.mark.parametrize("backend", ["thread", "process"])
+@pytest.mark.parametrize("backend", ["thread", "process", "foreign"])
 def test_generators_and_tasks_are_closed_at_the_end(backend: str, tmp_path: Path) -> None:
     """What is pending when the program or the worker ends is cancelled, and can clean up."""
     script = tmp_path / "script.py"

@@ -122,7 +122,7 @@ def test_semaphores_of_killed_steps_cause_no_warning_at_exit(tmp_path: Path) -> 
     script = tmp_path / "script.py"
     script.write_text(LEAKY)
     done = run_python(script)
-    assert (done.returncode, done.stdout, done.stderr) == (0, "['crashed', 'timed_out', 'failed']\n", "")
+    assert (done.returncode, done.stdout, done.stderr) == (0, "['crashed', 'timed_out', 'invalid']\n", "")
 
 
 @pytest.mark.parametrize("backend", ["thread", "process"])
