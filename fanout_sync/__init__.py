@@ -33,6 +33,7 @@ if TYPE_CHECKING:  # the same modules as below, for type checkers; each says in 
     from .records.step_record import *
     from .records.steps import *
     from .records.usage import *
+    from .results.progress import *
     from .results.run import *
     from .retry.policy import *
     from .runner.fanout import *
@@ -66,6 +67,7 @@ _NAMES_BY_MODULE = {
     "records.step_record": "AttemptRecord JournalRecord StepRecord",
     "records.steps": "AgentStepSpec StepOutcome",
     "records.usage": "Usage",
+    "results.progress": "Progress",
     "results.run": "Run",
     "retry.policy": "Retry RetryAfter",
     "runner.fanout": "fanout_map fanout_stream",

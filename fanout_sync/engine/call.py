@@ -24,6 +24,7 @@ from ..results.run import Run
 from .dispatch import Dispatch, Setting
 from .input import an_iterator, check, is_at_hand, length_of, raising_after, read_all
 from .plan import RunPlan
+from .tracking import Counted, Tracker
 from .warn import warn_at_the_end
 
 T = TypeVar("T")
@@ -43,6 +44,7 @@ class Call:
         journal: The hold on the workflow; `None` without a journal.
         began: When it or its latest round began, on the clock of `time.monotonic()`.
         dispatch: The latest run; `None` if there was none yet.
+        tracker: Counts steps and has the progress shown; `None` when nobody looks.
         is_inherited: Whether this is a forked child of the process that made the call: it only unwinds here, and
             touches nothing.
     """
@@ -52,6 +54,7 @@ class Call:
     journal: RunJournal | None = None
     began: float = field(factory=time.monotonic)
     dispatch: Dispatch | None = None
+    tracker: Tracker | None = None
     is_inherited: bool = False
     _forks: int = field(factory=lambda: forks.count)
 
@@ -86,26 +89,46 @@ class Call:
         return self.dispatch is not None and self.dispatch.state.halt is not None
 
     @contextmanager
-    def opened(self) -> Iterator[None]:
+    def opened(self, counted: Counted | None = None) -> Iterator[None]:
         """Hold the workflow of the plan, if it has one; note an interrupt that was raised because something hung.
+
+        Args:
+            counted: What progress counts as done, if that is not steps.
 
         Raises:
             JournalError: The journal cannot be used, or another run holds the workflow.
         """
         try:
-            if self.plan.workflow is None:
+            with self._journalled(), self._tracked(counted):
                 yield
-                return
-            from ..journal.run_journal import RunJournal  # imported lazily: slow, and most runs have no journal
-
-            self.journal = RunJournal(self.plan.workflow)
-            try:
-                yield
-            finally:
-                if not self.is_inherited:
-                    self.journal.close()
         except KeyboardInterrupt:
             self.note_raised_interrupt()
+
+    @contextmanager
+    def _journalled(self) -> Iterator[None]:
+        if self.plan.workflow is None:
+            yield
+            return
+        from ..journal.run_journal import RunJournal  # imported lazily: slow, and most runs have no journal
+
+        self.journal = RunJournal(self.plan.workflow)
+        try:
+            yield
+        finally:
+            if not self.is_inherited:
+                self.journal.close()
+
+    @contextmanager
+    def _tracked(self, counted: Counted | None) -> Iterator[None]:
+        if self.plan.make_sink is None:
+            yield
+            return
+        self.tracker = Tracker(self.plan.make_sink, self.ask, counted)
+        try:
+            yield
+        finally:
+            if not self.is_inherited:
+                self.tracker.end()
 
     # Runs with a barrier ----------------------------------------------------------------------------------------------
 
@@ -253,11 +276,13 @@ class Call:
                     policies=plan.policies,
                     scope=scope,
                     announcer=announcer,
+                    tracker=self.tracker,
                     waiting_line=waiting_line,
                     journal=self.journal,
                     meter=meter,
                     expires_at=math.inf if outer is None or outer.deadline is None else outer.deadline,
                     failures=failures,
+                    total=total,
                 )
                 dispatch = self.dispatch = Dispatch(source, session, setting)
                 with scope.calling(dispatch.interrupt), _stopped_with(outer, dispatch):

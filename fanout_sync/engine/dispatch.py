@@ -24,6 +24,7 @@ from .input import StepInput
 from .plan import Policies
 from .run_state import RunState
 from .starting import Starter
+from .tracking import Tracker
 
 if TYPE_CHECKING:
     from ..journal.run_journal import RunJournal
@@ -35,6 +36,9 @@ logger = logging.getLogger(__name__)
 
 STOP_GRACE_S = 1.0
 """How long an interrupted run waits for steps on threads to stop by themselves, in seconds."""
+
+TICK_S = 0.5
+"""While nothing happens, the progress is shown this often, in seconds."""
 
 _LONGEST_WAIT_S = 3600.0
 
@@ -49,11 +53,13 @@ class Setting:
         policies: Timeouts, retries, and how many failures are too many.
         scope: Told when the caller's own code runs, in which an interrupt is to be raised at once.
         announcer: Tells of starts and ends; `None` when nobody listens.
+        tracker: Counts steps and has the progress shown; `None` when nobody looks.
         waiting_line: Says when a step may start; `None` for at once.
         journal: Knows what need not run, and keeps what has run; `None` without a journal.
         meter: Knows what steps have used up.
         expires_at: When the run is to be given up, on the clock: the deadline of the step that it is part of.
         failures: How many steps have failed before, in the same loop.
+        total: How many steps there are; `None` if that is not known.
         clock: Seconds, monotonic.
     """
 
@@ -62,11 +68,13 @@ class Setting:
     policies: Policies = field(factory=Policies)
     scope: InterruptScope = field(factory=InterruptScope)
     announcer: Announcer | None = None
+    tracker: Tracker | None = None
     waiting_line: WaitingLine | None = None
     journal: RunJournal | None = None
     meter: RunMeter = field(factory=RunMeter)
     expires_at: float = math.inf
     failures: int = 0
+    total: int | None = None
     clock: Callable[[], float] = monotonic
 
 
@@ -98,7 +106,10 @@ class Dispatch:
             setting.failures,
         )
         self.input = StepInput(specs, scope, self.interrupt)
-        self._starter = Starter(self.input, self.state, policies, setting.announcer, scope, clock, lookahead)
+        tracker = self._tracker = setting.tracker
+        if tracker is not None:
+            tracker.follow(self.state, setting.meter, setting.total, setting.bound)
+        self._starter = Starter(self.input, self.state, policies, setting.announcer, tracker, scope, clock, lookahead)
         self._session = session
         self._policies = policies
         self._scope = scope
@@ -158,6 +169,8 @@ class Dispatch:
                         yield from self._committed(state.journal)
                         continue
                     if (report := self._next() if must_watch else wait()) is None:
+                        if self._tracker is not None:
+                            self._tracker.tick()
                         continue
                 spec = flying.pop(report.index, None)
                 if spec is None:  # reported already: something struck a thread from outside just when it had
@@ -198,7 +211,8 @@ class Dispatch:
                 until = min(until, state.waiting_line.asks_at(now))
         if state.journal is not None:
             until = min(until, state.journal.due_at)
-        return min(max(0.0, until - now), self._time_left())
+        most_s = math.inf if self._tracker is None else TICK_S
+        return min(max(0.0, until - now), self._time_left(), most_s)
 
     def _time_left(self) -> float:
         """Return how long the run may still wait, in seconds."""
@@ -228,6 +242,8 @@ class Dispatch:
         if state.is_over or (wait_s := state.schedule.wait_after(report, spec)) is None:
             return False
         attempt = state.schedule.postpone(report, spec, wait_s)
+        if self._tracker is not None:
+            self._tracker.tried_again(report)
         if self._announcer is not None and not state.ends_early:
             self._announcer.tried_again(spec, attempt)
         return True
@@ -252,6 +268,8 @@ class Dispatch:
             self._being_told = report
             self._announcer.ended(report)
             self._being_told = None
+        if self._tracker is not None:
+            self._tracker.ended(report)
         return report
 
     def _committed(self, journal: RunJournal) -> Iterator[Report]:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable, Sequence
 from typing import Any
 
-from attrs import frozen
+from attrs import define, frozen
 
 from .. import forks
 from ..checks import positive_int
@@ -13,6 +13,7 @@ from ..errors import InputError, OptionError
 from ..formatting import describe
 from ..records.status import StepError
 from ..records.steps import AgentStepSpec, StepOutcome
+from ..results.progress import Unit
 from ..results.run import Run
 from .call import Call
 from .input import ONE_SPEC
@@ -37,6 +38,21 @@ class Stop:
     """End the loop: the outcomes of the round before are its result."""
 
 
+@define(eq=False)
+class _Rounds:
+    """The rounds of a loop, for its progress.
+
+    Attributes:
+        unit: What `total` and `done` count.
+        total: How many there are at the most.
+        done: How many are done.
+    """
+
+    total: int | None
+    done: int = 0
+    unit: Unit = "round"
+
+
 NextRound = Callable[[Sequence[StepOutcome]], "Continue | Stop"]
 """Decides, from the outcomes of a round, whether there is another one."""
 
@@ -52,9 +68,10 @@ def run_loop(
     before: Run | None = None
     run, call = Run([], 0.0), Call(plan)
     with call.scope:
-        with call.opened(), call.warm():
+        with call.opened(rounds := _Rounds(max_iterations)), call.warm():
             for iteration in range(1, max_iterations + 1):
                 run = call.run(specs, failures=call.failures, before=before)
+                rounds.done = iteration
                 if not run or iteration == max_iterations or call.is_interrupted or call.is_halted:
                     break
                 specs, before = _asked(next_round, run, call), run

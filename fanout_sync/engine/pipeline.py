@@ -14,9 +14,10 @@ from ..formatting import describe
 from ..records.report import Report
 from ..records.status import StepError
 from ..records.steps import AgentStepSpec, StepOutcome
+from ..results.progress import Unit
 from ..results.run import Run
 from .call import Call
-from .input import NOT_YET, an_iterator
+from .input import NOT_YET, an_iterator, length_of
 from .plan import RunPlan
 
 Stage = Callable[["StepOutcome | None", Any], "AgentStepSpec | None"]
@@ -30,7 +31,7 @@ def run_pipeline(plan: RunPlan, items: Iterable[Any], stages: Sequence[Stage]) -
     """Take each item through the stages on its own; see `Runner.pipeline`."""
     chains, call, run = Pipeline(items, stages), Call(plan), Run([], 0.0)
     with call.scope:
-        with call.opened():
+        with call.opened(chains):
             run = call.run(chains, on_report=chains.take)
         call.end(run)
     if call.is_interrupted:
@@ -66,12 +67,21 @@ class Pipeline(Iterator[Any]):
         items: Any iterable, consumed lazily. If it raises, the items before go on to their ends first.
         stages: What each item goes through.
 
+    Attributes:
+        unit: What `total` and `done` count.
+        total: How many items there are; `None` if that is not known.
+        done: How many have come to their end.
+
     Raises:
         InputError: `items` is not iterable.
         OptionError: `stages` is no sequence of functions, or an empty one.
     """
 
+    unit: Unit = "item"
+
     def __init__(self, items: Iterable[Any], stages: Sequence[Stage]) -> None:
+        self.total = length_of(items)
+        self.done = 0
         self._stages = _checked(stages)
         self._items: Iterator[Any] | None = an_iterator(items, "items", "")
         self._items_error: BaseException | None = None
@@ -93,7 +103,11 @@ class Pipeline(Iterator[Any]):
         if report.outcome.success and chain.stage < len(self._stages):
             self._ended.append(chain)
         else:
-            chain.is_done = True
+            self._end(chain)
+
+    def _end(self, chain: _Chain) -> None:
+        chain.is_done = True
+        self.done += 1
 
     def give_up(self) -> None:
         """Have what was not through all its stages end as cancelled: the run was interrupted."""
@@ -109,7 +123,7 @@ class Pipeline(Iterator[Any]):
                 self._running[self._given] = chain
                 self._given += 1
                 return spec
-            chain.is_done = True
+            self._end(chain)
         if self._running:
             return NOT_YET
         if self._items_error is not None:

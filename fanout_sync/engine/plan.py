@@ -20,6 +20,7 @@ if TYPE_CHECKING:
     from ..journal.journal import Workflow
     from ..limits.budget import Budget
     from ..limits.rate_limit import RateLimit
+    from ..results.progress import ProgressSink
     from ..retry.policy import RetryPolicy
 
 
@@ -65,6 +66,7 @@ class RunPlan:
         budget: What all steps together may use up; `None` for any amount.
         workflow: Where outcomes are kept; `None` for nowhere.
         event_tx: Where events go; `None` for nowhere.
+        make_sink: Makes what shows the progress of a call; `None` if nothing does.
         raises_interrupts: Whether an interrupted run raises; otherwise it returns what there is.
     """
 
@@ -76,6 +78,7 @@ class RunPlan:
     budget: Budget | None = None
     workflow: Workflow | None = None
     event_tx: EventSink | None = None
+    make_sink: Callable[[], ProgressSink] | None = None
     raises_interrupts: bool = True
 
     @property

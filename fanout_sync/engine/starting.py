@@ -16,6 +16,7 @@ from ..records.steps import AgentStepSpec
 from .input import StepInput
 from .plan import Policies
 from .run_state import RunState
+from .tracking import Tracker
 
 if TYPE_CHECKING:
     from ..journal.run_journal import RunJournal
@@ -37,6 +38,7 @@ class Starter:
         state: Where steps are.
         policies: Timeouts, and how many failures are too many.
         announcer: Tells of starts; `None` when nobody listens.
+        tracker: Notes when steps start; `None` when nobody looks.
         scope: Told when the caller's own code runs.
         clock: Seconds, monotonic.
         lookahead: How many steps may be handed over early.
@@ -52,6 +54,7 @@ class Starter:
         state: RunState,
         policies: Policies,
         announcer: Announcer | None,
+        tracker: Tracker | None,
         scope: InterruptScope,
         clock: Callable[[], float],
         lookahead: int,
@@ -60,6 +63,7 @@ class Starter:
         self._state = state
         self._policies = policies
         self._announcer = announcer
+        self._tracker = tracker
         self._scope = scope
         self._clock = clock
         self._lookahead = lookahead
@@ -102,6 +106,7 @@ class Starter:
     def _hand_over(self, specs: Iterable[Any]) -> Report | None:
         began = monotonic()
         start, announcer, flying, steps = self._start, self._announcer, self._state.flying, self._input
+        tracker = None if self._tracker is None or not self._tracker.notes_starts else self._tracker
         timeout_s, may_take_long = self._policies.timeout_s, self.looks_at_each or not self._lookahead
         for spec in specs:
             if type(spec) is not AgentStepSpec and not steps.accepts(spec):
@@ -114,6 +119,8 @@ class Starter:
                 flying[index] = spec
                 if announcer is not None:
                     announcer.started(index, spec)
+                if tracker is not None:
+                    tracker.started(index)
                 start(index, spec, 1, timeout_s)
             if not may_take_long:
                 continue
@@ -209,6 +216,8 @@ class Starter:
             return
         if attempt == 1 and self._announcer is not None:
             self._announcer.started(index, spec)
+        if self._tracker is not None and self._tracker.notes_starts:
+            self._tracker.started(index)
         if self._policies.timeout_for is None:
             self._start(index, spec, attempt, self._policies.timeout_s)
             return

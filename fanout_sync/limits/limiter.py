@@ -60,6 +60,7 @@ class Limiter:
         self._keys = tuple(limit.keys for limit in limits)
         self._budget = budget
         self._account = None if budget is None else budget.account
+        self._held_back_by: tuple[RateLimit, str] | None = None
 
     @property
     def has_keys(self) -> bool:
@@ -104,6 +105,7 @@ class Limiter:
             reservation = None
             if account is not None:
                 if (answer := account.answer(request.agent, request.estimate, now)) is not None:
+                    self._held_back_by = None
                     return answer
                 reservation = account.start(request.agent, request.estimate, attempt)
             pairs = zip(self._keys, request.keys, strict=True)
@@ -162,6 +164,19 @@ class Limiter:
             if self._account is not None and permit.reservation is not None:
                 self._account.release(permit.reservation)
 
+    def held_back_by(self, now: float) -> str:
+        """Return in words what has made the last step wait."""
+        if self._held_back_by is None:
+            return "the budget: what running steps may still use is set aside"
+        limit, key = self._held_back_by
+        of_key = f" of {key!r}" if limit.key is not None else ""
+        with LOCK:
+            pause_s = self._keys[self._limits.index(limit)].get(key).cooldown.seconds_left(now)
+        if pause_s:
+            return f"a pause of {pause_s:.0f} s more{of_key}: the server has refused several steps"
+        rates = ((limit.requests_per_minute, "requests"), (limit.tokens_per_minute, "tokens"))
+        return " and ".join(f"{rate:g} {what} per minute" for rate, what in rates if rate is not None) + of_key
+
     # The run ----------------------------------------------------------------------------------------------------------
 
     def begin_run(self, now: float) -> None:
@@ -213,7 +228,8 @@ class Limiter:
             wait_s = states.get(key).wait_s(request.agent, self, now)
             if wait_s and limit.key is None and limit.tokens_per_minute is None:
                 is_for_all = True
-            longest_s = max(longest_s, wait_s)
+            if wait_s > longest_s:
+                longest_s, self._held_back_by = wait_s, (limit, key)
         return longest_s, is_for_all
 
 

@@ -43,6 +43,12 @@ class RunMeter:
         if self.on_nest is not None:
             self.on_nest(index, limiter)
 
+    def pending(self) -> Usage | None:
+        """Return what steps have reported that nobody has taken yet; `None` if that is nothing."""
+        with self._lock:
+            usages = [*self._totals.values()]
+        return sum(usages[1:], start=usages[0]) if usages else None
+
     def take(self, index: int) -> Usage | None:
         """Return the usage of a step and forget it; `None` if it reported nothing."""
         with self._lock:

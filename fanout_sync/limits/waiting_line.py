@@ -174,6 +174,10 @@ class WaitingLine:
         if running is not None and self.limiter.shares(limiter):
             self.limiter.yield_reservation(running[0])
 
+    def held_back_by(self, now: float) -> str | None:
+        """Return in words why steps wait; `None` if none do."""
+        return self.limiter.held_back_by(now) if self._waiting else None
+
     def drain(self, *, keep_retries: bool = False) -> list[tuple[int, AgentStepSpec]]:
         """Return the steps that wait, with their indices in ascending order, and forget them.
 

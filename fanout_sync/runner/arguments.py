@@ -6,6 +6,7 @@ import math
 import os
 from collections.abc import Callable
 from concurrent.futures import Executor
+from functools import partial
 from typing import TYPE_CHECKING, Any
 
 from attrs import evolve
@@ -19,12 +20,14 @@ from ..events.senders import EventSink, FunctionSink, is_async
 from ..executors.executor import AgentExecutor, is_thread_safe
 from ..formatting import describe, did_you_mean
 from ..records.steps import AgentStepSpec
+from ..results.progress_function import ProgressFunction
 from .executor_argument import check_execute_step, describe_argument, refuse_executor
 
 if TYPE_CHECKING:
     from ..journal import Journal, Workflow
     from ..limits.budget import Budget
     from ..limits.rate_limit import RateLimit
+    from ..results.progress import ProgressSink
     from ..retry.policy import RetryPolicy
 
 _BACKENDS: dict[str, Callable[[], Backend]] = {"thread": ThreadBackend, "process": ProcessBackend}
@@ -86,6 +89,15 @@ def an_event_sink(value: Any) -> EventSink | None:
         raise OptionError(f"{expected}, got {describe(value)}, which is async: nobody would await it")
     sender: EventSink = sink
     return sender
+
+
+def a_progress(value: Any) -> Callable[[], ProgressSink] | None:
+    """Return what makes the sink of a call's progress; `None` if nothing is shown."""
+    if value is None:
+        return None
+    if callable(value):
+        return partial(ProgressFunction, value)
+    raise OptionError(f"progress must be a function of a Progress, got {describe(value)}")
 
 
 def rate_limits(value: Any) -> tuple[RateLimit, ...]:

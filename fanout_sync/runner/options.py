@@ -16,6 +16,7 @@ if TYPE_CHECKING:
     from ..journal.journal import Journal, Workflow
     from ..limits.budget import Budget
     from ..limits.rate_limit import RateLimit
+    from ..results.progress import Progress
     from ..retry.policy import Retry
 
 F = TypeVar("F", bound=Callable[..., Any])
@@ -31,6 +32,7 @@ class UnjournalledOptions(TypedDict, total=False):
     rate_limit: RateLimit | Sequence[RateLimit] | None
     budget: Budget | None
     max_failures: int | None
+    progress: Callable[[Progress], object] | None
     on_interrupt: Literal["raise", "return"]
 
 

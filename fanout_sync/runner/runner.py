@@ -26,6 +26,7 @@ from ..results.run import Run
 from .arguments import (
     a_backend,
     a_budget,
+    a_progress,
     a_retry,
     a_timeout,
     a_workflow,
@@ -44,6 +45,7 @@ if TYPE_CHECKING:
     from ..journal.journal import Journal, Workflow
     from ..limits.budget import Budget
     from ..limits.rate_limit import RateLimit
+    from ..results.progress import Progress
     from ..retry.policy import Retry
 
 __all__ = ["Runner"]
@@ -79,6 +81,7 @@ class Runner:
             `"rerun"` the step. A workflow that was made with `on_conflict="rerun"` keeps it.
         event_tx: Where events go: an `EventChannel`, any object with a `send` method, or a function, which is called
             with each event, from any thread.
+        progress: Shows how far a call is: a function that is called with a `Progress`, at most ten times a second.
         on_interrupt: What Ctrl-C does when everything is cleaned up: `"raise"` a `FanoutInterrupted`, or `"return"`
             what there is.
 
@@ -100,6 +103,7 @@ class Runner:
         journal: str | os.PathLike[str] | Journal | Workflow | None = None,
         on_conflict: Literal["refuse", "rerun"] = "refuse",
         event_tx: EventSink | Callable[[Event], object] | None = None,
+        progress: Callable[[Progress], object] | None = None,
         on_interrupt: Literal["raise", "return"] = "raise",
         **unknown: NoReturn,
     ) -> None:
@@ -120,6 +124,7 @@ class Runner:
             budget=a_budget(budget),
             workflow=a_workflow(journal, on_conflict),
             event_tx=an_event_sink(event_tx),
+            make_sink=a_progress(progress),
             raises_interrupts=one_of("on_interrupt", on_interrupt, ("raise", "return")) == "raise",
         )
         warn_of_soft_timeout(self._plan)

@@ -1,0 +1,200 @@
+"""Counts what becomes of the steps of a call, and has its progress shown."""
+
+from __future__ import annotations
+
+import logging
+import math
+from collections.abc import Callable, Sequence
+from time import monotonic
+from typing import TYPE_CHECKING, Protocol, TypeVar
+
+from ..records.report import Report
+from ..records.steps import AgentStepSpec
+from ..records.usage import Usage
+from ..results.progress import Progress, ProgressSink, Unit
+
+if TYPE_CHECKING:
+    from ..limits.usage_meter import RunMeter
+    from .run_state import RunState
+
+T = TypeVar("T")
+
+logger = logging.getLogger(__name__)
+
+
+class Counted(Protocol):
+    """What a call counts as done, if that is not its steps.
+
+    Attributes:
+        unit: What it is.
+        total: How many there are; `None` if that is not known.
+        done: How many are done.
+    """
+
+    @property
+    def unit(self) -> Unit: ...
+    @property
+    def total(self) -> int | None: ...
+    @property
+    def done(self) -> int: ...
+
+
+class Ask(Protocol):
+    """As `Call.ask`."""
+
+    def __call__(self, question: Callable[[], T], default: T) -> T: ...
+
+
+class Tracker:
+    """The view of one call, for the one who shows its progress. See `RunView`.
+
+    Args:
+        make_sink: Makes what shows the progress, when the first run of the call begins.
+        ask: Calls code of others, which an interrupt may end.
+        counted: What is counted as done; `None` for steps.
+
+    Attributes:
+        unit: What that is.
+        notes_starts: Whether it is to be told when steps start.
+    """
+
+    def __init__(self, make_sink: Callable[[], ProgressSink], ask: Ask, counted: Counted | None = None) -> None:
+        self.unit: Unit = "step" if counted is None else counted.unit
+        self._make_sink = make_sink
+        self._sink: ProgressSink | None = None
+        self._ask = ask
+        self._has_begun = False
+        self.notes_starts = False
+        self._began = monotonic()
+        self._next_at = 0.0
+        self._counted = counted
+        self._total: int | None = None
+        self._done = self._failed = self._cancelled = self._retried = self._reused = 0
+        self._usage = Usage()
+        self._state: RunState | None = None
+        self._meter: RunMeter | None = None
+        self._bound = 0
+        # When each step was started, by index.
+        self._started: dict[int, float] = {}
+
+    # What happens -----------------------------------------------------------------------------------------------------
+
+    def follow(self, state: RunState, meter: RunMeter, total: int | None, bound: int) -> None:
+        """Take the numbers from a run that begins, until another one of the same call begins."""
+        self._state, self._meter, self._bound = state, meter, bound
+        self._total = None if total is None else self._done + total
+        self._started.clear()
+        if not self._has_begun:
+            self._has_begun = True
+            self._guarded(self._begin)
+
+    def _begin(self) -> None:
+        self._sink = self._make_sink()
+        self.notes_starts = self._sink.shows_steps
+        self._sink.begin(self)
+
+    def started(self, index: int) -> None:
+        """Note that a step begins."""
+        self._started[index] = monotonic()
+
+    def tried_again(self, report: Report) -> None:
+        """Count an attempt after which there is another one."""
+        self._retried += 1
+        self._started.pop(report.index, None)
+
+    def ended(self, report: Report) -> None:
+        """Count a step by its last report."""
+        self._done += 1
+        if self._started:
+            self._started.pop(report.index, None)
+        if report.status != "succeeded" or report.usage is not None or report.journalled is not None:
+            self._count(report)
+        if monotonic() >= self._next_at:
+            self.tick()
+
+    def _count(self, report: Report) -> None:
+        if report.status == "cancelled":
+            self._cancelled += 1
+        elif not report.outcome.success:
+            self._failed += 1
+        if report.journalled is not None:
+            self._reused += 1
+        elif report.usage is not None:
+            self._usage += report.usage
+
+    def tick(self) -> None:
+        """Have the progress shown if it is time."""
+        now = monotonic()
+        if now >= self._next_at:
+            self._next_at = math.inf if self._sink is None else now + self._sink.interval_s
+            self._show(lambda sink: sink.update())
+
+    def end(self) -> None:
+        """Have the last progress shown."""
+        self._show(lambda sink: sink.end())
+        self._sink = None
+
+    def _show(self, act: Callable[[ProgressSink], object]) -> None:
+        if (sink := self._sink) is not None:
+            self._guarded(lambda: act(sink))
+
+    def _guarded(self, act: Callable[[], object]) -> None:
+        try:
+            self._ask(act, None)
+        except (Exception, SystemExit):
+            logger.exception("the progress of a run cannot be shown any more")
+            self._sink = None
+
+    # The view ---------------------------------------------------------------------------------------------------------
+
+    def progress(self) -> Progress:
+        """Return how far the call is."""
+        total, done = self._total, self._done
+        if self._counted is not None:
+            total, done = self._counted.total, self._counted.done
+        elapsed_s = monotonic() - self._began
+        pending = None if self._meter is None else self._meter.pending()
+        return Progress(
+            total=total,
+            done=done,
+            succeeded=self._done - self._failed - self._cancelled,
+            failed=self._failed,
+            cancelled=self._cancelled,
+            retried=self._retried,
+            reused=self._reused,
+            running=self._running(),
+            waiting=self._waiting(),
+            elapsed_s=elapsed_s,
+            eta_s=self._eta_s(total, done, elapsed_s),
+            usage=self._usage if pending is None else self._usage + pending,
+        )
+
+    def running_steps(self) -> Sequence[tuple[AgentStepSpec, float]]:
+        """Return the steps that are running and for how many seconds each has, the longest first."""
+        if self._state is None:
+            return []
+        now, flying = monotonic(), self._state.flying
+        started = sorted(self._started.copy().items(), key=lambda item: item[1])
+        return [(spec, now - at) for index, at in started if (spec := flying.get(index)) is not None]
+
+    def held_back_by(self) -> str | None:
+        """Return what keeps waiting steps from starting; `None` if nothing does."""
+        waiting_line = None if self._state is None else self._state.waiting_line
+        return None if waiting_line is None else waiting_line.held_back_by(monotonic())
+
+    def _running(self) -> int:
+        state = self._state
+        return 0 if state is None else min(self._bound, max(0, len(state.flying) - len(state.at_once)))
+
+    def _waiting(self) -> int:
+        state = self._state
+        if state is None:
+            return 0
+        return len(state.schedule) + (0 if state.waiting_line is None else len(state.waiting_line))
+
+    def _eta_s(self, total: int | None, done: int, elapsed_s: float) -> float | None:
+        # What was reused took no time, and says nothing about the rest.
+        timed = done if self._counted is not None else done - self._reused
+        if total is None or total < done or (timed <= 0 and done < total):
+            return None
+        return 0.0 if done == total else (total - done) * elapsed_s / timed
