@@ -39,8 +39,8 @@ class Run(Sequence[StepOutcome]):
     none, or more than one. `"t1" in run` says whether there is any.
 
     Attributes:
-        records: One `StepRecord` for each outcome, in the same order.
-        elapsed: Seconds from the start of the call to its end.
+        records (Sequence[StepRecord]): One `StepRecord` for each outcome, in the same order.
+        elapsed (float): Seconds from the start of the call to its end.
     """
 
     def __init__(self, reports: Sequence[Report], elapsed: float, notes: Sequence[str] = ()) -> None:
