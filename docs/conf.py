@@ -26,6 +26,7 @@ autodoc_typehints = "signature"
 python_maximum_signature_line_length = 88  # a longer signature has one line for each parameter
 napoleon_use_ivar = True  # attrs fields are documented in their class, once
 myst_heading_anchors = 3
+myst_enable_extensions = ["deflist"]
 
 # The button copies the commands of a console, without their prompt and their output; of other blocks all.
 copybutton_prompt_text = r"\$ "
@@ -43,6 +44,7 @@ nitpick_ignore_regex = [
 # What signatures say that readers need not know, or know by another name.
 IN_SIGNATURES = {
     r", \*\*unknown: [\w.~]+": "",  # takes what is misspelt, to say so
+    r"\*unnamed: [\w.~]+": "*",  # takes what has to be named, to say so
     r"~fanout_sync\.errors\.RunSoFar": "~fanout_sync.Run",  # the type of a layer that knows no Run
     r"\bExecutor\b": "~concurrent.futures.Executor",
     r"<class '(\w+)'>": r"\1",

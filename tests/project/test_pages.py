@@ -64,7 +64,7 @@ def test_nothing_private_stands_in_signatures(pages: Path) -> None:
     text = text_of(pages / "reference" / "api.html")
     modules = set(re.findall(r"fanout_sync\.([a-z]\w*)\.", text))
     assert not modules, f"names of modules: {modules}"
-    assert "**unknown" not in text
+    assert "NoReturn" not in text
     assert "attr_dict" not in text
     assert "<class" not in text
 
@@ -74,6 +74,17 @@ def test_public_names_have_an_entry_to_link_to(pages: Path) -> None:
     reference = "".join(page.read_text(encoding="utf-8") for page in (pages / "reference").glob("*.html"))
     entries = set(re.findall(r'id="fanout_sync\.(\w+)"', reference))
     assert set(vars(fanout_sync)["__all__"]) <= entries
+
+
+def test_no_markup_is_left(pages: Path) -> None:
+    """What the pages write as lists, definitions and links is shown as such."""
+    left = [
+        f"{page.relative_to(pages)}: {text}"
+        for page in pages.rglob("*.html")
+        for text in re.findall(r"<p>.*?</p>", page.read_text(encoding="utf-8"), re.DOTALL)
+        if re.search(r"\n: |\n- |\]\(|```", text)
+    ]
+    assert not left
 
 
 def test_code_can_be_copied(pages: Path) -> None:
