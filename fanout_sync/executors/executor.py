@@ -102,9 +102,9 @@ class AgentExecutor(abc.ABC):
 
         It is not called if `setup` failed, the worker died, or the event loop in which it was set up is abandoned. If
         it raises, that is logged, or shown on standard error if logging is not configured, and changes no outcome. On
-        threads that share the executor, steps that were abandoned after their timeout may still be running. If `thread_safe` is `False`, it is called in the thread of
-        the copy; in an abandoned thread when its step ends, be that after the run. On a pool of your own, where no
-        thread can be chosen, it is called in any thread.
+        threads that share the executor, steps that were abandoned after their timeout may still be running. If
+        `thread_safe` is `False`, it is called in the thread of the copy; in an abandoned thread when its step ends, be
+        that after the run. On a pool of your own, where no thread can be chosen, it is called in any thread.
         """
         return None
 

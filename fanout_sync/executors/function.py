@@ -127,7 +127,9 @@ class FunctionExecutor(AgentExecutor):
         else:
             place = self._senders[spec.agent]
             value = function(spec) if place is None else place.call(function, spec, event_tx)
-        if inspect.isawaitable(value):
+        kind = type(value)
+        # Most answers are of these types. To ask `inspect` is slow, because it asks an abstract base class.
+        if kind is not str and kind is not StepOutcome and inspect.isawaitable(value):
             from .async_code import complete  # imported lazily: slow, and few agents are async
 
             value = complete(value, running_step.get())

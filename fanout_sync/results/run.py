@@ -15,7 +15,6 @@ from ..records.step_record import StepRecord, iso_time
 from ..records.steps import Json, StepOutcome
 from ..records.usage import Usage
 from ..wire.strict_json import write_json
-from .failures import FailureGroups, first_line
 
 __all__ = ["Run"]
 
@@ -88,6 +87,8 @@ class Run(Sequence[StepOutcome]):
         that have a digit, such as numbers, durations, addresses and ids of requests, or in the command of a program.
         But a number after "code", "status", "HTTP" or "errno" makes a difference.
         """
+        from .failures import FailureGroups, first_line  # imported lazily: slow, it compiles regular expressions
+
         counts = Counter[str]()
         tried_again = reused = 0
         failures = FailureGroups(first_line)
@@ -107,6 +108,8 @@ class Run(Sequence[StepOutcome]):
         return "\n".join([*lines, *failures.lines(MAX_SUMMARY_LINES - len(lines))])
 
     def _slowest(self) -> list[str]:
+        from .failures import first_line  # as above
+
         timed = ((_busy_s(report), -place) for place, report in enumerate(self._reports) if _has_run(report))
         slowest = [
             f"{first_line(self[-place].task_id, MAX_NAME_CHARS)} {busy_s:.3g} s"
