@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Awaitable, Callable, Iterator
 
 from fanout_sync import AgentExecutor, AgentStepSpec, EventSender, StepOutcome
 
@@ -15,6 +15,18 @@ class Answering(AgentExecutor):
 
     def execute_step(self, spec: AgentStepSpec, event_tx: EventSender | None = None) -> StepOutcome:
         return StepOutcome.completed(spec, self._function(spec.prompt))
+
+
+class AnsweringAsync(AgentExecutor):
+    """Answers each spec with what an async `function` makes of its prompt."""
+
+    def __init__(self, function: Callable[[str], Awaitable[str]]) -> None:
+        self._function = function
+
+    async def execute_step(  # type: ignore[override]  # the runner takes either; the signature names the usual one
+        self, spec: AgentStepSpec, event_tx: EventSender | None = None
+    ) -> StepOutcome:
+        return StepOutcome.completed(spec, await self._function(spec.prompt))
 
 
 def generate_specs(count: int, prompt: str = "hello") -> Iterator[AgentStepSpec]:

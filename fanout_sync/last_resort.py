@@ -19,9 +19,10 @@ MOST_PLACES = 1000
 """How many places are remembered as shown. When there are more, all are forgotten, so that memory stays bounded."""
 
 _LIBRARIES = (os.path.dirname(__file__), os.path.dirname(os.__file__), "<frozen ")  # noqa: PTH120 - compared as text
-_SITE_PACKAGES = re.compile(r"[\\/](site|dist)-packages[\\/]")
-_FRAME = re.compile(r'^[ |]*File "(.*)", line (\d+)', re.MULTILINE)
-_ERROR = re.compile(r"^([^\W\d][\w.]*)", re.MULTILINE)
+# Compiled when they are used: every process imports this module, and few ever show anything.
+_SITE_PACKAGES = r"[\\/](site|dist)-packages[\\/]"
+_FRAME = r'(?m)^[ |]*File "(.*)", line (\d+)'
+_ERROR = r"(?m)^([^\W\d][\w.]*)"
 
 _formatter = logging.Formatter()
 
@@ -84,16 +85,16 @@ def _traceback_of(record: logging.LogRecord) -> str:
 
 def _place(traceback: str) -> tuple[str, ...] | None:
     """Return file and line of the innermost frame that is the user's, and the type of the exception."""
-    frames = list(_FRAME.finditer(traceback))
+    frames = list(re.finditer(_FRAME, traceback))
     if not frames:
         return None
     own = [frame for frame in frames if not _is_library(frame[1])]
-    error = _ERROR.search(traceback, frames[-1].end())
+    error = re.search(_ERROR, traceback[frames[-1].end() :])
     return (*(own or frames)[-1].groups(), "" if error is None else error[1])
 
 
 def _is_library(path: str) -> bool:
-    return path.startswith(_LIBRARIES) or _SITE_PACKAGES.search(path) is not None
+    return path.startswith(_LIBRARIES) or re.search(_SITE_PACKAGES, path) is not None
 
 
 def _cell() -> Any:

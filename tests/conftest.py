@@ -13,11 +13,12 @@ from naming import without_address
 from scripts import Launcher
 
 from fanout_sync import Runner
-from fanout_sync.executors.event_loop import THREAD_NAME, TO_THREAD_NAME
 from fanout_sync.executors.executor import AgentExecutor
+from fanout_sync.executors.loop_monitor import MONITOR_NAME
+from fanout_sync.executors.loops import THREAD_NAME, TO_THREAD_NAME
 from fanout_sync.testing import Ledger
 
-LASTING = {THREAD_NAME, TO_THREAD_NAME}
+LASTING = {THREAD_NAME, TO_THREAD_NAME, MONITOR_NAME}
 """The names of the threads in which async code runs: they go on until the program ends."""
 
 

@@ -191,7 +191,10 @@ class Launcher:
 
 
 def run_python(
-    *arguments: str | Path, cwd: Path | None = None, environment: dict[str, str] | None = None
+    *arguments: str | Path,
+    cwd: Path | None = None,
+    environment: dict[str, str] | None = None,
+    bound_s: float = HANG_BOUND_S,
 ) -> subprocess.CompletedProcess[str]:
     """Run this Python to its end.
 
@@ -199,12 +202,13 @@ def run_python(
         arguments: Of the command line.
         cwd: Where it runs.
         environment: Variables besides those of this process.
+        bound_s: Seconds that it may take at most.
     """
     return subprocess.run(
         [sys.executable, *arguments],
         capture_output=True,
         text=True,
-        timeout=HANG_BOUND_S,
+        timeout=bound_s,
         check=False,
         cwd=cwd,
         env={**os.environ, **(environment or {})},

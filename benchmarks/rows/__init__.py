@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable
 
 from ..row import Row, Sizes
-from . import fresh, journals, processes, refusals, threads
+from . import async_agents, fresh, journals, processes, refusals, threads
 
 ROWS: dict[str, Callable[[Sizes], Row]] = {
     "thread-noop": threads.noop,
@@ -23,6 +23,8 @@ ROWS: dict[str, Callable[[Sizes], Row]] = {
     "journal-sleep": journals.naps,
     "journal-noop": journals.noop,
     "journal-resume": journals.resume,
+    "async-sleep": async_agents.naps,
+    "async-noop": async_agents.noop,
     "few-refusals": refusals.few_refusals,
     "thread-extras": threads.extras,
     "process-extras": processes.extras,

@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import itertools
 import math
+from collections.abc import Iterable
 from concurrent.futures import BrokenExecutor, CancelledError, Executor, Future
 from queue import Empty, SimpleQueue
 from time import monotonic, time
 
+from ..executors.async_steps import is_waiting, note_if_blocked
 from ..executors.step_events import EventForwarder
 from ..records.report import Report, failure
 from ..records.status import Status, StepError
@@ -119,7 +121,10 @@ class ForeignSession(Session):
         self._run.close()
 
     def left_programs(self) -> str | None:
-        interrupted = self._steps.values() if self._context.stop.is_set() else ()
+        interrupted: Iterable[ForeignStep] = ()
+        if self._context.stop.is_set():
+            self._left_programs.note_interrupt([])
+            interrupted = self._steps.values()
         for step in (*self._given_up, *interrupted):
             if not step.is_done:
                 self._left_programs.note(step.thread, step.spec.task_id)
@@ -216,12 +221,15 @@ class ForeignSession(Session):
 
     def _give_up(self, step: ForeignStep, duration_s: float) -> Report:
         del self._steps[step.index]
+        is_async = is_waiting(self._context.stop, step.index)
         step.is_given_up = True
         self._given_up.append(step)
         reason = f"timed out after {step.timeout_s:g} s"
         if step.began is None:
             reason += " in its pool, which does not tell when a step begins"
-        error = StepError("TimeoutError", f"{reason}; its pool cannot stop it, so it is left to itself")
+        note = note_if_blocked(self._context.stop, step.index)
+        and_then = "its task is cancelled" if is_async else "its pool cannot stop it, so it is left to itself"
+        error = StepError("TimeoutError", f"{reason}{note}; {and_then}")
         return failure(step.index, step.spec, "timed_out", error, time() - duration_s, duration_s)
 
     def _cancel_one_without_place(self, now: float) -> Report | None:

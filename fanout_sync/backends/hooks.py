@@ -49,13 +49,17 @@ class Hooks:
         with self._users_lock:
             self._users -= 1
             is_last = self._users == 0
-        if is_last and self._is_set_up:
+        # What belongs to a loop that was abandoned cannot be used any more, and so not be closed.
+        if is_last and self._is_set_up and not self.context.is_outdated:
             self._tear_down()
 
     def set_up(self) -> StepError | None:
-        """Run `setup` unless it was run before; return the error if it failed."""
+        """Run `setup` unless it was run before; return the error if it failed.
+
+        If the event loop in which it was run has been abandoned since, it is run again, in the new one.
+        """
         with self._setup_lock:
-            if not self._is_set_up and self._setup_error is None:
+            if (not self._is_set_up or self.context.is_outdated) and self._setup_error is None:
                 try:
                     self.context.set_up(self.executor)
                     self._is_set_up = True

@@ -9,12 +9,13 @@ import time
 from collections.abc import Iterator
 from pathlib import Path
 
-from ..executors.event_loop import THREAD_NAME, TO_THREAD_NAME
+from ..executors.loops import THREAD_NAME, TO_THREAD_NAME
 
 MOST_NAMED = 5
 """So many programs are named in a warning."""
 
 _LONGEST_COMMAND = 60
+_SHARED = (THREAD_NAME, TO_THREAD_NAME)
 
 
 class LeftPrograms:
@@ -27,23 +28,29 @@ class LeftPrograms:
     def __init__(self) -> None:
         self._since_s = _seconds_since_boot()
         self._steps: dict[int, str] = {}
+        self._was_interrupted = False
 
     def note(self, thread: int | None, task_id: str) -> None:
         """Note that a step was given up in a thread, as `threading.Thread.native_id` identifies it."""
         if thread is not None:
             self._steps[thread] = f", of step {task_id!r}"
 
-    def note_rest(self, threads: list[threading.Thread]) -> None:
-        """Note that whatever runs in these threads was given up."""
-        self._steps.update((thread.native_id, "") for thread in threads if thread.native_id is not None)
+    def note_interrupt(self, threads: list[threading.Thread]) -> None:
+        """Note that the run was interrupted, and that these threads go on nevertheless."""
+        self._was_interrupted = True
+        self._note_unnamed(threads)
+
+    def _note_unnamed(self, threads: list[threading.Thread]) -> None:
+        for thread in threads:
+            if thread.native_id is not None:
+                self._steps.setdefault(thread.native_id, "")
 
     def warning(self) -> str | None:
         """Return a text that names the programs; `None` if no step was given up, or none has left a program."""
-        if not self._steps:
+        if not self._steps and not self._was_interrupted:
             return None
-        # No thread of their own have the programs of async steps.
-        shared = [thread for thread in threading.enumerate() if thread.name in (THREAD_NAME, TO_THREAD_NAME)]
-        self.note_rest([thread for thread in shared if thread.native_id not in self._steps])
+        # The programs of async steps are started in threads that all steps share.
+        self._note_unnamed([thread for thread in threading.enumerate() if thread.name in _SHARED])
         found = [
             f"{command!r} (process {pid}{step})"
             for thread, step in self._steps.items()

@@ -23,7 +23,7 @@ T = TypeVar("T")
 
 
 class ThreadBackend(Backend):
-    """Steps on daemon threads: cheap, nothing is pickled, made for steps that wait (LLM calls, subprocesses).
+    """Steps on daemon threads: cheap, nothing is pickled, made for steps that wait, such as calls of models.
 
     A step that kills its process kills yours, and a thread cannot be stopped from outside. The threads are daemons, so
     that a hung step cannot keep the interpreter from exiting; those of `concurrent.futures.ThreadPoolExecutor` are

@@ -12,7 +12,7 @@ from queue import Empty, SimpleQueue
 from time import monotonic, time
 from typing import Any
 
-from ..executors.async_code import note_if_blocked
+from ..executors.async_steps import is_waiting, note_if_blocked
 from ..executors.attempt import run_attempt, timed_out
 from ..executors.current_step import RunningStep, begun
 from ..executors.executor import TEARDOWN_GRACE_S, warn_of_teardown
@@ -71,6 +71,8 @@ class ThreadSession(Session):
         self._name = f"fanout-{next(_session_numbers)}"
         self._thread_numbers = itertools.count()
         self._threads: dict[str, threading.Thread] = {}
+        # The threads of overdue async steps, which end when their tasks have handled the cancellation.
+        self._cancelling: dict[str, threading.Thread] = {}
         # Registrations of threads that were not started yet: until then the executor must not be torn down.
         self._unstarted = 0
         self._outstanding = 0
@@ -131,7 +133,7 @@ class ThreadSession(Session):
     def close(self) -> None:
         self._end_threads()
         until = monotonic() + TEARDOWN_GRACE_S
-        for name, thread in self._threads.items():
+        for name, thread in (*self._threads.items(), *self._cancelling.items()):
             if self._copies is not None and not self._copies.is_ready(name):
                 continue  # it is still in setup() and has run no step
             while thread.is_alive():
@@ -149,7 +151,7 @@ class ThreadSession(Session):
 
     def left_programs(self) -> str | None:
         if self._stop.is_set():
-            self._left_programs.note_rest([thread for thread in self._threads.values() if thread.is_alive()])
+            self._left_programs.note_interrupt([thread for thread in self._threads.values() if thread.is_alive()])
         return self._left_programs.warning()
 
     def _drop_tasks(self) -> None:
@@ -214,8 +216,18 @@ class ThreadSession(Session):
             deadline = step[4] or math.inf
             if now < deadline:
                 self._check_at = min(self._check_at, deadline)
-            elif self._limited.pop(key, None) is not None:
-                self._abandon(step, worker, now)
+            else:
+                self._begin_to_cancel(step, worker)
+                if self._limited.pop(key, None) is not None:
+                    self._abandon(step, worker, now)
+                elif self._cancelling.pop(worker, None) is not None:
+                    self._hooks.unregister()
+
+    def _begin_to_cancel(self, step: RunningStep, worker: str) -> None:
+        """Let the thread of an async step go on until its task has ended: its executor is not torn down before."""
+        if is_waiting(step[5], step[1]):
+            self._cancelling[worker] = self._threads[worker]
+            self._hooks.register()
 
     def _abandon(self, step: RunningStep, worker: str, now: float) -> None:
         _, _, _, timeout_s, deadline, _, _ = step
@@ -223,7 +235,9 @@ class ThreadSession(Session):
         self._left_programs.note(self._threads.pop(worker).native_id, step[0].task_id)
         if self._copies is not None:
             self._copies.abandon(worker)
-        and_then = f"{note_if_blocked(step)}; its thread {worker} is abandoned and replaced"
+        and_then = f"; its thread {worker} is abandoned and replaced"
+        if worker in self._cancelling:
+            and_then = f"{note_if_blocked(step[5], step[1])}; its task is cancelled"
         self._outbox.put(timed_out(step, time() - duration_s, duration_s, worker, and_then))
         self._unstarted += 1
         self._add_thread()
@@ -233,7 +247,8 @@ class ThreadSession(Session):
             is_abandoned = self._serve(self._hooks, self._hooks.set_up())
         else:
             is_abandoned = self._work_on_copy(self._copies)
-        if not is_abandoned:  # else the replacement has the registration of this thread
+        # The registration of an abandoned thread is that of its replacement, unless it has got another one.
+        if not is_abandoned or threading.current_thread().name in self._cancelling:
             self._hooks.unregister()
 
     def _work_on_copy(self, copies: ThreadCopies) -> bool:

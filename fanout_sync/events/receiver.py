@@ -98,7 +98,7 @@ class Ring:
             return []
         self.events.append(event)
         self.sent += 1
-        overrun = [inbox for inbox in self.inboxes if inbox.put(event)]
+        overrun = [inbox for inbox in self.inboxes if inbox.put(event)] if self.inboxes else []
         self.changed.notify_all()
         return overrun
 

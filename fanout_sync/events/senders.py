@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import inspect
 from collections.abc import Callable
 from typing import TYPE_CHECKING, Any, Protocol
@@ -53,7 +54,12 @@ def check_event(event: object) -> None:
     Raises:
         TypeError: `event` is no `Event`; the error names its type.
     """
+    if not isinstance(event, _event_class()):
+        raise TypeError(f"event must be an Event, got {type(event).__name__}")
+
+
+@functools.cache  # an import statement costs more than all else that is done to send an event
+def _event_class() -> type:
     from .types import Event  # imported lazily: slow, and most workers send no events
 
-    if not isinstance(event, Event):
-        raise TypeError(f"event must be an Event, got {type(event).__name__}")
+    return Event

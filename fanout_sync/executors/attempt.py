@@ -17,7 +17,7 @@ from ..records.report import Report, failure
 from ..records.status import StepError
 from ..records.steps import AgentStepSpec, StepOutcome
 from .answers import InvalidOutcome, refused
-from .async_code import CodeCancelled, CodeOverdue, complete
+from .async_steps import CodeCancelled, CodeOverdue
 from .clock import clock
 from .current_step import RunningStep, running_step
 from .executor import AgentExecutor
@@ -47,7 +47,9 @@ def run_attempt(
     try:
         outcome = executor.execute_step(spec, event_tx)
         if type(outcome) is not StepOutcome and inspect.isawaitable(outcome):
-            outcome = complete(outcome)
+            from .async_code import complete  # imported lazily: slow, and few executors are async
+
+            outcome = complete(outcome, step)
         duration_s = perf_counter() - began
         is_late = deadline is not None and clock.has_reached(deadline)
     except BaseException as raised:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextvars
+import os
 import threading
 from collections.abc import Callable
 from concurrent.futures import Future
@@ -96,12 +97,21 @@ class _Call:
     def run(self) -> None:
         if not self.future.set_running_or_notify_cancel():
             return
+        forks_before = forks.count
         try:
             result = self.context.run(self.function)
         except BaseException as error:  # a future has whatever its function raised
+            _end_if_forked(forks_before)
             end_future(self.future, None, error)
         else:
+            _end_if_forked(forks_before)
             end_future(self.future, result)
+
+
+def _end_if_forked(forks_before: int) -> None:
+    # The call has forked, and this is the child: all other calls belong to its parent.
+    if forks.count != forks_before:
+        os._exit(0)
 
 
 def _serve_calls(calls: SimpleQueue[_Call | None], idle: threading.Semaphore) -> None:

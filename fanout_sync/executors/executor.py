@@ -37,9 +37,10 @@ class AgentExecutor(abc.ABC):
     async, a plain `setup` and `teardown` are called in that thread, too. The task of a step is cancelled when its
     timeout is over or its run is given up; if it does not end within a second, it is abandoned.
 
-    Async code must not block. If it blocks the loop for more than a second, that is logged once for each agent. If it
-    still does when the timeout of a step is over, the loop is abandoned: new steps get a new loop, and the message of
-    each step that is overdue in the old one names the code that blocks it.
+    Async code must not block. If one task blocks the loop for more than a second, that is logged once for each agent.
+    If it still does when the timeout of a step is over, or when a second has passed since the run was given up, the
+    loop is abandoned: new steps get a new loop, in which `setup` is called again if it was called in the old one, and
+    the message of each step that is overdue in the old one names the code that blocks it.
     """
 
     thread_safe: bool = True
@@ -77,6 +78,10 @@ class AgentExecutor(abc.ABC):
         """Return whether all its steps do, being async: then its hooks are called in the thread of the loop, too."""
         return inspect.iscoroutinefunction(self.execute_step)
 
+    def _has_hook(self, name: str) -> bool:
+        """Return whether `setup` or `teardown` does anything."""
+        return getattr(getattr(self, name), "__func__", None) is not getattr(AgentExecutor, name)
+
     def setup(self) -> Awaitable[None] | None:
         """Prepare a worker, before its first step.
 
@@ -95,11 +100,11 @@ class AgentExecutor(abc.ABC):
     def teardown(self) -> Awaitable[None] | None:
         """Undo `setup`, in the same context and as often: after the last step of the worker.
 
-        It is not called if `setup` failed or the worker died. If it raises, that is logged, or shown on standard error
-        if logging is not configured, and changes no outcome. On threads that share the executor, steps that were
-        abandoned after their timeout may still be running. If `thread_safe` is `False`, it is called in the thread of
-        the copy; in an abandoned thread when its step ends, be that after the run. On a pool of your own, where no
-        thread can be chosen, it is called in any thread.
+        It is not called if `setup` failed, the worker died, or the event loop in which it was set up is abandoned. If
+        it raises, that is logged, or shown on standard error if logging is not configured, and changes no outcome. On
+        threads that share the executor, steps that were abandoned after their timeout may still be running. If
+        `thread_safe` is `False`, it is called in the thread of the copy; in an abandoned thread when its step ends, be
+        that after the run. On a pool of your own, where no thread can be chosen, it is called in any thread.
         """
         return None
 

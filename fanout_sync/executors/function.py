@@ -12,8 +12,9 @@ from ..events.senders import EventSender
 from ..formatting import describe
 from ..records.steps import AgentStepSpec, StepOutcome
 from .answers import outcome_of
-from .async_code import complete
+from .current_step import running_step
 from .executor import DEFAULT_MAX_PARALLEL_TASKS, AgentExecutor
+from .loops import is_event_loop_thread
 from .setup_functions import Hook, SetupFunctions, await_hook, complete_hook
 from .signature import AgentFunction, SenderPlace, sender_place
 
@@ -73,7 +74,9 @@ class FunctionExecutor(AgentExecutor):
         teardown: Callable[..., Any] | None = None,
     ) -> None:
         if functions is not None and not isinstance(functions, Mapping):
-            raise OptionError(f"functions must map agent names to functions, got {describe(functions)}")
+            raise OptionError(
+                f"functions must map agent names to functions, got {describe(functions)}{_hint(functions)}"
+            )
         self._concurrency = positive_int("concurrency", concurrency)
         self._functions: dict[str, AgentFunction] = {}
         self._senders: dict[str, SenderPlace | None] = {}
@@ -101,19 +104,16 @@ class FunctionExecutor(AgentExecutor):
     def setup(self) -> Awaitable[None] | None:
         if self._setup_functions is None:
             return None
-        return self._call_hook(self._setup_functions.set_up(self._functions))
+        return _called(self._setup_functions.set_up(self._functions))
 
     def teardown(self) -> Awaitable[None] | None:
         if self._setup_functions is None:
             return None
-        return self._call_hook(self._setup_functions.tear_down())
+        return _called(self._setup_functions.tear_down())
 
-    def _call_hook(self, hook: Hook) -> Awaitable[None] | None:
-        """Call the functions of a hook, in this thread; those that are async in the event loop."""
-        if self._runs_in_event_loop():  # this is its thread, which must not wait
-            return await_hook(hook)
-        complete_hook(hook)
-        return None
+    def _has_hook(self, name: str) -> bool:
+        is_own = getattr(getattr(self, name), "__func__", None) is getattr(FunctionExecutor, name)
+        return self._setup_functions is not None if is_own else super()._has_hook(name)
 
     def execute_step(self, spec: AgentStepSpec, event_tx: EventSender | None = None) -> StepOutcome:
         function = self._functions.get(spec.agent)
@@ -127,8 +127,12 @@ class FunctionExecutor(AgentExecutor):
         else:
             place = self._senders[spec.agent]
             value = function(spec) if place is None else place.call(function, spec, event_tx)
-        if inspect.isawaitable(value):
-            value = complete(value)
+        kind = type(value)
+        # Most answers are of these types. To ask `inspect` is slow, because it asks an abstract base class.
+        if kind is not str and kind is not StepOutcome and inspect.isawaitable(value):
+            from .async_code import complete  # imported lazily: slow, and few agents are async
+
+            value = complete(value, running_step.get())
         return outcome_of(spec, value)
 
     def _add(self, name: str, function: AgentFunction) -> None:
@@ -141,6 +145,23 @@ class FunctionExecutor(AgentExecutor):
         else:
             self._setup_functions.check(name, function)
         self._functions[name] = function
+
+
+def _hint(functions: Any) -> str:
+    """Return how to write what was probably meant; `""` if that cannot be told."""
+    given = functions if isinstance(functions, (list, tuple)) else [functions]
+    names = [getattr(function, "__name__", None) for function in given]
+    if not names or not all(isinstance(name, str) and name.isidentifier() for name in names):
+        return ""
+    return f"; write FunctionExecutor({{{', '.join(f'{name!r}: {name}' for name in names)}}})"
+
+
+def _called(hook: Hook) -> Awaitable[None] | None:
+    """Call the functions of a hook, in this thread; those that are async in the event loop."""
+    if is_event_loop_thread():  # which must not wait
+        return await_hook(hook)
+    complete_hook(hook)
+    return None
 
 
 def _is_async(function: AgentFunction) -> bool:

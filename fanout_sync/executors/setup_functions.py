@@ -14,7 +14,6 @@ from ..errors import OptionError
 from ..events.senders import EventSender
 from ..formatting import describe
 from ..records.steps import AgentStepSpec
-from .async_code import complete
 from .signature import POSITIONAL, VARIADIC, AgentFunction, own_signature
 
 _SPEC, _SENDER = object(), object()
@@ -33,10 +32,12 @@ runs of one executor at the same time do not see each other's clients, and none 
 
 def complete_hook(hook: Hook) -> None:
     """Run a hook to its end; wait for what is async."""
+    from .async_code import complete  # imported lazily: slow, and few hooks are async
+
     try:
         value = next(hook)
         while True:
-            value = hook.send(complete(value) if inspect.isawaitable(value) else value)
+            value = hook.send(complete(value, None) if inspect.isawaitable(value) else value)
     except StopIteration:
         return
 

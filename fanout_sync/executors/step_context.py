@@ -5,11 +5,13 @@ from __future__ import annotations
 import contextvars
 import inspect
 from collections.abc import Callable
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-from .async_code import call_in_loop
-from .event_loop import note_nesting
 from .executor import AgentExecutor
+from .loops import note_nesting
+
+if TYPE_CHECKING:
+    from .event_loop import EventLoop
 
 
 class StepContext:
@@ -30,7 +32,13 @@ class StepContext:
     def __init__(self, base: StepContext | None = None) -> None:
         self._context: contextvars.Context = own_context() if base is None else _separate_copy(base._context)
         self._context.run(note_nesting)
+        self._loop: EventLoop | None = None
         self._choose_copy()
+
+    @property
+    def is_outdated(self) -> bool:
+        """Whether the event loop in which `setup` was called is abandoned, and with it what belongs to that loop."""
+        return self._loop is not None and self._loop.is_abandoned
 
     def set_up(self, executor: AgentExecutor) -> None:
         """Call `setup` of an executor, plain or async; steps see the context variables that it sets.
@@ -38,7 +46,7 @@ class StepContext:
         Raises:
             BaseException: Whatever `setup` raises.
         """
-        self._call(executor, executor.setup, f"setup() of {type(executor).__name__}")
+        self._call(executor, "setup")
 
     def tear_down(self, executor: AgentExecutor) -> None:
         """Call `teardown` of an executor, plain or async.
@@ -46,17 +54,22 @@ class StepContext:
         Raises:
             BaseException: Whatever `teardown` raises.
         """
-        self._call(executor, executor.teardown, f"teardown() of {type(executor).__name__}")
+        self._call(executor, "teardown")
 
-    def _call(self, executor: AgentExecutor, hook: Callable[[], object], name: str) -> None:
+    def _call(self, executor: AgentExecutor, name: str) -> None:
+        if not executor._has_hook(name):
+            return
+        from .async_code import call_in_loop  # imported lazily: slow, and few executors have hooks in the loop
+
+        hook, title = getattr(executor, name), f"{name}() of {type(executor).__name__}"
         try:
             # Where the steps run, so that a plain hook, too, can make what belongs to an event loop or to its thread.
             if executor._runs_in_event_loop() or inspect.iscoroutinefunction(hook):
-                self._context = self._context.run(call_in_loop, hook, name)
-            else:
-                result = self._context.run(hook)
-                if inspect.isawaitable(result):
-                    self._context = self._context.run(call_in_loop, lambda: result, name)
+                self._context, self._loop = self._context.run(call_in_loop, hook, title)
+                return
+            result = self._context.run(hook)
+            if inspect.isawaitable(result):
+                self._context, self._loop = self._context.run(call_in_loop, lambda: result, title)
         finally:
             self._choose_copy()
 

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import contextvars
-import os
 from collections.abc import Callable
 from concurrent.futures import Future, ThreadPoolExecutor
 from functools import partial
@@ -15,10 +14,16 @@ P = ParamSpec("P")
 T = TypeVar("T")
 
 
+MOST_THREADS = 1000
+"""So many calls run at once at the most."""
+
+
 class DaemonThreadPool(ThreadPoolExecutor):
     """Daemon threads in the shape that `loop.set_default_executor` demands.
 
-    A call that hangs in a step whose timeout is over cannot keep the program from ending.
+    A call that hangs in a step whose timeout is over cannot keep the program from ending. There are as many as are
+    needed: the number of steps is bounded already, and if calls had to wait for others to end, those that hang would
+    stop all that follow, and steps that wait for steps of their own would never end.
 
     Args:
         name: The name of each thread.
@@ -26,8 +31,7 @@ class DaemonThreadPool(ThreadPoolExecutor):
 
     def __init__(self, name: str) -> None:
         # Nothing of the base class is used, whose threads the interpreter joins when it exits.
-        most = min(32, (os.cpu_count() or 1) + 4)  # as asyncio has by default
-        self._daemon_threads = DaemonThreads(most, name)
+        self._daemon_threads = DaemonThreads(MOST_THREADS, name)
 
     def submit(self, fn: Callable[P, T], /, *args: P.args, **kwargs: P.kwargs) -> Future[T]:
         """Schedule `fn(*args, **kwargs)`; see `concurrent.futures.Executor`."""

@@ -15,7 +15,6 @@ from ..records.step_record import StepRecord, iso_time
 from ..records.steps import Json, StepOutcome
 from ..records.usage import Usage
 from ..wire.strict_json import write_json
-from .failures import FailureGroups, first_line
 
 __all__ = ["Run"]
 
@@ -39,8 +38,8 @@ class Run(Sequence[StepOutcome]):
     none, or more than one. `"t1" in run` says whether there is any.
 
     Attributes:
-        records: One `StepRecord` for each outcome, in the same order.
-        elapsed: Seconds from the start of the call to its end.
+        records (Sequence[StepRecord]): One `StepRecord` for each outcome, in the same order.
+        elapsed (float): Seconds from the start of the call to its end.
     """
 
     def __init__(self, reports: Sequence[Report], elapsed: float, notes: Sequence[str] = ()) -> None:
@@ -83,11 +82,13 @@ class Run(Sequence[StepOutcome]):
         """Return a text for people: counts by status, the time, the slowest steps, and why steps have failed.
 
         It also says how many outcomes came from the journal, and how much of a budget is used up. It has at most
-        `MAX_SUMMARY_LINES` lines: failed steps with the same reason have one line, with their number and the task ids
+        25 lines: failed steps with the same reason have one line, with their number and the task ids
         of three, and so have all cancelled steps. Two reasons are the same if their first lines differ only in words
         that have a digit, such as numbers, durations, addresses and ids of requests, or in the command of a program.
         But a number after "code", "status", "HTTP" or "errno" makes a difference.
         """
+        from .failures import FailureGroups, first_line  # imported lazily: slow, it compiles regular expressions
+
         counts = Counter[str]()
         tried_again = reused = 0
         failures = FailureGroups(first_line)
@@ -107,6 +108,8 @@ class Run(Sequence[StepOutcome]):
         return "\n".join([*lines, *failures.lines(MAX_SUMMARY_LINES - len(lines))])
 
     def _slowest(self) -> list[str]:
+        from .failures import first_line  # as above
+
         timed = ((_busy_s(report), -place) for place, report in enumerate(self._reports) if _has_run(report))
         slowest = [
             f"{first_line(self[-place].task_id, MAX_NAME_CHARS)} {busy_s:.3g} s"

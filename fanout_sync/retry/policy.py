@@ -29,8 +29,8 @@ logger = logging.getLogger(__name__)
 class RetryAfter(Exception):
     """A step raises it to be tried again later, such as when a server answers with `Retry-After`.
 
-    The step is tried again whatever `retry_on` says, as long as attempts are left. A `RateLimit` of the run starts no
-    step with the same key until then.
+    The step is tried again whatever `retry_on` says, as long as attempts are left. Other steps wait, too, if
+    a `RateLimit` of the run finds that the server is over its limit.
 
     Raise it from the error of the server, or where that is handled: `raise RetryAfter(2) from error`. Then the outcome,
     the record and the events name that error as the reason.

@@ -14,8 +14,8 @@ from typing import TYPE_CHECKING, Any, NoReturn
 from ..events.senders import check_event
 from ..executors.attempt import run_attempt
 from ..executors.current_step import RunningStep, StopSignal
-from ..executors.event_loop import close_event_loops
 from ..executors.executor import AgentExecutor
+from ..executors.loops import close_event_loops
 from ..executors.step_context import StepContext, own_context
 from ..executors.step_events import StepSender
 from ..records.status import StepError

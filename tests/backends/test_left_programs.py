@@ -154,6 +154,8 @@ def program(spec):
     ready.release()
     child.wait()
 
+# another agent
+
 def press_ctrl_c():
     for _ in range(2):
         ready.acquire()
@@ -168,10 +170,22 @@ except FanoutInterrupted as error:
 """
 
 
-def test_an_interrupt(tmp_path: Path) -> None:
+ASYNC = """
+import asyncio
+
+async def program(spec):
+    child = await asyncio.create_subprocess_exec(sys.executable, "-c", "import time; time.sleep(3600)", **aside)
+    os.write(1, f"{child.pid}\\n".encode())
+    ready.release()
+    await child.wait()
+"""
+
+
+@pytest.mark.parametrize("agent", ["", ASYNC])
+def test_an_interrupt(agent: str, tmp_path: Path) -> None:
     """After Ctrl-C the programs that still run are named, and the interrupt is raised all the same."""
     script = tmp_path / "script.py"
-    script.write_text(INTERRUPTED)
+    script.write_text(INTERRUPTED.replace("# another agent", agent))
     done = run_python(script)
     *pids, last = done.stdout.splitlines()
     for pid in pids:

@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import asyncio
 import contextvars
+import gc
 import logging
 import os
 import sys
 import threading
 import time
+import weakref
 from collections.abc import AsyncIterator, Callable
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
@@ -16,6 +18,7 @@ from typing import Any
 
 import pytest
 from bounds import HANG_BOUND_S
+from processes import eventually
 from scripts import run_python
 
 from fanout_sync import (
@@ -23,13 +26,14 @@ from fanout_sync import (
     AgentStepSpec,
     EventSender,
     FunctionExecutor,
+    Retry,
     RetryAfter,
     Runner,
     StepOutcome,
     ThreadBackend,
     current_step,
 )
-from fanout_sync.executors import async_code, event_loop
+from fanout_sync.executors.loops import THREAD_NAME
 from fanout_sync.testing import make_specs
 
 MODULE_LOCK = asyncio.Lock()
@@ -368,11 +372,11 @@ def test_a_blocked_loop_is_replaced_and_the_blocker_named(caplog: pytest.LogCapt
     assert [record.status for record in run.records] == ["timed_out"] * 3 + ["succeeded"] * 3
     place = f"{__file__}:"
     for overdue in (0, 1):
-        assert "step 't0' of agent 'tester', at " in run[overdue].output, run[overdue].output
+        assert "; step 't0' of agent 'tester' blocks the event loop, at " in run[overdue].output, run[overdue].output
         assert place in run[overdue].output
-    assert "it blocks it itself, at " in run[2].output
+    assert "; it blocks the event loop, at " in run[2].output
     assert len({outcome.output for outcome in run if outcome.success}) == 1
-    told = [record.getMessage() for record in caplog.records if "blocked the event loop" in record.getMessage()]
+    told = [record.getMessage() for record in caplog.records if "has blocked the event loop" in record.getMessage()]
     assert len(told) == 1, told
     assert "step 't0' of agent 'tester'" in told[0]
 
@@ -401,7 +405,7 @@ def test_an_abandoned_loop_ends_when_it_turns_again() -> None:
 
     run = Runner(FunctionExecutor({"tester": ask}), max_concurrency=1, timeout=0.5).run(make_specs(2))
     assert [record.status for record in run.records] == ["timed_out", "succeeded"]
-    loops = [thread for thread in threading.enumerate() if thread.name == event_loop.THREAD_NAME]
+    loops = [thread for thread in threading.enumerate() if thread.name == THREAD_NAME]
     assert len(loops) == 2
     release.set()
     for thread in loops:
@@ -456,6 +460,270 @@ def test_a_run_in_a_thread_of_an_async_agent_shares_its_loop() -> None:
 
     run = Runner(FunctionExecutor({"tester": ask}), timeout=HANG_BOUND_S).run(make_specs(2))
     assert [outcome.output for outcome in run] == ["same", "same"]
+
+
+class WithSemaphore(FunctionExecutor):
+    """Shares a semaphore, which belongs to the loop in which it is used first."""
+
+    def __init__(self, function: Callable[..., Any]) -> None:
+        super().__init__({"tester": self.ask})
+        self._function = function
+        self.setups = 0
+
+    def setup(self) -> None:
+        self.setups += 1
+        self.semaphore = asyncio.Semaphore(1)
+
+    async def ask(self, spec: AgentStepSpec) -> Any:
+        async with self.semaphore:
+            await asyncio.sleep(0.001)
+        return self._function(spec)
+
+
+def test_setup_is_called_again_in_the_new_loop() -> None:
+    """What belongs to the loop that was abandoned is made anew, so that the steps after it succeed."""
+    release = threading.Event()
+
+    def block(spec: AgentStepSpec) -> str:
+        if spec.prompt == "3":
+            release.wait(HANG_BOUND_S)
+        return "done"
+
+    executor = WithSemaphore(block)
+    run = Runner(executor, max_concurrency=4, timeout=1.5).run(make_specs(24))
+    release.set()
+    overdue = [record.status for record in run.records].count("timed_out")
+    assert 1 <= overdue <= 4, run.summary()
+    assert len(run.succeeded) == 24 - overdue, run.summary()
+    assert executor.setups == 2
+
+
+def test_a_step_that_computes_for_a_while_costs_no_other_one_anything() -> None:
+    """A loop that is busy for a moment when the timeout of a step is over is not abandoned."""
+
+    def compute(spec: AgentStepSpec) -> str:
+        time.sleep(0.4)
+        return "done"
+
+    class Hanging(WithSemaphore):
+        def timeout_for(self, spec: AgentStepSpec) -> float:
+            return 2.0 if spec.prompt == "0" else HANG_BOUND_S
+
+        async def ask(self, spec: AgentStepSpec) -> Any:
+            if spec.prompt == "0":
+                await asyncio.sleep(HANG_BOUND_S)
+            return await super().ask(spec)
+
+    executor = Hanging(compute)
+    run = Runner(executor, max_concurrency=4).run(make_specs(12))
+    assert [record.status for record in run.records] == ["timed_out", *["succeeded"] * 11], run.summary()
+    assert executor.setups == 1
+
+
+def test_a_run_after_an_interrupted_blocker(tmp_path: Path) -> None:
+    """When a cell whose agent blocks is interrupted and run again, its steps and hooks get another loop."""
+    script = tmp_path / "script.py"
+    script.write_text(
+        """
+import asyncio, os, signal, threading
+from fanout_sync import FanoutInterrupted, FunctionExecutor, Runner
+from fanout_sync.testing import make_specs
+
+begun = threading.Event()
+
+async def block(spec):
+    begun.set()
+    threading.Event().wait()
+
+async def quick(spec, lock=None):
+    return "quick"
+
+def press_ctrl_c():
+    begun.wait()
+    os.kill(os.getpid(), signal.SIGINT)
+
+threading.Thread(target=press_ctrl_c, daemon=True).start()
+try:
+    Runner(FunctionExecutor({"tester": block})).run(make_specs(2))
+except FanoutInterrupted as error:
+    print(error)
+for options in ({}, {"setup": lambda: {"lock": asyncio.Lock()}}):
+    executor = FunctionExecutor({"tester": quick}, **options)
+    print([outcome.output for outcome in Runner(executor, timeout=30).run(make_specs(2))])
+"""
+    )
+    done = run_python(script)
+    assert done.stdout.splitlines() == [
+        "interrupted: 0 of 2 steps were done, 2 are cancelled",
+        "['quick', 'quick']",
+        "['quick', 'quick']",
+    ], done.stderr
+
+
+def test_a_run_without_hooks_waits_for_no_blocker() -> None:
+    """Where `setup` and `teardown` do nothing, the loop is not needed for them: the timeout of a step holds."""
+    release, blocks = threading.Event(), threading.Event()
+
+    async def block(spec: AgentStepSpec) -> str:
+        blocks.set()
+        release.wait(HANG_BOUND_S)
+        return "done"
+
+    async def quick(spec: AgentStepSpec) -> str:
+        return "quick"
+
+    with ThreadPoolExecutor(1) as pool:
+        blocked = pool.submit(Runner(FunctionExecutor({"tester": block})).run, make_specs(1))
+        assert blocks.wait(HANG_BOUND_S)
+        run = Runner(FunctionExecutor({"tester": quick}), timeout=1.0, retry=Retry(2, on_timeout=True)).run(
+            make_specs(1)
+        )
+        assert run[0].output == "quick"  # the second attempt is in another loop
+        release.set()
+        assert blocked.result(HANG_BOUND_S)[0].output == "done"
+
+
+@pytest.mark.filterwarnings("ignore:the timeout is a soft one")
+def test_the_blocker_is_named_on_a_pool_of_the_callers() -> None:
+    """A step that is given up there says what blocks the loop, too."""
+    release = threading.Event()
+
+    async def ask(spec: AgentStepSpec) -> str:
+        if spec.prompt == "0":
+            release.wait(HANG_BOUND_S)
+        await asyncio.sleep(HANG_BOUND_S)
+        return "never"
+
+    with ThreadPoolExecutor(2) as pool:
+        run = Runner(FunctionExecutor({"tester": ask}), backend=pool, timeout=1.0).run(make_specs(2))
+        release.set()
+    assert "; it blocks the event loop, at " in run[0].output
+    assert "; step 't0' of agent 'tester' blocks the event loop, at " in run[1].output
+
+
+def test_an_agent_that_blocks_in_another_executor_is_named() -> None:
+    """Also after it has called another executor, whose async code has ended."""
+    release = threading.Event()
+
+    async def inner(spec: AgentStepSpec) -> str:
+        return "inner"
+
+    async def outer(spec: AgentStepSpec) -> str:
+        FunctionExecutor({"tester": inner}).execute_step(spec)
+        release.wait(HANG_BOUND_S)
+        return "never"
+
+    run = Runner(FunctionExecutor({"tester": outer}), timeout=1.0).run(make_specs(1))
+    release.set()
+    assert "; it blocks the event loop, at " in run[0].output
+
+
+def test_teardown_waits_for_agents_that_clean_up() -> None:
+    """An overdue agent uses its client in `finally`, before `teardown` closes it."""
+    is_open = []
+
+    class Closing(FunctionExecutor):
+        def setup(self) -> None:
+            self.is_open = True
+
+        async def teardown(self) -> None:
+            self.is_open = False
+
+        async def ask(self, spec: AgentStepSpec) -> str:
+            try:
+                await asyncio.sleep(HANG_BOUND_S)
+            finally:
+                await asyncio.sleep(0.3)
+                is_open.append(self.is_open)
+            return "never"
+
+    executor = Closing()
+    executor.register("tester")(executor.ask)
+    run = Runner(executor, timeout=0.3).run(make_specs(2))
+    assert [record.status for record in run.records] == ["timed_out", "timed_out"]
+    assert "its task is cancelled" in run[0].output
+    assert is_open == [True, True]
+    assert not executor.is_open
+
+
+def test_many_agents_that_each_compute_a_little_block_nothing(caplog: pytest.LogCaptureFixture) -> None:
+    """A loop that is slow because many use it is not said to be blocked by one of them."""
+
+    async def slices(spec: AgentStepSpec) -> str:
+        for _ in range(10):
+            time.sleep(0.004)
+            await asyncio.sleep(0)
+        return "done"
+
+    run = Runner(FunctionExecutor({"tester": slices}), max_concurrency=60).run(make_specs(60))
+    assert len(run.succeeded) == 60
+    assert "blocked the event loop" not in caplog.text
+
+
+def test_calls_in_threads_do_not_wait_for_each_other() -> None:
+    """Runs in `asyncio.to_thread` whose steps call `asyncio.to_thread`, and calls that hang, use up no pool."""
+    release = threading.Event()
+
+    async def inner(spec: AgentStepSpec) -> str:
+        return await asyncio.to_thread(lambda: "inner")
+
+    async def outer(spec: AgentStepSpec) -> str:
+        if spec.prompt == "hang":
+            await asyncio.to_thread(release.wait, HANG_BOUND_S)
+        run = await asyncio.to_thread(Runner(FunctionExecutor({"tester": inner})).run, make_specs(2))
+        return run[0].output
+
+    hanging = [AgentStepSpec(f"h{n}", "tester", "", "hang") for n in range(40)]
+    runner = Runner(FunctionExecutor({"tester": outer}), max_concurrency=40, timeout=1.0)
+    assert {record.status for record in runner.run(hanging).records} == {"timed_out"}
+    patient = Runner(FunctionExecutor({"tester": outer}), max_concurrency=40, timeout=HANG_BOUND_S)
+    assert {outcome.output for outcome in patient.run(make_specs(40))} == {"inner"}
+    release.set()
+
+
+def test_an_executor_that_sets_up_another_one_itself(make_runner: Callable[..., Runner]) -> None:
+    """Its `setup` calls that of a `FunctionExecutor` whose agents are all async, and awaits nothing."""
+
+    class Wrapping(AgentExecutor):
+        def __init__(self) -> None:
+            self.inner = FunctionExecutor({"tester": use_lock}, setup=make_lock, teardown=drop_lock)
+
+        def setup(self) -> None:
+            self.inner.setup()
+
+        def teardown(self) -> None:
+            self.inner.teardown()
+
+        def execute_step(self, spec: AgentStepSpec, event_tx: EventSender | None = None) -> StepOutcome:
+            return self.inner.execute_step(spec, event_tx)
+
+    run = make_runner(Wrapping()).run(make_specs(2))
+    assert [outcome.output for outcome in run] == ["used", "used"]
+
+
+def test_what_a_failed_step_holds_is_released_at_once() -> None:
+    """No reference cycle keeps the locals of an agent that has raised, or was cancelled."""
+
+    class Large:
+        """Something that is not to stay in memory."""
+
+    alive: list[weakref.ref[Large]] = []
+
+    async def ask(spec: AgentStepSpec) -> str:
+        large = Large()
+        alive.append(weakref.ref(large))
+        if spec.prompt == "0":
+            raise ValueError("no")
+        await asyncio.sleep(HANG_BOUND_S)
+        return "never"
+
+    gc.collect()
+    gc.disable()
+    try:
+        Runner(FunctionExecutor({"tester": ask}), timeout=0.3).run(make_specs(2))
+        assert eventually(lambda: [reference() for reference in alive] == [None, None])
+    finally:
+        gc.enable()
 
 
 # What steps do to the loop --------------------------------------------------------------------------------------------
@@ -619,8 +887,3 @@ def test_a_closed_stream_of_an_async_generator_is_the_users(make_runner: Callabl
         return "".join([str(number) async for number in count()])
 
     assert make_runner(FunctionExecutor({"tester": ask})).run(make_specs(1))[0].output == "012"
-
-
-def test_the_bounds_of_this_module_are_in_order() -> None:
-    """A loop is taken for blocked, and that is logged, only after a probe had the time to be answered."""
-    assert event_loop.BLOCKED_S < async_code.PROBE_S < async_code.LOGGED_AFTER_S

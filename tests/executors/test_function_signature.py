@@ -11,7 +11,7 @@ from typing import Any
 import pytest
 
 from fanout_sync import AgentStepSpec, Event, EventChannel, FunctionExecutor, OptionError, Runner, TextDelta
-from fanout_sync.executors import event_loop
+from fanout_sync.executors import loops
 
 SPEC = AgentStepSpec("t", "tester", "", "hello")
 
@@ -195,7 +195,7 @@ def _without_threads(monkeypatch: pytest.MonkeyPatch) -> None:
     def refuse(thread: Any) -> None:
         raise RuntimeError("can't start new thread")
 
-    monkeypatch.setattr(event_loop, "_loops", {})
+    monkeypatch.setattr(loops, "current", {})
     monkeypatch.setattr("threading.Thread.start", refuse)
 
 

@@ -422,7 +422,7 @@ def test_advice_for_what_has_to_be_closed(tmp_path: Path) -> None:
             plug: ("a socket", "Connect in"),
             program: ("in a running program, executor.it", "Start the program in"),
             coroutine: ("a coroutine", "Keep the async function"),
-            loop: ("in part of an event loop", "each async step has an event loop of its own"),
+            loop: ("in part of an event loop", "Create it in the step"),
         }
         refusals = {it: refusal_of(it) for it in expected}
     coroutine.close()

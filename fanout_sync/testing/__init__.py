@@ -10,9 +10,9 @@ from typing import Any
 
 from attrs import field, frozen
 
-from .events.senders import EventSender
-from .executors.executor import AgentExecutor
-from .records.steps import AgentStepSpec, StepOutcome
+from ..events.senders import EventSender
+from ..executors.executor import AgentExecutor
+from ..records.steps import AgentStepSpec, StepOutcome
 
 Misdeed = Callable[[AgentStepSpec], Any]
 """A function that a step calls instead of its work; the step returns what it returns."""
