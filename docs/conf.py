@@ -30,6 +30,7 @@ myst_heading_anchors = 3
 nitpick_ignore_regex = [
     (r"py:.*", r"(abc|asyncio|attrs?|collections|concurrent|contextvars|datetime|io|os|pathlib|queue|typing)\..*"),
     (r"py:class", r"BaseRetrying|RetryCallState|retry_base|wait_base"),  # tenacity's
+    (r"py:class", r"pandas\.DataFrame|PathOrFile"),  # what they are is said where they are used
     (r"py:class", r"AgentFunction|NextRound|Stage|T"),  # what they stand for is said where they are taken
 ]
 
