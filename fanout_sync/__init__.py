@@ -8,6 +8,7 @@ from __future__ import annotations
 import importlib
 from typing import TYPE_CHECKING, Any
 
+from .records.display import DisplayedRecord
 from .records.steps import WireRecord
 from .wire.codec import RecordCodec
 
@@ -77,7 +78,16 @@ _NAMES_BY_MODULE = {
 }
 _MODULE_OF = {name: module for module, names in _NAMES_BY_MODULE.items() for name in names.split()}
 
-WireRecord.codec = RecordCodec()  # set here, because records/ must not import wire/
+
+def _html_of(record: Any) -> str:
+    from .results.html import record_html  # imported lazily: only notebooks need it
+
+    return record_html(record)
+
+
+# Set here, because records/ must not import wire/ and results/.
+WireRecord.codec = RecordCodec()
+DisplayedRecord.html_of = _html_of
 
 
 def _version() -> str:

@@ -6,6 +6,7 @@ import math
 import time
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import ExitStack, contextmanager
+from functools import partial
 from typing import TYPE_CHECKING, Any, NoReturn, TypeVar, cast
 
 from attrs import define, field
@@ -20,7 +21,7 @@ from ..interrupts import InterruptScope, end_as_if_killed
 from ..limits.usage_meter import RunMeter
 from ..records.report import Report
 from ..records.steps import AgentStepSpec
-from ..results.run import Run
+from ..results.run import Run, with_retried
 from .dispatch import Dispatch, Setting
 from .input import an_iterator, check, is_at_hand, length_of, raising_after, read_all
 from .plan import RunPlan
@@ -44,6 +45,7 @@ class Call:
         journal: The hold on the workflow; `None` without a journal.
         began: When it or its latest round began, on the clock of `time.monotonic()`.
         dispatch: The latest run; `None` if there was none yet.
+        retried: The run whose failed steps run again in this call; `None` if it is no such call.
         tracker: Counts steps and has the progress shown; `None` when nobody looks.
         is_inherited: Whether this is a forked child of the process that made the call: it only unwinds here, and
             touches nothing.
@@ -54,6 +56,7 @@ class Call:
     journal: RunJournal | None = None
     began: float = field(factory=time.monotonic)
     dispatch: Dispatch | None = None
+    retried: Run | None = None
     tracker: Tracker | None = None
     is_inherited: bool = False
     _forks: int = field(factory=lambda: forks.count)
@@ -188,6 +191,8 @@ class Call:
             check(read, journal)
         except JournalConflict as conflict:
             raise JournalConflict(conflict.reason, conflict.conflicts, before) from None
+        except InputError as refusal:
+            raise (refusal if before is None else InputError(refusal.reason, before)) from refusal.__cause__
         return read if error is None else raising_after(read, error)
 
     def ask(self, question: Callable[[], T], default: T) -> T:
@@ -202,8 +207,13 @@ class Call:
         return answer
 
     def run_of(self, reports: Iterable[Report]) -> Run:
-        """Return the run that came to these reports, with what was used of the budget."""
-        return Run(sorted(reports, key=lambda report: report.index), *self.told())
+        """Return the run that came to these reports, with what was used of the budget.
+
+        If failed steps of an earlier run are run again, it is that one, with them in their places.
+        """
+        retry = None if self.plan.retry_failed is None else partial(self.plan.retry_failed, self.plan)
+        run = Run(sorted(reports, key=lambda report: report.index), *self.told(), retry)
+        return run if self.retried is None else with_retried(self.retried, run)
 
     def told(self) -> tuple[float, tuple[str, ...]]:
         """Return how many seconds have passed, and what the summary of the run has to say besides."""

@@ -175,6 +175,8 @@ class Dispatch:
                 spec = flying.pop(report.index, None)
                 if spec is None:  # reported already: something struck a thread from outside just when it had
                     continue
+                if report.status != "succeeded":
+                    report.spec = spec
                 if must_watch or (may_retry and (report.status != "succeeded" or report.retry_in is not None)):
                     report = self._concluded(report, spec)
                 if report is not None:
@@ -349,6 +351,7 @@ class Dispatch:
     def _conclude_early(self, report: Report, finished: list[Report]) -> None:
         spec = self.state.flying.pop(report.index, None)
         if spec is not None and not self._is_tried_again(report, spec):
+            report.spec = None if report.status == "succeeded" else spec
             report = self.state.schedule.completed(self._metered(report))
             if self.state.journal is not None and _is_new(report):
                 self.state.journal.add(report, spec)

@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import Executor
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from attrs import field, frozen
 
@@ -21,6 +21,7 @@ if TYPE_CHECKING:
     from ..limits.budget import Budget
     from ..limits.rate_limit import RateLimit
     from ..results.progress import ProgressSink
+    from ..results.run import Run
     from ..retry.policy import RetryPolicy
 
 
@@ -67,6 +68,8 @@ class RunPlan:
         workflow: Where outcomes are kept; `None` for nowhere.
         event_tx: Where events go; `None` for nowhere.
         make_sink: Makes what shows the progress of a call; `None` if nothing does.
+        retry_failed: Runs the failed steps of a run again: called with the plan of that run, the run, their specs, and
+            options that go before those of the plan; `None` if nothing does.
         raises_interrupts: Whether an interrupted run raises; otherwise it returns what there is.
     """
 
@@ -79,6 +82,7 @@ class RunPlan:
     workflow: Workflow | None = None
     event_tx: EventSink | None = None
     make_sink: Callable[[], ProgressSink] | None = None
+    retry_failed: Callable[[RunPlan, Run, Sequence[AgentStepSpec], Mapping[str, Any]], Run] | None = None
     raises_interrupts: bool = True
 
     @property

@@ -10,10 +10,16 @@ from .call import Call
 from .plan import RunPlan
 
 
-def run(plan: RunPlan, specs: Iterable[AgentStepSpec]) -> Run:
-    """Run every spec and return when all are done; see `Runner.run`."""
-    run, call = Run([], 0.0), Call(plan)
+def run(plan: RunPlan, specs: Iterable[AgentStepSpec], retried: Run | None = None) -> Run:
+    """Run every spec and return when all are done; see `Runner.run`.
+
+    Args:
+        plan: What the caller wants.
+        specs: What to run.
+        retried: The run whose failed steps these are, in order; then the result is that run with them in their places.
+    """
+    run, call = Run([], 0.0) if retried is None else retried, Call(plan, retried=retried)
     with call.scope:
         with call.opened():
-            run = call.run(specs)
+            run = call.run(specs, before=retried)
         return call.end(run)

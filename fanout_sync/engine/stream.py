@@ -83,6 +83,10 @@ class OutcomeStream(Generator[StepOutcome, None, None]):
             self._run, self._kept = run, _Kept()
         return self._run
 
+    def _repr_html_(self) -> str:
+        shown = self.run._repr_html_()
+        return shown if self._run is not None else f"<div>A stream that has not ended; so far:</div>{shown}"
+
     # An interrupt that strikes one of these methods would lose the outcome that it is about to return.
 
     def __next__(self) -> StepOutcome:

@@ -277,7 +277,7 @@ def _with_copy(report: Report, spec: AgentStepSpec) -> Report:
         refused = failure(
             report.index, spec, "invalid", refusal, report.started, report.duration_s, report.worker, output
         )
-        return attrs.evolve(refused, attempts=report.attempts, usage=report.usage)
+        return attrs.evolve(refused, attempts=report.attempts, usage=report.usage, spec=spec)
     return attrs.evolve(report, outcome=attrs.evolve(report.outcome, structured=copy))
 
 

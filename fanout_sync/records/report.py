@@ -36,6 +36,7 @@ class Report:
         attempts: The attempts before this one.
         usage: The usage that all attempts at the step have reported; `None` if they reported none.
         journalled: The record in the journal, if the outcome came from there and the step was not run.
+        spec: The spec of a step that did not succeed, to run it again; otherwise `None`. The run sets it, no worker.
     """
 
     index: int
@@ -52,6 +53,7 @@ class Report:
     attempts: tuple[AttemptRecord, ...] = ()
     usage: Usage | None = None
     journalled: StepRecord | None = None
+    spec: AgentStepSpec | None = None
 
     @property
     def reason(self) -> str | None:

@@ -8,6 +8,7 @@ from typing import Any
 import attrs
 from attrs import field, frozen
 
+from .display import DisplayedRecord
 from .status import Status, StepError
 from .steps import AgentStepSpec, StepOutcome
 from .usage import Usage
@@ -35,7 +36,7 @@ class AttemptRecord:
 
 
 @frozen
-class StepRecord:
+class StepRecord(DisplayedRecord):
     """Everything that is known about one step besides its outcome.
 
     Attributes:

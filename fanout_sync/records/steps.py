@@ -7,6 +7,7 @@ from typing import Any, ClassVar, Protocol, TypeVar
 from attrs import Attribute, evolve, field, frozen
 
 from ..formatting import describe
+from .display import DisplayedRecord
 
 __all__ = ["AgentStepSpec", "StepOutcome"]
 
@@ -136,7 +137,7 @@ class AgentStepSpec(WireRecord):
 
 
 @frozen
-class StepOutcome(WireRecord):
+class StepOutcome(WireRecord, DisplayedRecord):
     """The result of a step: the caller gets it, and it goes over the wire.
 
     Attributes:

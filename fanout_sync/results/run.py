@@ -6,15 +6,23 @@ import heapq
 from collections import Counter
 from collections.abc import Iterator, Sequence
 from itertools import islice
-from typing import Any, overload
+from typing import TYPE_CHECKING, Any, overload
+
+from attrs import evolve
 
 from ..formatting import close_words
 from ..records.conversion import record_of
 from ..records.report import Report
-from ..records.step_record import StepRecord, iso_time
-from ..records.steps import Json, StepOutcome
+from ..records.step_record import StepRecord
+from ..records.steps import AgentStepSpec, Json, StepOutcome
 from ..records.usage import Usage
-from ..wire.strict_json import write_json
+from .retrying import RetryFailed, failed_places, failed_specs_of, to_be_pickled, why_not_retried
+from .table import data_frame_of, rows_of
+
+if TYPE_CHECKING:
+    import pandas
+
+    from ..wire.jsonl import PathOrFile
 
 __all__ = ["Run"]
 
@@ -42,9 +50,18 @@ class Run(Sequence[StepOutcome]):
         elapsed (float): Seconds from the start of the call to its end.
     """
 
-    def __init__(self, reports: Sequence[Report], elapsed: float, notes: Sequence[str] = ()) -> None:
+    def __init__(
+        self,
+        reports: Sequence[Report],
+        elapsed: float,
+        notes: Sequence[str] = (),
+        retry: RetryFailed | None = None,
+        used_before: Usage | None = None,
+    ) -> None:
         self._reports = reports
         self._notes = notes
+        self._retry = retry
+        self._used_before = Usage() if used_before is None else used_before
         self._places_by_id: dict[str, list[int]] | None = None
         self.records: Sequence[StepRecord] = Records(reports)
         self.elapsed = elapsed
@@ -61,9 +78,46 @@ class Run(Sequence[StepOutcome]):
 
     @property
     def usage(self) -> Usage:
-        """What all steps of this run together have reported; steps that the journal had have used nothing in it."""
+        """What all steps of this run together have reported; steps that the journal had have used nothing in it.
+
+        After `retry_failed` it also has what the failed steps had used before they were run again.
+        """
         usages = [report.usage for report in self._reports if report.journalled is None and report.usage is not None]
-        return sum(usages, start=Usage())
+        return sum(usages, start=self._used_before)
+
+    @property
+    def failed_specs(self) -> list[AgentStepSpec]:
+        """The specs of the failed steps, in order.
+
+        Raises:
+            RuntimeError: They are not there: the run of a stream keeps none, and one that cannot be pickled is lost
+                when a run is.
+        """
+        return failed_specs_of(self._reports)
+
+    def retry_failed(self, **options: Any) -> Run:
+        """Run the steps that have not succeeded again, on the runner that has made this run.
+
+        That includes steps that were cancelled, also those that had not begun. If all have succeeded, nothing runs.
+
+        Args:
+            **options: Keyword arguments of `Runner`, which go before those of that runner; all but the executor.
+
+        Returns:
+            A new run with all outcomes in their places. The records of the steps that ran again are those of the new
+            try; `elapsed` and `usage` are of all tries together. It can be retried in its turn, with these options.
+
+        Raises:
+            RuntimeError: The run was loaded from a pickle and has no runner, or is that of a stream, which keeps no
+                specs.
+            OptionError: An option that nobody can mean or that does not exist; it is named.
+            ExecutorNotPicklable, JournalError, JournalConflict, FanoutInterrupted: As in `Runner.run`; their `.run` has
+                all outcomes in their places, too.
+        """
+        if self._retry is None:
+            raise RuntimeError(why_not_retried(self._reports))
+        run: Run = self._retry(self, self.failed_specs, options)
+        return run
 
     def values(self) -> list[Json]:
         """Return what each step came to, in order: `structured`, else `output`; `None` for a failed step."""
@@ -76,7 +130,32 @@ class Run(Sequence[StepOutcome]):
         All have the same keys, and all values are `str`, `int`, `float`, `bool` or `None`: `structured` is JSON text,
         times are in ISO 8601, `attempts` is a number. What is not known is `None`.
         """
-        return [_row(report.outcome, record_of(report)) for report in self._reports]
+        return rows_of(self._reports)
+
+    def to_pandas(self) -> pandas.DataFrame:
+        """Return a data frame with a row for each step, and the columns of `to_dicts`; needs the extra `pandas`.
+
+        Each column has a type that knows missing values: `Int64`, `Float64`, `boolean`, `string` or
+        `datetime64[ns, UTC]`. `structured` has the objects themselves.
+
+        Raises:
+            ImportError: pandas is not installed.
+        """
+        return data_frame_of(self._reports)
+
+    def to_jsonl(self, path: PathOrFile) -> None:
+        """Write all outcomes as JSON Lines, in order, as `write_outcomes` does.
+
+        Args:
+            path: A path (an existing file is replaced), `"-"` for standard output, or an open file.
+
+        Raises:
+            OSError: The file cannot be opened or written.
+            WireError: An outcome holds what JSON cannot carry; the lines before it are written.
+        """
+        from ..wire.jsonl import write_outcomes  # imported lazily: slow
+
+        write_outcomes(path, self)
 
     def summary(self) -> str:
         """Return a text for people: counts by status, the time, the slowest steps, and why steps have failed.
@@ -89,23 +168,26 @@ class Run(Sequence[StepOutcome]):
         """
         from .failures import FailureGroups, first_line  # imported lazily: slow, it compiles regular expressions
 
+        failures = FailureGroups(first_line)
+        for report in self._reports:
+            if not (outcome := report.outcome).success:
+                failures.add(outcome.task_id, outcome.agent, report.status, outcome.output)
+        lines = [*self._heading(), *self._slowest()]
+        return "\n".join([*lines, *failures.lines(MAX_SUMMARY_LINES - len(lines))])
+
+    def _heading(self) -> list[str]:
         counts = Counter[str]()
         tried_again = reused = 0
-        failures = FailureGroups(first_line)
         for report in self._reports:
             counts[report.status] += 1
             tried_again += _is_tried_again(report)
             reused += _is_reused(report)
-            if not (outcome := report.outcome).success:
-                failures.add(outcome.task_id, outcome.agent, report.status, outcome.output)
         by_status = ", ".join(f"{count} {status}" for status, count in counts.most_common()) or "nothing to do"
         steps = "1 step" if len(self) == 1 else f"{len(self)} steps"
         lines = [f"{steps} in {self.elapsed:.1f} s: {by_status}"]
         lines += [f"  tried more than once: {tried_again}"] * bool(tried_again)
         lines += [f"  from the journal: {reused}"] * bool(reused)
-        lines += [f"  {note}" for note in self._notes]
-        lines += self._slowest()
-        return "\n".join([*lines, *failures.lines(MAX_SUMMARY_LINES - len(lines))])
+        return lines + [f"  {note}" for note in self._notes]
 
     def _slowest(self) -> list[str]:
         from .failures import first_line  # as above
@@ -158,10 +240,23 @@ class Run(Sequence[StepOutcome]):
     def __eq__(self, other: object) -> bool:
         return list(self) == (list(other) if isinstance(other, Run) else other)
 
+    def __reduce__(self) -> tuple[Any, ...]:
+        # Without the runner, which may hold anything.
+        return Run, (to_be_pickled(self._reports), self.elapsed, self._notes, None, self._used_before)
+
+    def __copy__(self) -> Run:
+        return Run(self._reports, self.elapsed, self._notes, self._retry, self._used_before)
+
     __hash__ = None  # type: ignore[assignment]  # compared by content, like a list
 
     def __repr__(self) -> str:
         return f"<Run of {len(self)} steps, {len(self.failed)} failed, {self.elapsed:.3g} s>"
+
+    def _repr_html_(self) -> str:
+        from .html import run_html, usage_line  # imported lazily: only notebooks need it
+
+        used = usage_line(self.usage)
+        return run_html([*self._heading(), *[f"  {used}"] * bool(used)], self._reports)
 
 
 class Records(Sequence[StepRecord]):
@@ -187,37 +282,26 @@ class Records(Sequence[StepRecord]):
         return repr(list(self))
 
 
+def with_retried(run: Run, tried: Run) -> Run:
+    """Return a run with the steps of another one, in which its failed steps ran again, in their places.
+
+    Args:
+        run: The run.
+        tried: The other one; the index of a step in it is its place among the failed steps of `run`.
+    """
+    reports, places, used_before = list(run._reports), failed_places(run._reports), run._used_before
+    for report in tried._reports:
+        before = reports[places[report.index]]
+        if before.usage is not None:
+            used_before += before.usage
+        reports[places[report.index]] = evolve(report, index=before.index)
+    return Run(reports, run.elapsed + tried.elapsed, tried._notes, tried._retry, used_before)
+
+
 def _value(outcome: StepOutcome) -> Json:
     if not outcome.success:
         return None
     return outcome.output if outcome.structured is None else outcome.structured
-
-
-def _row(outcome: StepOutcome, record: StepRecord) -> dict[str, Any]:
-    error, usage = record.error, record.usage
-    return {
-        "index": record.index,
-        "task_id": outcome.task_id,
-        "agent": outcome.agent,
-        "session_id": outcome.session_id,
-        "success": outcome.success,
-        "status": record.status,
-        "output": outcome.output,
-        "structured": None if outcome.structured is None else write_json(outcome.structured),
-        "error_type": None if error is None else error.type,
-        "error_message": None if error is None else error.message,
-        "attempts": len(record.attempts),
-        "started": None if record.started is None else iso_time(record.started),
-        "finished": None if record.finished is None else iso_time(record.finished),
-        "duration_s": record.duration_s,
-        "worker": record.worker,
-        "exit_code": record.exit_code,
-        "signal": record.signal,
-        "prompt_tokens": None if usage is None else usage.prompt_tokens,
-        "completion_tokens": None if usage is None else usage.completion_tokens,
-        "cost_usd": None if usage is None else usage.cost_usd,
-        "from_journal": record.from_journal,
-    }
 
 
 def _is_tried_again(report: Report) -> bool:

@@ -131,10 +131,10 @@ class StepLog(Sequence[Report]):
             trace = error.traceback if self._tracebacks <= MAX_TRACEBACKS else None
             error = evolve(error, message=_cut(error.message), traceback=trace)
         if record is None:
-            return evolve(report, outcome=outcome, error=error, attempts=_cut_attempts(report.attempts))
+            return evolve(report, outcome=outcome, error=error, attempts=_cut_attempts(report.attempts), spec=None)
         values = {field.name: getattr(record, field.name) for field in attrs.fields(StepRecord)}
         values.update(error=error, attempts=_cut_attempts(record.attempts))
-        return evolve(report, outcome=outcome, journalled=StepRecord(**values))
+        return evolve(report, outcome=outcome, journalled=StepRecord(**values), spec=None)
 
 
 class _Words:

@@ -137,10 +137,10 @@ class RetrySchedule:
         """Return the report of a step that gets no further attempt; its error also has the last attempt's reason."""
         history = self.histories.pop(index, None)
         if history is None:
-            return failure(index, spec, status, error)
+            return evolve(failure(index, spec, status, error), spec=spec)
         last = history.attempts[-1]
         error = evolve(error, message=f"{error.message}; attempt {last.number}: {last.reason}")
-        return evolve(failure(index, spec, status, error), attempts=tuple(history.attempts))
+        return evolve(failure(index, spec, status, error), attempts=tuple(history.attempts), spec=spec)
 
     def drain(self) -> list[tuple[int, AgentStepSpec]]:
         """Remove the steps that wait, and return their indices and specs."""

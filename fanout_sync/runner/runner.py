@@ -37,6 +37,7 @@ from .arguments import (
     warn_of_soft_timeout,
 )
 from .options import OPTIONS
+from .retry_failed import retry_failed
 
 if TYPE_CHECKING:
     from tenacity import BaseRetrying
@@ -125,6 +126,7 @@ class Runner:
             workflow=a_workflow(journal, on_conflict),
             event_tx=an_event_sink(event_tx),
             make_sink=a_progress(progress),
+            retry_failed=retry_failed,
             raises_interrupts=one_of("on_interrupt", on_interrupt, ("raise", "return")) == "raise",
         )
         warn_of_soft_timeout(self._plan)

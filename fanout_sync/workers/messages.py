@@ -151,7 +151,7 @@ class _BuiltinsUnpickler(pickle.Unpickler):
         raise pickle.UnpicklingError(f"a message may hold only builtins, got {module}.{name}")
 
 
-_ADDED_BY_CALLER = {"exit_code", "signal", "attempts", "usage", "journalled"}
+_ADDED_BY_CALLER = {"exit_code", "signal", "attempts", "usage", "journalled", "spec"}
 _SENT = tuple(field.name for field in attrs.fields(Report) if field.name not in _ADDED_BY_CALLER)
 _sent_values = attrgetter(*_SENT)
 _OUTCOME, _ERROR = _SENT.index("outcome"), _SENT.index("error")

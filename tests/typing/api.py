@@ -86,6 +86,11 @@ named: StepOutcome = run["t"]
 values: list[Any] = run.values()
 rows: list[dict[str, Any]] = [*run.to_dicts(), run.records[0].to_dict()]
 paid: float = run.usage.cost_usd
+tried_again: Run = run.retry_failed(timeout=60, backend="process")
+unsuccessful: list[AgentStepSpec] = run.failed_specs
+run.to_jsonl("out.jsonl")
+run.to_jsonl(Path("out.jsonl"))
+columns: list[str] = list(run.to_pandas().columns)
 record: StepRecord = run.records[0]
 stream: Iterator[StepOutcome] = Runner(Agent(), backend=ProcessBackend()).stream([spec], order="completion")
 with contextlib.closing(Runner(Agent()).stream([spec])) as outcomes_so_far:
