@@ -12,7 +12,12 @@ from .plan import RunPlan
 
 def run(plan: RunPlan, specs: Iterable[AgentStepSpec]) -> Run:
     """Run every spec and return when all are done; see `Runner.run`."""
-    run, call = Run([], 0.0), Call(plan)
+    return run_in(Call(plan), specs)
+
+
+def run_in(call: Call, specs: Iterable[AgentStepSpec]) -> Run:
+    """Do the same in a call, which is made for it."""
+    run = Run([], 0.0)
     with call.scope:
         with call.opened():
             run = call.run(specs)
