@@ -16,6 +16,7 @@ if TYPE_CHECKING:  # the same modules as below, for type checkers; each says in 
     from .backends.backend import *
     from .backends.process import *
     from .backends.thread import *
+    from .engine.handle import *
     from .engine.loop import *
     from .engine.stream import *
     from .errors import *
@@ -48,6 +49,7 @@ _NAMES_BY_MODULE = {
     "backends.backend": "Backend",
     "backends.process": "ProcessBackend",
     "backends.thread": "ThreadBackend",
+    "engine.handle": "RunHandle",
     "engine.loop": "Continue Stop",
     "engine.stream": "OutcomeStream",
     "errors": "ExecutorNotPicklable FanoutError FanoutInterrupted InputError JournalConflict JournalError OptionError "

@@ -33,6 +33,7 @@ T = TypeVar("T")
 if TYPE_CHECKING:
     from ..journal.run_journal import RunJournal
     from ..limits.waiting_line import WaitingLine
+    from ..results.progress import ProgressSink
 
 
 @define(eq=False)
@@ -46,7 +47,9 @@ class Call:
         began: When it or its latest round began, on the clock of `time.monotonic()`.
         dispatch: The latest run; `None` if there was none yet.
         retried: The run whose failed steps run again in this call; `None` if it is no such call.
+        make_sink: Makes what shows the progress, in place of what the plan says.
         tracker: Counts steps and has the progress shown; `None` when nobody looks.
+        reports: The last reports of the steps of its latest run with a barrier, by index. Other threads may copy it.
         is_inherited: Whether this is a forked child of the process that made the call: it only unwinds here, and
             touches nothing.
     """
@@ -57,7 +60,9 @@ class Call:
     began: float = field(factory=time.monotonic)
     dispatch: Dispatch | None = None
     retried: Run | None = None
+    make_sink: Callable[[], ProgressSink] | None = None
     tracker: Tracker | None = None
+    reports: dict[int, Report] = field(factory=dict)
     is_inherited: bool = False
     _forks: int = field(factory=lambda: forks.count)
 
@@ -123,10 +128,10 @@ class Call:
 
     @contextmanager
     def _tracked(self, counted: Counted | None) -> Iterator[None]:
-        if self.plan.make_sink is None:
+        if (make_sink := self.make_sink or self.plan.make_sink) is None:
             yield
             return
-        self.tracker = Tracker(self.plan.make_sink, self.ask, counted)
+        self.tracker = Tracker(make_sink, self.ask, counted)
         try:
             yield
         finally:
@@ -161,7 +166,7 @@ class Call:
         total = self.ask(lambda: length_of(specs), None)
         if self.journal is not None and on_report is None:
             specs = self._checked(specs, self.journal, before)
-        reports: dict[int, Report] = {}
+        reports = self.reports = {}
         try:
             with self.dispatching(specs, total, failures=failures) as dispatch:
                 for report in _all_reports(dispatch):

@@ -103,8 +103,7 @@ class StepInput:
         """Return whether what came is a spec; if not, it is the end of the input, and the reason is set."""
         if isinstance(item, AgentStepSpec):
             return True
-        reason = f"specs[{self.count}] is {describe(item)}, expected an AgentStepSpec: {_way_out(item)}"
-        self.fail(TypeError(f"expected an AgentStepSpec, got {describe(item)}"), reason)
+        self.fail(TypeError(f"expected an AgentStepSpec, got {describe(item)}"), no_spec(item, self.count))
         return False
 
     def fail(self, error: BaseException, reason: str) -> None:
@@ -120,12 +119,48 @@ class StepInput:
                 yield index, spec
 
 
-def _way_out(item: Any) -> str:
-    """Return what to do about an item that is no spec."""
+class WithLength(Sized):
+    """An iterator whose length is known.
+
+    Args:
+        specs: The iterator.
+        length: How many specs it gives.
+    """
+
+    def __init__(self, specs: Iterator[Any], length: int) -> None:
+        self._specs = specs
+        self._length = length
+
+    def __iter__(self) -> Iterator[Any]:
+        return self._specs
+
+    def __len__(self) -> int:
+        return self._length
+
+
+def taken(specs: Iterable[Any]) -> Iterable[Any]:
+    """Return specs to be read later, in another thread: a list as it is now, of other specs the iterator.
+
+    Raises:
+        InputError: No step could run: the specs are not iterable, or the first of a list is no spec.
+    """
+    if is_at_hand(specs):
+        at_hand = tuple(specs)
+        if at_hand and not isinstance(at_hand[0], AgentStepSpec):
+            raise InputError(no_spec(at_hand[0], 0), Run([], 0.0))
+        return at_hand
+    iterator, length = an_iterator(specs), length_of(specs)
+    return iterator if length is None else WithLength(iterator, length)
+
+
+def no_spec(item: Any, index: int) -> str:
+    """Return the message for an item that is no spec, and what to do about it."""
     if isinstance(item, Mapping):
-        return "AgentStepSpec.from_dict makes one from a mapping"
-    items = "strings" if isinstance(item, str) else "items"
-    return f"make each an AgentStepSpec(…), or use fanout_map(function, {items})"
+        way_out = "AgentStepSpec.from_dict makes one from a mapping"
+    else:
+        items = "strings" if isinstance(item, str) else "items"
+        way_out = f"make each an AgentStepSpec(…), or use fanout_map(function, {items})"
+    return f"specs[{index}] is {describe(item)}, expected an AgentStepSpec: {way_out}"
 
 
 def is_at_hand(specs: Iterable[Any]) -> bool:
@@ -164,7 +199,10 @@ def read_all(specs: Iterable[AgentStepSpec], scope: InterruptScope) -> tuple[lis
         iterator = an_iterator(specs)
     try:
         with scope.callers_code():
-            read.extend(iterator)
+            for spec in iterator:
+                read.append(spec)
+                if scope.is_interrupted:  # by another thread
+                    break
     except (Exception, SystemExit) as error:  # the caller's generator; what came before is run first
         forks.pass_on_in_child(forks_before)
         return read, error

@@ -18,8 +18,13 @@ def run(plan: RunPlan, specs: Iterable[AgentStepSpec], retried: Run | None = Non
         specs: What to run.
         retried: The run whose failed steps these are, in order; then the result is that run with them in their places.
     """
-    run, call = Run([], 0.0) if retried is None else retried, Call(plan, retried=retried)
+    return run_in(Call(plan, retried=retried), specs)
+
+
+def run_in(call: Call, specs: Iterable[AgentStepSpec]) -> Run:
+    """Do the same in a call, which is made for it."""
+    run = Run([], 0.0) if call.retried is None else call.retried
     with call.scope:
         with call.opened():
-            run = call.run(specs, before=retried)
+            run = call.run(specs, before=call.retried)
         return call.end(run)

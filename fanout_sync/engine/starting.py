@@ -117,6 +117,8 @@ class Starter:
                 self._take_in(index, spec)
             else:
                 flying[index] = spec
+                if may_take_long and self._state.is_interrupted:  # by another thread, while the input made it
+                    break
                 if announcer is not None:
                     announcer.started(index, spec)
                 if tracker is not None:

@@ -4,11 +4,11 @@ from __future__ import annotations
 
 import functools
 import inspect
-from collections.abc import Callable, Iterable, Iterator, Sized
+from collections.abc import Callable, Iterable, Iterator
 from typing import TYPE_CHECKING, Any, Literal, TypeVar
 
 from ..checks import one_of, refuse_unknown
-from ..engine.input import an_iterator, is_at_hand, length_of
+from ..engine.input import WithLength, an_iterator, is_at_hand, length_of
 from ..engine.stream import OutcomeStream
 from ..errors import InputError, OptionError
 from ..executors.function import FunctionExecutor
@@ -130,24 +130,12 @@ class _Steps:
         if self._task_id is None and is_at_hand(self._items):
             return list(self._made())
         length = length_of(self._items)
-        return self._made() if length is None else _WithLength(self._made(), length)
+        return self._made() if length is None else WithLength(self._made(), length)
 
     def _made(self) -> Iterator[ItemSpec]:
         agent, task_id, of = self._agent, self._task_id, ItemSpec.of
         for index, item in enumerate(self._iterator):
             yield of(str(index) if task_id is None else _checked(task_id(item, index), index), agent, item)
-
-
-class _WithLength(Sized):
-    def __init__(self, specs: Iterator[ItemSpec], length: int) -> None:
-        self._specs = specs
-        self._length = length
-
-    def __iter__(self) -> Iterator[ItemSpec]:
-        return self._specs
-
-    def __len__(self) -> int:
-        return self._length
 
 
 def _checked(name: Any, index: int) -> str:

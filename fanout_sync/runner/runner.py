@@ -12,6 +12,8 @@ from weakref import WeakSet
 
 from ..backends.backend import Backend
 from ..checks import one_of, positive_int, refuse_unknown
+from ..engine.background_run import BackgroundRun
+from ..engine.handle import RunHandle
 from ..engine.loop import NextRound, run_loop
 from ..engine.pipeline import Stage, run_pipeline
 from ..engine.plan import Policies, RunPlan
@@ -59,7 +61,8 @@ class Runner:
     and `agent`; the others are not touched. One runner can be used any number of times, from several threads at once
     and inside its own steps; each call has its own bound.
 
-    As a context manager it keeps process workers warm between calls; streams that are open at its end are closed.
+    As a context manager it keeps process workers warm between calls; at its end, streams that are open are closed, and
+    runs that `start` has started are cancelled.
 
     Args:
         executor: How a step runs.
@@ -131,14 +134,16 @@ class Runner:
         )
         warn_of_soft_timeout(self._plan)
         self._streams: WeakSet[OutcomeStream] = WeakSet()
+        self._started: WeakSet[BackgroundRun] = WeakSet()
 
     def __getstate__(self) -> RunPlan:
-        # A step that uses its own runner takes it to a worker process. Open streams and kept workers stay here.
+        # A step that uses its own runner takes it to a worker process. What is open and kept workers stay here.
         return self._plan
 
     def __setstate__(self, plan: RunPlan) -> None:
         self._plan = plan
         self._streams = WeakSet()
+        self._started = WeakSet()
 
     def __repr__(self) -> str:
         executor, backend = type(self._plan.executor).__name__, type(self._plan.backend).__name__
@@ -195,6 +200,29 @@ class Runner:
         outcomes = stream(self._plan, specs, in_input_order=order == "input")
         self._streams.add(outcomes)
         return outcomes
+
+    def start(self, specs: Iterable[AgentStepSpec]) -> RunHandle:
+        """Start what `run` does in a thread of its own, and return at once.
+
+        Several may go on at a time, each with its own bound. Steps see the context variables of now. Inside a step of
+        another run it is cancelled together with that run, and at the timeout of the step; the step should wait for it.
+
+        Args:
+            specs: Any iterable. A list is taken as it is now; anything else is consumed lazily, in the thread of the
+                run.
+
+        Returns:
+            A handle that tells how far the run is, gives its result, and can cancel it.
+
+        Raises:
+            InputError: `specs` is not iterable, or a list whose first item is no spec. All else that `run` raises is
+                raised by the `result` of the handle.
+            RuntimeError: There is no thread for it.
+        """
+        run = BackgroundRun(self._plan, specs)
+        self._started.add(run)
+        run.begin()
+        return RunHandle(run)
 
     def pipeline(self, items: Iterable[Any], stages: Sequence[Stage]) -> list[StepOutcome | None]:
         """Take each item through the stages on its own: no item waits for another one's stage.
@@ -254,6 +282,9 @@ class Runner:
                     stack.callback(self._plan.backend.cool_down, scope, is_urgent=is_interrupted)
                 for outcomes in self._streams:
                     stack.callback(_close, outcomes)
+                for run in list(self._started):
+                    run.cancel()
+                    stack.callback(run.cancel_and_wait, lambda: scope.is_interrupted)
             if scope.is_interrupted and self._plan.raises_interrupts and not is_interrupted:
                 end_as_if_killed()
                 raise FanoutInterrupted(Run([], 0.0))

@@ -32,11 +32,13 @@ from fanout_sync import (
     MemoryJournal,
     OpenWorkflow,
     ProcessBackend,
+    Progress,
     RateLimit,
     Retry,
     RetryAfter,
     Run,
     RunEnd,
+    RunHandle,
     Runner,
     SqliteJournal,
     StepOutcome,
@@ -241,6 +243,12 @@ mapped = fanout_map(
 )
 stream_of_items: Iterator[StepOutcome] = fanout_stream(abs, range(3), order="completion", timeout=5, budget=budget)
 rerunning: Runner = Runner(Agent(), journal="run.db", on_conflict="rerun")
+handle: RunHandle = rerunning.start(iter([spec]))
+is_done: bool = handle.done()
+awaited: Run = handle.result(timeout=2.5)
+awaited = handle.snapshot()
+how_far: Progress = handle.progress()
+handle.cancel()
 version: str = fanout_sync.__version__
 
 fanout_map(str.upper, ["a"], max_concurency=3)  # type: ignore[call-arg]  # an option that does not exist
@@ -256,6 +264,8 @@ FunctionExecutor({"a": "no function"})  # type: ignore[dict-item]
 Runner(Agent(), max_concurency=3)  # type: ignore[arg-type]  # an option that does not exist
 Runner(Agent(), backend="proces")  # type: ignore[arg-type]  # nor does this backend
 Runner(Agent()).run([1])  # type: ignore[list-item]  # and this is no spec
+Runner(Agent()).start([1])  # type: ignore[list-item]  # nor here
+handle.result("5")  # type: ignore[arg-type]  # seconds
 Runner(Agent(), event_tx="events.jsonl")  # type: ignore[arg-type]  # no function
 Runner(Agent(), event_tx=lambda: None)  # type: ignore[arg-type,misc]  # which takes no event
 EventChannel().listen(lambda event: event.nonsense)  # type: ignore[attr-defined]  # an event has no such field
