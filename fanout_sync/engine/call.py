@@ -6,6 +6,7 @@ import math
 import time
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import ExitStack, contextmanager
+from functools import partial
 from typing import TYPE_CHECKING, Any, NoReturn, TypeVar, cast
 
 from attrs import define, field
@@ -120,10 +121,15 @@ class Call:
 
     @contextmanager
     def _tracked(self, counted: Counted | None) -> Iterator[None]:
-        if self.plan.make_sink is None:
+        make_sinks = [] if self.plan.make_sink is None else [self.plan.make_sink]
+        if self.journal is not None and self.journal.keeps_status:
+            from .status_sink import StatusSink  # imported lazily: most runs have no journal
+
+            make_sinks.append(partial(StatusSink, self.journal))
+        if not make_sinks:
             yield
             return
-        self.tracker = Tracker(self.plan.make_sink, self.ask, counted)
+        self.tracker = Tracker(make_sinks, self.ask, counted)
         try:
             yield
         finally:
