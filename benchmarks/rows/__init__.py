@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable
 
 from ..row import Row, Sizes
-from . import fresh, journals, processes, refusals, threads
+from . import fresh, journals, live_view, processes, refusals, threads
 
 ROWS: dict[str, Callable[[Sizes], Row]] = {
     "thread-noop": threads.noop,
@@ -23,6 +23,7 @@ ROWS: dict[str, Callable[[Sizes], Row]] = {
     "journal-sleep": journals.naps,
     "journal-noop": journals.noop,
     "journal-resume": journals.resume,
+    "live-view": live_view.noop,
     "few-refusals": refusals.few_refusals,
     "thread-extras": threads.extras,
     "process-extras": processes.extras,

@@ -70,6 +70,7 @@ class Tracker:
     Attributes:
         unit: What that is.
         notes_starts: Whether it is to be told when steps start.
+        started_at: When each step that has not ended was started, by index, on the clock of `time.monotonic()`.
     """
 
     def __init__(
@@ -90,8 +91,7 @@ class Tracker:
         self._state: RunState | None = None
         self._meter: RunMeter | None = None
         self._bound = 0
-        # When each step was started, by index.
-        self._started: dict[int, float] = {}
+        self.started_at: dict[int, float] = {}
         self._failures: FailureGroups | None = None
 
     # What happens -----------------------------------------------------------------------------------------------------
@@ -100,7 +100,7 @@ class Tracker:
         """Take the numbers from a run that begins, until another one of the same call begins."""
         self._state, self._meter, self._bound = state, meter, bound
         self._total = None if total is None else self._done + total
-        self._started.clear()
+        self.started_at.clear()
         if not self._has_begun:
             self._has_begun = True
             for make_sink in self._make_sinks:
@@ -121,20 +121,16 @@ class Tracker:
         if self._guarded(begin):
             self._shown += begun
 
-    def started(self, index: int) -> None:
-        """Note that a step begins."""
-        self._started[index] = monotonic()
-
     def tried_again(self, report: Report) -> None:
         """Count an attempt after which there is another one."""
         self._retried += 1
-        self._started.pop(report.index, None)
+        self.started_at.pop(report.index, None)
 
     def ended(self, report: Report) -> None:
         """Count a step by its last report."""
         self._done += 1
-        if self._started:
-            self._started.pop(report.index, None)
+        if self.started_at:
+            self.started_at.pop(report.index, None)
         if report.status != "succeeded" or report.usage is not None or report.journalled is not None:
             self._count(report)
         if monotonic() >= self._next_at:
@@ -212,7 +208,8 @@ class Tracker:
         if self._state is None:
             return []
         now, flying = monotonic(), self._state.flying
-        started = sorted(self._started.copy().items(), key=lambda item: item[1])
+        # Steps that were handed over early wait behind those that run.
+        started = sorted(self.started_at.copy().items(), key=lambda item: item[1])[: self._bound]
         return [(spec, now - at) for index, at in started if (spec := flying.get(index)) is not None]
 
     def held_back_by(self) -> str | None:
