@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable
 
 from ..row import Row, Sizes
-from . import async_agents, fresh, journals, processes, refusals, threads
+from . import async_agents, fresh, journals, live_view, processes, refusals, threads
 
 ROWS: dict[str, Callable[[Sizes], Row]] = {
     "thread-noop": threads.noop,
@@ -25,6 +25,7 @@ ROWS: dict[str, Callable[[Sizes], Row]] = {
     "journal-resume": journals.resume,
     "async-sleep": async_agents.naps,
     "async-noop": async_agents.noop,
+    "live-view": live_view.noop,
     "few-refusals": refusals.few_refusals,
     "thread-extras": threads.extras,
     "process-extras": processes.extras,

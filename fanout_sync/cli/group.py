@@ -10,13 +10,19 @@ from .. import last_resort
 from ..errors import FanoutError, WireError
 from .checkpoints import export_checkpoint, import_checkpoint
 from .output import INTERRUPTED, NOTHING_WAS_RUN
+from .resume import note_arguments
 from .run import run
 from .show import show
 from .validate import validate
+from .watch import watch
 
 
 class _Commands(click.Group):
     """A group of commands that turns the errors of this package into a message and an exit status."""
+
+    def parse_args(self, ctx: click.Context, args: list[str]) -> list[str]:
+        note_arguments(ctx, args)
+        return super().parse_args(ctx, args)
 
     def invoke(self, ctx: click.Context) -> Any:
         try:
@@ -41,5 +47,5 @@ def main() -> None:
 
 last_resort.install()
 
-for command in (run, validate, show, export_checkpoint, import_checkpoint):
+for command in (run, validate, watch, show, export_checkpoint, import_checkpoint):
     main.add_command(command)

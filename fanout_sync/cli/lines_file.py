@@ -53,6 +53,9 @@ class LinesFile:
             raise OptionError(f"cannot write {path}: {error.strerror or error}") from None
         return cls(file, path, place if is_new else None, is_ours=True)
 
+    def fileno(self) -> int:
+        return self._file.fileno()
+
     def begin(self) -> None:
         """Empty the file. Calling it again does nothing."""
         if not self._has_begun:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import signal
 import threading
 from collections.abc import Callable, Iterator
-from contextlib import ExitStack, closing, contextmanager
+from contextlib import ExitStack, closing, contextmanager, nullcontext
 from typing import TYPE_CHECKING, Any, Literal, NoReturn
 
 import click
@@ -20,7 +20,9 @@ from ..runner.runner import Runner
 from .import_target import resolve_target
 from .lines_file import EventsFile, LinesFile, lines_to
 from .output import INTERRUPTED, SOME_FAILED, write_error, write_line
+from .resume import resume_line
 from .same_file import JournalFile, refuse_same_file
+from .shown_progress import ShownProgress
 from .steps_file import StepsFile
 from .summary import Summary
 
@@ -107,6 +109,12 @@ def _not_empty(name: str, value: str) -> str:
     metavar="N",
     help="After so many failed steps no more are started.  [default: any]",
 )
+@click.option(
+    "--progress/--no-progress",
+    default=None,
+    help="Show how far the run is, on the standard error: live on a terminal, elsewhere a line every ten seconds.  "
+    "[default: --progress]",
+)
 def run(
     steps: str,
     target: str,
@@ -114,6 +122,7 @@ def run(
     jobs: int | None,
     output: str,
     events: str | None,
+    progress: bool | None,
     **limits: Any,
 ) -> None:
     """Run the steps of a file; "-" is the standard input.
@@ -122,7 +131,7 @@ def run(
     summary to the standard error. All steps are checked before the first one runs.
 
     With --journal, the same command resumes: steps that have succeeded do not run again, and all outcomes are written
-    again.
+    again. The summary ends with that command if there is anything left to do.
 
     Exits with 0 if all steps succeeded, 1 if some did not, 2 if nothing was run, 130 if it was interrupted (Ctrl-C or
     SIGTERM); the outcomes of steps that were done are written then, too.
@@ -144,6 +153,7 @@ def run(
             }
         )
         event_tx = None if event_lines is None else EventsFile(event_lines)
+        shown_progress = ShownProgress.on_stderr(progress, [outcomes, event_lines])
         runner = Runner(
             resolve_target(target),
             backend=backend,
@@ -155,20 +165,23 @@ def run(
             max_failures=asked.max_failures,
             journal=workflow,
             event_tx=event_tx,
+            progress=None if shown_progress is None else shown_progress.as_option(),
         )
         source.check(before_first=outcomes.begin)
         summary = Summary(len(source), "standard output" if output == "-" else output)
+        resume = None if workflow is None else resume_line(source, outcomes)
         with (
             _sigterm_as_ctrl_c(),
             warnings_shown_by(lambda text: click.echo(f"warning: {text}", err=True)),
             InterruptScope(encloses_others=True) as scope,
         ):
-            cancelled = _write_outcomes(runner, source, outcomes, summary, scope)
+            with _errors_say(resume), shown_progress or nullcontext():
+                cancelled = _write_outcomes(runner, source, outcomes, summary, scope)
             if scope.is_interrupted:
-                text = summary.interrupted(cancelled, resumes=source.journal is not None)
+                text = summary.interrupted(cancelled, None if source.journal is None else resume)
             else:
                 reused = 0 if source.journal is None else source.journal.reused
-                text = summary.text(reused, [] if budget is None else [budget.summary_line()])
+                text = summary.text(reused, [] if budget is None else [budget.summary_line()], resume)
             click.echo(text, err=True)
         if scope.is_interrupted:
             raise click.exceptions.Exit(INTERRUPTED)
@@ -225,7 +238,11 @@ class Limits:
 
 
 def _write_outcomes(
-    runner: Runner, source: StepsFile, outcomes: LinesFile, summary: Summary, scope: InterruptScope
+    runner: Runner,
+    source: StepsFile,
+    outcomes: LinesFile,
+    summary: Summary,
+    scope: InterruptScope,
 ) -> list[str] | None:
     """Write the outcome of each step, and those of an interrupted run that were done.
 
@@ -272,6 +289,17 @@ def _end_with(error: FanoutError, take: Callable[[StepOutcome], None], summary: 
     if not summary.done:
         raise error from None
     raise click.ClickException(f"{error}; {summary.progress()}") from None
+
+
+@contextmanager
+def _errors_say(resume: str | None) -> Iterator[None]:
+    """Have an error that cuts a run short say how to resume it; `None` if that is not possible."""
+    try:
+        yield
+    except click.ClickException as error:
+        if resume is None:
+            raise
+        raise click.ClickException(f"{error.message}\n  {resume}") from None
 
 
 def _cancelled_of(run: RunSoFar) -> list[str]:

@@ -48,12 +48,12 @@ class Summary:
         """Return how far a run came that ended early."""
         return f"{self.done} of {self._total} outcomes were written"
 
-    def interrupted(self, cancelled: list[str] | None, *, resumes: bool) -> str:
+    def interrupted(self, cancelled: list[str] | None, resume: str | None) -> str:
         """Say how far an interrupted run came.
 
         Args:
             cancelled: The task ids of the steps that were read and cancelled; `None` if that is not known.
-            resumes: Whether the same command resumes the run.
+            resume: How to resume it; `None` if that is not possible.
         """
         parts = [f"Interrupted: {self.progress()}"]
         if cancelled is not None:
@@ -61,15 +61,15 @@ class Summary:
             more = self._total - self.done - min(len(cancelled), MAX_CANCELLED_SHOWN)
             told = " and ".join(filter(None, (names, f"{more} {'more' if names else 'steps'}" if more else "")))
             parts += [f"cancelled: {told}"] * bool(told)
-        text = "; ".join([*parts, *["the same command resumes"] * resumes])
-        return "\n".join([text, *self._where()])
+        return "\n".join(["; ".join(parts), *self._where(), *[f"  {resume}"] * (resume is not None)])
 
-    def text(self, reused: int, notes: list[str]) -> str:
+    def text(self, reused: int, notes: list[str], resume: str | None) -> str:
         """Return the summary of a run that came to its end.
 
         Args:
             reused: How many of the outcomes came from the journal.
             notes: Further lines.
+            resume: How to run the failed steps again; `None` if that is not possible.
         """
         counts = [f"{self.succeeded} succeeded"] * bool(self.succeeded) + [f"{self.failed} failed"] * bool(self.failed)
         elapsed = time.monotonic() - self._began
@@ -77,7 +77,7 @@ class Summary:
         lines = [f"{steps} in {elapsed:.1f} s: {', '.join(counts) or 'nothing to do'}"]
         lines += [f"  from the journal: {reused}"] * bool(reused)
         lines += [f"  {note}" for note in notes]
-        where = self._where()
+        where = [*self._where(), *[f"  {resume}"] * (resume is not None and self.failed > 0)]
         lines += self._failures.lines(MAX_LINES - len(lines) - len(where))
         return "\n".join([*lines, *where])
 

@@ -128,10 +128,16 @@ class Call:
 
     @contextmanager
     def _tracked(self, counted: Counted | None) -> Iterator[None]:
-        if (make_sink := self.make_sink or self.plan.make_sink) is None:
+        make_sink = self.make_sink or self.plan.make_sink
+        make_sinks = [] if make_sink is None else [make_sink]
+        if self.journal is not None and self.journal.keeps_status:
+            from .status_sink import StatusSink  # imported lazily: most runs have no journal
+
+            make_sinks.append(partial(StatusSink, self.journal))
+        if not make_sinks:
             yield
             return
-        self.tracker = Tracker(make_sink, self.ask, counted)
+        self.tracker = Tracker(make_sinks, self.ask, counted)
         try:
             yield
         finally:

@@ -106,7 +106,7 @@ class Starter:
     def _hand_over(self, specs: Iterable[Any]) -> Report | None:
         began = monotonic()
         start, announcer, flying, steps = self._start, self._announcer, self._state.flying, self._input
-        tracker = None if self._tracker is None or not self._tracker.notes_starts else self._tracker
+        started = None if self._tracker is None or not self._tracker.notes_starts else self._tracker.started_at
         timeout_s, may_take_long = self._policies.timeout_s, self.looks_at_each or not self._lookahead
         for spec in specs:
             if type(spec) is not AgentStepSpec and not steps.accepts(spec):
@@ -121,8 +121,8 @@ class Starter:
                     break
                 if announcer is not None:
                     announcer.started(index, spec)
-                if tracker is not None:
-                    tracker.started(index)
+                if started is not None:
+                    started[index] = monotonic()
                 start(index, spec, 1, timeout_s)
             if not may_take_long:
                 continue
@@ -219,7 +219,7 @@ class Starter:
         if attempt == 1 and self._announcer is not None:
             self._announcer.started(index, spec)
         if self._tracker is not None and self._tracker.notes_starts:
-            self._tracker.started(index)
+            self._tracker.started_at[index] = monotonic()
         if self._policies.timeout_for is None:
             self._start(index, spec, attempt, self._policies.timeout_s)
             return

@@ -8,9 +8,12 @@ from collections.abc import Callable, Sequence
 from time import monotonic
 from typing import TYPE_CHECKING, Protocol, TypeVar
 
+from attrs import define
+
 from ..records.report import Report
 from ..records.steps import AgentStepSpec
 from ..records.usage import Usage
+from ..results.failures import FailureGroups, first_line
 from ..results.progress import Progress, ProgressSink, Unit
 
 if TYPE_CHECKING:
@@ -20,6 +23,9 @@ if TYPE_CHECKING:
 T = TypeVar("T")
 
 logger = logging.getLogger(__name__)
+
+MAX_REASON_READ = 2000
+"""How many characters of a failed step's output are looked at for its reason."""
 
 
 class Counted(Protocol):
@@ -45,28 +51,39 @@ class Ask(Protocol):
     def __call__(self, question: Callable[[], T], default: T) -> T: ...
 
 
+@define(eq=False)
+class _Shown:
+    """A sink, and when it is its turn, on the clock."""
+
+    sink: ProgressSink
+    next_at: float
+
+
 class Tracker:
     """The view of one call, for the one who shows its progress. See `RunView`.
 
     Args:
-        make_sink: Makes what shows the progress, when the first run of the call begins.
+        make_sinks: Each makes one of what shows the progress, when the first run of the call begins.
         ask: Calls code of others, which an interrupt may end.
         counted: What is counted as done; `None` for steps.
 
     Attributes:
         unit: What that is.
         notes_starts: Whether it is to be told when steps start.
+        started_at: When each step that has not ended was started, by index, on the clock of `time.monotonic()`.
     """
 
-    def __init__(self, make_sink: Callable[[], ProgressSink], ask: Ask, counted: Counted | None = None) -> None:
+    def __init__(
+        self, make_sinks: Sequence[Callable[[], ProgressSink]], ask: Ask, counted: Counted | None = None
+    ) -> None:
         self.unit: Unit = "step" if counted is None else counted.unit
-        self._make_sink = make_sink
-        self._sink: ProgressSink | None = None
+        self._make_sinks = make_sinks
+        self._shown: list[_Shown] = []
         self._ask = ask
         self._has_begun = False
         self.notes_starts = False
         self._began = monotonic()
-        self._next_at = 0.0
+        self._next_at = math.inf
         self._counted = counted
         self._total: int | None = None
         self._done = self._failed = self._cancelled = self._retried = self._reused = 0
@@ -74,8 +91,8 @@ class Tracker:
         self._state: RunState | None = None
         self._meter: RunMeter | None = None
         self._bound = 0
-        # When each step was started, by index.
-        self._started: dict[int, float] = {}
+        self.started_at: dict[int, float] = {}
+        self._failures: FailureGroups | None = None
 
     # What happens -----------------------------------------------------------------------------------------------------
 
@@ -83,30 +100,37 @@ class Tracker:
         """Take the numbers from a run that begins, until another one of the same call begins."""
         self._state, self._meter, self._bound = state, meter, bound
         self._total = None if total is None else self._done + total
-        self._started.clear()
+        self.started_at.clear()
         if not self._has_begun:
             self._has_begun = True
-            self._guarded(self._begin)
+            for make_sink in self._make_sinks:
+                self._begin(make_sink)
+            self._next_at = min((shown.next_at for shown in self._shown), default=math.inf)
 
-    def _begin(self) -> None:
-        self._sink = self._make_sink()
-        self.notes_starts = self._sink.shows_steps
-        self._sink.begin(self)
+    def _begin(self, make_sink: Callable[[], ProgressSink]) -> None:
+        begun: list[_Shown] = []
 
-    def started(self, index: int) -> None:
-        """Note that a step begins."""
-        self._started[index] = monotonic()
+        def begin() -> None:
+            sink = make_sink()
+            if sink.shows_steps:
+                self.notes_starts = True
+                self._failures = self._failures or FailureGroups(first_line)
+            begun.append(_Shown(sink, monotonic() + sink.interval_s))
+            sink.begin(self)
+
+        if self._guarded(begin):
+            self._shown += begun
 
     def tried_again(self, report: Report) -> None:
         """Count an attempt after which there is another one."""
         self._retried += 1
-        self._started.pop(report.index, None)
+        self.started_at.pop(report.index, None)
 
     def ended(self, report: Report) -> None:
         """Count a step by its last report."""
         self._done += 1
-        if self._started:
-            self._started.pop(report.index, None)
+        if self.started_at:
+            self.started_at.pop(report.index, None)
         if report.status != "succeeded" or report.usage is not None or report.journalled is not None:
             self._count(report)
         if monotonic() >= self._next_at:
@@ -117,33 +141,43 @@ class Tracker:
             self._cancelled += 1
         elif not report.outcome.success:
             self._failed += 1
+            if self._failures is not None:
+                outcome = report.outcome
+                self._failures.add(outcome.task_id, outcome.agent, "", outcome.output[:MAX_REASON_READ])
         if report.journalled is not None:
             self._reused += 1
         elif report.usage is not None:
             self._usage += report.usage
 
     def tick(self) -> None:
-        """Have the progress shown if it is time."""
+        """Have the progress shown where it is time."""
         now = monotonic()
-        if now >= self._next_at:
-            self._next_at = math.inf if self._sink is None else now + self._sink.interval_s
-            self._show(lambda sink: sink.update())
+        if now < self._next_at:
+            return
+        for shown in [*self._shown]:
+            if now >= shown.next_at:
+                shown.next_at = now + shown.sink.interval_s
+                self._show(shown, shown.sink.update)
+        self._next_at = min((shown.next_at for shown in self._shown), default=math.inf)
 
     def end(self) -> None:
         """Have the last progress shown."""
-        self._show(lambda sink: sink.end())
-        self._sink = None
+        for shown in [*self._shown]:
+            self._show(shown, shown.sink.end)
+        self._shown.clear()
 
-    def _show(self, act: Callable[[ProgressSink], object]) -> None:
-        if (sink := self._sink) is not None:
-            self._guarded(lambda: act(sink))
+    def _show(self, shown: _Shown, act: Callable[[], object]) -> None:
+        if not self._guarded(act):
+            self._shown.remove(shown)
 
-    def _guarded(self, act: Callable[[], object]) -> None:
+    def _guarded(self, act: Callable[[], object]) -> bool:
+        """Return whether a sink did what was asked of it, or was interrupted; an error is logged."""
         try:
             self._ask(act, None)
         except (Exception, SystemExit):
             logger.exception("the progress of a run cannot be shown any more")
-            self._sink = None
+            return False
+        return True
 
     # The view ---------------------------------------------------------------------------------------------------------
 
@@ -174,13 +208,18 @@ class Tracker:
         if self._state is None:
             return []
         now, flying = monotonic(), self._state.flying
-        started = sorted(self._started.copy().items(), key=lambda item: item[1])
+        # Steps that were handed over early wait behind those that run.
+        started = sorted(self.started_at.copy().items(), key=lambda item: item[1])[: self._bound]
         return [(spec, now - at) for index, at in started if (spec := flying.get(index)) is not None]
 
     def held_back_by(self) -> str | None:
         """Return what keeps waiting steps from starting; `None` if nothing does."""
         waiting_line = None if self._state is None else self._state.waiting_line
         return None if waiting_line is None else waiting_line.held_back_by(monotonic())
+
+    def latest_failures(self, most: int) -> Sequence[tuple[int, str]]:
+        """Return how many steps have failed for which reason, that of the last failure first."""
+        return [] if self._failures is None else self._failures.latest(most)
 
     def _running(self) -> int:
         state = self._state

@@ -48,6 +48,21 @@ CREATE TABLE steps (
 CREATE INDEX steps_in_order ON steps (workflow, position, task_id);
 """
 
+STATUS_SCHEMA = """
+CREATE TABLE IF NOT EXISTS status (
+    workflow INTEGER PRIMARY KEY REFERENCES workflows (id),
+    since REAL,      -- of the run that wrote it: as in its workflow, unless another run holds that now, or did
+    written REAL NOT NULL,       -- seconds since the epoch
+    has_ended INTEGER NOT NULL,  -- whether the run was over then
+    text TEXT NOT NULL           -- JSON: how the run stood
+)
+"""
+"""How the latest run of each workflow stands.
+
+Journals that were written before have no such table until they are opened for writing again. It is no new version of
+the schema: earlier versions of this package read and write the file as before.
+"""
+
 _CREATION = (
     *filter(str.strip, SCHEMA.split(";\n")),
     f"PRAGMA application_id = {APPLICATION_ID}",
@@ -80,6 +95,7 @@ def writer_of(path: Path) -> Connection:
                 if not _is_journal(connection, path):
                     for statement in _CREATION:
                         connection.execute(statement)
+                connection.execute(STATUS_SCHEMA)
                 # An older version, which would not see who holds a workflow, refuses the file from now on.
                 connection.execute(f"PRAGMA user_version = {SCHEMA_VERSION}")
         except BaseException:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import abc
 from collections.abc import Iterable, Mapping, Sequence
-from typing import Any, Literal
+from typing import Any, ClassVar, Literal
 
 from attrs import field, frozen
 
@@ -21,7 +21,13 @@ DEFAULT_WORKFLOW_ID = "default"
 
 
 class OpenWorkflow(abc.ABC):
-    """A workflow that one run holds, exclusively, until `close`. Used by one thread at a time."""
+    """A workflow that one run holds, exclusively, until `close`. Used by one thread at a time.
+
+    Attributes:
+        keeps_status: Whether `write_status` keeps anything. Journals need not support it.
+    """
+
+    keeps_status: ClassVar[bool] = False
 
     @abc.abstractmethod
     def identities(self, task_ids: Iterable[str]) -> dict[str, str | None]:
@@ -53,6 +59,17 @@ class OpenWorkflow(abc.ABC):
 
         Raises:
             JournalError: The disk reports that data was lost.
+        """
+
+    def write_status(self, text: str, *, has_ended: bool) -> None:
+        """Write how the run stands, for those who watch it; it replaces what was written before.
+
+        Args:
+            text: How it stands, for whoever knows how to read it.
+            has_ended: Whether the run is over.
+
+        Raises:
+            JournalError: The journal cannot be written.
         """
 
     @abc.abstractmethod

@@ -18,6 +18,7 @@ from __future__ import annotations
 import errno
 import os
 import stat
+import struct
 import sys
 import threading
 from contextlib import suppress
@@ -35,6 +36,16 @@ if sys.platform == "win32":  # locks belong to the process there, too
         os.lseek(descriptor, offset, os.SEEK_SET)
         msvcrt.locking(descriptor, msvcrt.LK_NBLCK, 1)
 
+    def _is_locked_by_another(descriptor: int, offset: int) -> bool:
+        try:  # Windows cannot be asked
+            _lock(descriptor, offset)
+        except OSError as error:
+            if error.errno in _HELD_BY_ANOTHER:
+                return True
+            raise
+        _unlock(descriptor, offset)
+        return False
+
     def _unlock(descriptor: int, offset: int) -> None:
         os.lseek(descriptor, offset, os.SEEK_SET)
         msvcrt.locking(descriptor, msvcrt.LK_UNLCK, 1)
@@ -47,6 +58,15 @@ else:
 
     def _unlock(descriptor: int, offset: int) -> None:
         fcntl.lockf(descriptor, fcntl.LOCK_UN, 1, offset)
+
+    def _is_locked_by_another(descriptor: int, offset: int) -> bool:
+        # `struct flock` has its type, its origin, start, length and process; Linux begins with the type, others end.
+        on_linux = sys.platform == "linux"
+        layout = "hhqqi" if on_linux else "qqihh"
+        asked = (fcntl.F_WRLCK, os.SEEK_SET, offset, 1, 0) if on_linux else (offset, 1, 0, fcntl.F_WRLCK, os.SEEK_SET)
+        answer = fcntl.fcntl(descriptor, fcntl.F_GETLK, struct.pack(f"{layout}0q", *asked))
+        kind: int = struct.unpack(f"{layout}0q", answer)[0 if on_linux else 3]
+        return kind != fcntl.F_UNLCK
 
 
 SUFFIX = "-lock"
@@ -183,10 +203,38 @@ def path_of_lock_file(journal: Path) -> Path:
 
 def byte_lock(journal: Path, workflow_id: str) -> ByteLock:
     """Return the lock of a workflow, not taken yet. The journal must exist."""
+    return ByteLock(journal, path_of_lock_file(journal), _offset_of(workflow_id))
+
+
+def is_held(journal: Path, workflow_id: str) -> bool:
+    """Return whether a run holds a workflow, in this process or in another one, without taking its lock.
+
+    Raises:
+        OSError: The lock file cannot be opened or asked.
+    """
+    offset = _offset_of(workflow_id)
+    path = path_of_lock_file(journal)
+    with _mutex:
+        # A descriptor of this process is used if there is one: closing another one would drop its locks.
+        key = _key_of(path)
+        file = None if key is None else _files.get(key)
+        if file is not None:
+            return offset in file.offsets or _is_locked_by_another(file.descriptor, offset)
+        try:
+            descriptor = os.open(path, os.O_RDWR if sys.platform == "win32" else os.O_RDONLY)
+        except FileNotFoundError:  # no run has held any
+            return False
+        try:
+            return _is_locked_by_another(descriptor, offset)
+        finally:
+            os.close(descriptor)
+
+
+def _offset_of(workflow_id: str) -> int:
     # The offset is a hash of the workflow id, not the id of its row: another workflow may get that row id when this one
     # is deleted or the journal is replaced. Offsets have 63 bits and may lie beyond the end of the file.
     digest = blake2b(workflow_id.encode(), digest_size=8).digest()
-    return ByteLock(journal, path_of_lock_file(journal), int.from_bytes(digest, "big") >> 2)
+    return int.from_bytes(digest, "big") >> 2
 
 
 def _opened(path: Path, journal: Path) -> tuple[_Key, _LockFile]:

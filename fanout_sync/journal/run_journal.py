@@ -230,6 +230,19 @@ class RunJournal:
         self.to_write.clear()
         return reports
 
+    @property
+    def keeps_status(self) -> bool:
+        """Whether the journal keeps what `write_status` writes."""
+        return self._store.keeps_status
+
+    def write_status(self, text: str, *, has_ended: bool) -> None:
+        """Write how the run stands; see `OpenWorkflow.write_status`.
+
+        Raises:
+            JournalError: The journal cannot be written.
+        """
+        self._store.write_status(text, has_ended=has_ended)
+
     def close(self) -> None:
         """Release the workflow."""
         if self._seen is not None:

@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import logging
 import os
+import time
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import closing, suppress
 from itertools import chain, islice
 from pathlib import Path
-from typing import overload
+from typing import ClassVar, overload
 
 from attrs import define, field, frozen
 
@@ -31,6 +32,10 @@ _COLUMNS = ", ".join(COLUMNS)
 _INSERT = f"INSERT OR REPLACE INTO steps (workflow, {_COLUMNS})"
 _VALUES = f"(?{', ?' * len(COLUMNS)})"
 _WRITE = f"{_INSERT} VALUES {_VALUES}"
+_WRITE_STATUS = """
+INSERT OR REPLACE INTO status (workflow, since, written, has_ended, text)
+SELECT id, since, ?, ?, ? FROM workflows WHERE id = ?
+"""
 _FIND = f"SELECT {_COLUMNS} FROM steps WHERE workflow = ? AND task_id = ?"
 _OF_WORKFLOW = "workflow = (SELECT id FROM workflows WHERE workflow_id = ?)"
 _ROWS = f"SELECT {_COLUMNS} FROM steps WHERE {_OF_WORKFLOW}"
@@ -96,6 +101,7 @@ class SqliteJournal(Journal):
         with explained(self.path), closing(writer_of(self.path)) as connection, transaction(connection):
             refuse_if_held(connection, self.path, workflow_id)
             connection.execute(f"DELETE FROM steps WHERE {_OF_WORKFLOW}", (workflow_id,))
+            connection.execute(f"DELETE FROM status WHERE {_OF_WORKFLOW}", (workflow_id,))
             connection.execute("DELETE FROM workflows WHERE workflow_id = ?", (workflow_id,))
 
 
@@ -107,6 +113,7 @@ class _OpenSqliteWorkflow(OpenWorkflow):
     _lock: ByteLock
     _durability: Durability
     _is_unsynced: bool = True  # the row of the workflow is not synced yet
+    keeps_status: ClassVar[bool] = True
 
     def identities(self, task_ids: Iterable[str]) -> dict[str, str | None]:
         connection = self._usable()
@@ -148,6 +155,13 @@ class _OpenSqliteWorkflow(OpenWorkflow):
                 self._lock.check()
                 self._durability.sync()
             self._is_unsynced = False
+
+    def write_status(self, text: str, *, has_ended: bool) -> None:
+        # Not synced: after a power failure nobody watches.
+        connection = self._usable()
+        with explained(self._path):
+            self._lock.keep()
+            connection.execute(_WRITE_STATUS, (time.time(), has_ended, text, self._workflow))
 
     def close(self) -> None:
         connection, self._connection = self._connection, None

@@ -33,6 +33,7 @@ class _Group:
         agent: The agent of the first.
         count: How many there are.
         named: The task ids of the first few.
+        latest: The number of the last of them, among all failed steps.
     """
 
     verb: str
@@ -40,6 +41,7 @@ class _Group:
     agent: str
     count: int = 0
     named: list[str] = field(factory=list)
+    latest: int = 0
 
 
 class FailureGroups:
@@ -76,6 +78,7 @@ class FailureGroups:
                 return
             group = self._groups[key] = _Group(verb, reason, agent)
         group.count += 1
+        group.latest = self.count
         if len(group.named) < MAX_NAMED:
             group.named.append(self._shown(task_id, MAX_REASON_CHARS))
 
@@ -92,6 +95,11 @@ class FailureGroups:
             told = groups[: most - 1 - len(cancelled)] + cancelled
         left = self.count - sum(group.count for group in told)
         return [*map(self._line, told), *[f"  … and {left} more"] * bool(left)]
+
+    def latest(self, most: int) -> list[tuple[int, str]]:
+        """Return the size and the reason of the groups that grew last, the last one first; at most `most` of them."""
+        groups = sorted(self._groups.values(), key=lambda group: -group.latest)
+        return [(group.count, group.reason) for group in groups[:most]]
 
     def _line(self, group: _Group) -> str:
         if group.count == 1:

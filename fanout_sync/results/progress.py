@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Literal, Protocol
 
 from attrs import field, frozen
@@ -70,6 +70,12 @@ class RunView(Protocol):
     def held_back_by(self) -> str | None:
         """Return what keeps waiting steps from starting, such as the text of a rate limit; `None` if nothing does."""
 
+    def latest_failures(self, most: int) -> Sequence[tuple[int, str]]:
+        """Return how many steps have failed for which reason, that of the last failure first; at most `most` reasons.
+
+        There are none unless a sink has `shows_steps`.
+        """
+
 
 class ProgressSink(Protocol):
     """Shows the progress of a call. Used in the caller's thread only.
@@ -78,7 +84,7 @@ class ProgressSink(Protocol):
 
     Attributes:
         interval_s: `update` is called at most once in so many seconds.
-        shows_steps: Whether it asks for the running steps; else it is not noted when they start.
+        shows_steps: Whether it asks for the running steps and the failures; else neither is noted.
     """
 
     interval_s: float
@@ -92,3 +98,14 @@ class ProgressSink(Protocol):
 
     def end(self) -> None:
         """Show how far it has come, and let go of whatever it is shown on. Called however the call ends."""
+
+
+@frozen
+class ShownBy:
+    """Says, as `progress=` of a runner, what shows the progress of its calls.
+
+    Attributes:
+        make_sink: Makes it, when a call begins.
+    """
+
+    make_sink: Callable[[], ProgressSink]

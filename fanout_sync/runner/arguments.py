@@ -20,6 +20,7 @@ from ..events.senders import EventSink, FunctionSink, is_async
 from ..executors.executor import AgentExecutor, is_thread_safe
 from ..formatting import describe, did_you_mean
 from ..records.steps import AgentStepSpec
+from ..results.progress import ShownBy
 from ..results.progress_function import ProgressFunction
 from .executor_argument import check_execute_step, describe_argument, refuse_executor
 
@@ -95,6 +96,8 @@ def a_progress(value: Any) -> Callable[[], ProgressSink] | None:
     """Return what makes the sink of a call's progress; `None` if nothing is shown."""
     if value is None:
         return None
+    if isinstance(value, ShownBy):
+        return value.make_sink
     if callable(value):
         return partial(ProgressFunction, value)
     raise OptionError(f"progress must be a function of a Progress, got {describe(value)}")

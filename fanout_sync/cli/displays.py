@@ -1,0 +1,110 @@
+"""Where the progress of a run is shown: live on a terminal, or as plain lines."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable
+from typing import IO, Protocol
+
+import click
+
+from ..results.run_status import RunStatus
+from .run_text import plain_line, rendered
+from .screen import Screen, draws_on
+
+DRAW_S = 0.25
+"""A terminal is drawn at most once in so many seconds."""
+
+LINE_S = 10.0
+"""Plain lines are written once in so many seconds."""
+
+
+class Display(Protocol):
+    """Shows how a run stands.
+
+    Attributes:
+        interval_s: `show` need not be called more often than once in so many seconds.
+    """
+
+    interval_s: float
+
+    def show(self, status: RunStatus) -> None:
+        """Show how the run stands."""
+
+    def finish(self, status: RunStatus | None) -> None:
+        """Show it for the last time; `None` if the run has not begun."""
+
+
+class LiveDisplay:
+    """A live view.
+
+    Args:
+        stream: The terminal.
+    """
+
+    interval_s = DRAW_S
+
+    def __init__(self, stream: IO[str]) -> None:
+        self.screen = Screen(stream)
+
+    def show(self, status: RunStatus) -> None:
+        self.screen.draw(rendered(status, self._width()))
+
+    def finish(self, status: RunStatus | None) -> None:
+        if status is None:
+            self.screen.clear()
+        else:
+            self.screen.finish(rendered(status, self._width(), is_over=True))
+        self.screen.close()
+
+    def _width(self) -> int:
+        return max(1, self.screen.size()[0] - 1)
+
+
+class PlainLines:
+    """A line now and then.
+
+    Args:
+        stream: Where they go.
+        always_ends: Whether there is a line at the end also if there was none before.
+        shows_at_once: Whether the first line is written at once.
+        clock: Returns seconds; monotonic.
+    """
+
+    interval_s = 1.0
+
+    def __init__(
+        self,
+        stream: IO[str],
+        *,
+        always_ends: bool = True,
+        shows_at_once: bool = False,
+        clock: Callable[[], float] = time.monotonic,
+    ) -> None:
+        self._stream = stream
+        self._must_end = always_ends
+        self._clock = clock
+        self._next_at = clock() + (0.0 if shows_at_once else LINE_S)
+
+    def show(self, status: RunStatus) -> None:
+        if (now := self._clock()) >= self._next_at:
+            self._next_at = now + LINE_S
+            self._must_end = True
+            click.echo(plain_line(status), file=self._stream)
+
+    def finish(self, status: RunStatus | None) -> None:
+        if status is not None and self._must_end:
+            click.echo(plain_line(status, is_over=True), file=self._stream)
+
+
+def display_on(stream: IO[str], *, always_ends: bool = True, shows_at_once: bool = False) -> LiveDisplay | PlainLines:
+    """Return a live view if the stream is a terminal that can show one, else plain lines.
+
+    Args:
+        stream: Where it is shown.
+        always_ends: As for `PlainLines`.
+        shows_at_once: As for `PlainLines`.
+    """
+    if draws_on(stream):
+        return LiveDisplay(stream)
+    return PlainLines(stream, always_ends=always_ends, shows_at_once=shows_at_once)
