@@ -8,6 +8,8 @@ from typing import TYPE_CHECKING, Any, Protocol
 
 from attrs import frozen
 
+from ..tracebacks import ShortTypeError
+
 if TYPE_CHECKING:
     from .types import Event
 
@@ -56,4 +58,4 @@ def check_event(event: object) -> None:
     from .types import Event  # imported lazily: slow, and most workers send no events
 
     if not isinstance(event, Event):
-        raise TypeError(f"event must be an Event, got {type(event).__name__}")
+        raise ShortTypeError(f"event must be an Event, got {type(event).__name__}")
