@@ -35,6 +35,7 @@ from .arguments import (
     rate_limits,
     warn_of_soft_timeout,
 )
+from .executor_argument import check_hint
 from .options import OPTIONS
 
 if TYPE_CHECKING:
@@ -122,6 +123,8 @@ class Runner:
             event_tx=an_event_sink(event_tx),
             raises_interrupts=one_of("on_interrupt", on_interrupt, ("raise", "return")) == "raise",
         )
+        if max_concurrency is None:
+            check_hint(executor)
         warn_of_soft_timeout(self._plan)
         self._streams: WeakSet[OutcomeStream] = WeakSet()
 
@@ -180,8 +183,8 @@ class Runner:
             InputError: As in `run`; steps that were started are finished and yielded first.
             OptionError: `order` is neither.
             ExecutorNotPicklable: As in `run`, when the first outcome is asked for.
-            JournalError, JournalConflict: As in `run`; but unless `specs` is a list or tuple, a conflict is found only
-                when its spec is read.
+            JournalError, JournalConflict: As in `run`; but unless `specs` is a container, such as a list or a set, a
+                conflict is found only when its spec is read.
             FanoutInterrupted: Ctrl-C while it waits for an outcome; its `.run` has those that were not yielded yet.
         """
         one_of("order", order, ("input", "completion"))
