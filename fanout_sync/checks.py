@@ -6,8 +6,9 @@ came and what is allowed.
 
 from __future__ import annotations
 
+import inspect
 import sys
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from typing import Any
 
 from .errors import OptionError, UnknownOption
@@ -63,6 +64,39 @@ def one_of(name: str, value: Any, allowed: Iterable[str]) -> str:
     return value
 
 
+def own_signature(function: Callable[..., Any]) -> inspect.Signature:
+    """Return what the function itself takes: of a decorator that passes on everything, what the decorated one does.
+
+    Raises:
+        TypeError, ValueError: It has no signature.
+    """
+    signature = inspect.signature(function, follow_wrapped=False)
+    kinds = [parameter.kind for parameter in signature.parameters.values()]
+    return inspect.signature(function) if inspect.Parameter.VAR_POSITIONAL in kinds else signature
+
+
+def refuse_signature(name: str, function: Callable[..., Any], takes: str, *arguments: Any) -> None:
+    """Refuse a function that cannot be called with these arguments: otherwise every call would fail.
+
+    Args:
+        name: What it is to its user.
+        function: The function.
+        takes: The arguments as they should be written, such as `"(item, index)"`.
+        *arguments: Any objects in their places.
+
+    Raises:
+        OptionError: It cannot be called so.
+    """
+    try:
+        signature = own_signature(function)
+    except (TypeError, ValueError):  # some builtins have no signature
+        return
+    try:
+        signature.bind(*arguments)
+    except TypeError:
+        raise OptionError(f"{name} must take {takes}, but its signature is {signature}") from None
+
+
 def refuse_unknown(where: str, options: Mapping[str, Any], allowed: Iterable[str]) -> None:
     """Refuse keyword arguments that do not exist.
 
@@ -72,14 +106,19 @@ def refuse_unknown(where: str, options: Mapping[str, Any], allowed: Iterable[str
     words = list(allowed)
     for name in options:
         if name not in words:
-            meant = _NAMES_ELSEWHERE.get(name)
+            meant = NAMES_ELSEWHERE.get(name)
             hint = f" (did you mean {meant}?)" if meant in words else did_you_mean(name, words)
             raise UnknownOption(f"{where} has no option {name!r}{hint}; it takes {', '.join(words)}")
 
 
-_NAMES_ELSEWHERE = {
+NAMES_ELSEWHERE = {
     **dict.fromkeys(
-        ("max_workers", "num_workers", "n_workers", "workers", "n_jobs", "jobs", "processes", "threads", "concurrency"),
+        (
+            *("max_workers", "max_worker", "num_workers", "n_workers", "nworkers", "workers", "pool_size"),
+            *("n_jobs", "njobs", "num_jobs", "jobs", "parallel", "parallelism", "max_parallel", "n_parallel"),
+            *("n_processes", "num_processes", "nprocesses", "processes", "n_procs", "nproc"),
+            *("n_threads", "num_threads", "nthreads", "max_threads", "max_processes", "threads", "concurrency"),
+        ),
         "max_concurrency",
     ),
     **dict.fromkeys(("retries", "max_retries", "num_retries", "attempts", "max_attempts", "tries"), "retry"),

@@ -20,7 +20,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any, Protocol
 
-from .tracebacks import notebook_traceback
+from .tracebacks import ShortInNotebooks
 
 __all__ = [
     "ExecutorNotPicklable",
@@ -72,10 +72,7 @@ class FanoutError(BaseException):
     Subclasses pass all their arguments to `super().__init__`, so that they survive `pickle`.
     """
 
-    def _render_traceback_(self) -> list[str]:
-        # What IPython shows instead of its own traceback, which would show twenty lines of this package for each frame
-        # of the user's; see `InteractiveShell.showtraceback`.
-        return notebook_traceback(self)
+    _render_traceback_ = ShortInNotebooks.__dict__["_render_traceback_"]
 
 
 class WireError(FanoutError, ValueError):
@@ -210,8 +207,8 @@ class FanoutInterrupted(FanoutError, KeyboardInterrupt):
 
     Attributes:
         run: The `Run` so far: the outcomes of the finished steps, and `cancelled` ones for the others. After a stream
-            it has no outcomes that the stream had yielded. If the input is no list or tuple, it has no outcomes of
-            specs that had not been read.
+            it has no outcomes that the stream had yielded. It has no outcomes of specs that had not been read, unless
+            the input is a container of Python such as a list or a set, or for `fanout_map` a `range` or an array.
         yielded: How many outcomes the stream had yielded before; 0 if the call was no stream.
         total: How many steps there are; if the length of the input is not known, how many specs had been read.
     """

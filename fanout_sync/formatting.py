@@ -22,6 +22,34 @@ def describe(value: Any) -> str:
         return f"an instance of {type(value).__name__}"
 
 
+def describe_argument(value: Any, kind: type, arguments: str = "") -> str:
+    """Return a description of an argument; of a class in the place of an object of `kind`, also what to do.
+
+    Args:
+        value: The argument.
+        kind: What it should be an object of.
+        arguments: What it takes to call a class that requires no argument.
+    """
+    if not isinstance(value, type) or not issubclass(value, kind):
+        return describe(value)
+    got = f"the class {value.__name__}"
+    if missing := sorted(getattr(value, "__abstractmethods__", ())):
+        return f"{got}, which is abstract: call a subclass of it that has {', '.join(missing)}"
+    return f"{got}; call it: {value.__name__}({'…' if _needs_arguments(value) else arguments})"
+
+
+def _needs_arguments(kind: type) -> bool:
+    import inspect
+
+    try:
+        inspect.signature(kind).bind()
+    except TypeError:
+        return True
+    except ValueError:  # some builtins have no signature
+        return False
+    return False
+
+
 def printable(text: str) -> str:
     """Return `text` with lone surrogates as escapes, so that it can be encoded as UTF-8."""
     return text if text.isascii() else text.encode("utf-8", "backslashreplace").decode("utf-8")

@@ -15,6 +15,8 @@ import re
 import sys
 from typing import Any
 
+from .tracebacks import traceback_of
+
 MOST_PLACES = 1000
 """How many places are remembered as shown. When there are more, all are forgotten, so that memory stays bounded."""
 
@@ -23,8 +25,6 @@ _LIBRARIES = (os.path.dirname(__file__), os.path.dirname(os.__file__), "<frozen 
 _SITE_PACKAGES = r"[\\/](site|dist)-packages[\\/]"
 _FRAME = r'(?m)^[ |]*File "(.*)", line (\d+)'
 _ERROR = r"(?m)^([^\W\d][\w.]*)"
-
-_formatter = logging.Formatter()
 
 
 class LastResort(logging.Handler):
@@ -78,8 +78,8 @@ def _is_taken(record: logging.LogRecord) -> bool:
 
 
 def _traceback_of(record: logging.LogRecord) -> str:
-    if record.exc_info and record.exc_info[0] is not None:
-        return _formatter.formatException(record.exc_info)
+    if record.exc_info and record.exc_info[1] is not None:
+        return traceback_of(record.exc_info[1]).rstrip("\n")
     return record.exc_text or ""  # of a worker process, which sends no exception objects
 
 

@@ -11,10 +11,12 @@ from typing import TYPE_CHECKING, Any, Literal, NoReturn
 import click
 from attrs import frozen
 
-from ..checks import positive_amount, positive_seconds
+from ..checks import NAMES_ELSEWHERE, positive_amount, positive_seconds
+from ..engine.stream import latest_status
 from ..engine.warn import warnings_shown_by
 from ..errors import ExecutorNotPicklable, FanoutError, FanoutInterrupted, JournalError, OptionError, RunSoFar
 from ..interrupts import InterruptScope
+from ..records.status import Status
 from ..records.steps import StepOutcome
 from ..runner.runner import Runner
 from .import_target import resolve_target
@@ -43,7 +45,25 @@ def _not_empty(name: str, value: str) -> str:
     return value
 
 
-@click.command()
+class _RunCommand(click.Command):
+    """A command that knows what other programs call its options."""
+
+    def parse_args(self, ctx: click.Context, args: list[str]) -> list[str]:
+        try:
+            return super().parse_args(ctx, args)
+        except click.NoSuchOption as error:
+            if error.option_name.replace("_", "-") not in _JOBS_ELSEWHERE:
+                raise
+            message = f"No such option {error.option_name!r}. Did you mean '--jobs'?"
+            raise click.UsageError(message, ctx) from None  # `NoSuchOption` shows only similar words
+
+
+_JOBS_ELSEWHERE = {
+    f"--{name.replace('_', '-')}" for name, option in NAMES_ELSEWHERE.items() if option == "max_concurrency"
+} | {"--max-concurrency"}
+
+
+@click.command(cls=_RunCommand)
 @click.argument("steps", metavar="STEPS.jsonl")
 @click.option(
     "--executor",
@@ -187,7 +207,7 @@ def run(
             raise click.exceptions.Exit(INTERRUPTED)
         if event_tx is not None and event_tx.error is not None:
             raise write_error(event_tx.lines, event_tx.error, "events")
-    if summary.failed:
+    if summary.unsuccessful:
         raise click.exceptions.Exit(SOME_FAILED)
 
 
@@ -253,15 +273,15 @@ def _write_outcomes(
         ClickException, Exit, FanoutError: The run ended early, and not because of an interrupt.
     """
 
-    def take(outcome: StepOutcome) -> None:
+    def take(outcome: StepOutcome, status: Status) -> None:
         write_line(outcomes, outcome.to_json(), "outcomes")
-        summary.add(outcome)
+        summary.add(outcome, status)
 
     cancelled: list[str] | None = None
     try:
         with closing(runner.stream(source)) as stream:
             for outcome in stream:
-                take(outcome)
+                take(outcome, latest_status(stream))
     except FanoutInterrupted as interrupted:
         scope.note()
         cancelled = _cancelled_of(interrupted.run)
@@ -280,7 +300,7 @@ def _write_outcomes(
     return cancelled
 
 
-def _end_with(error: FanoutError, take: Callable[[StepOutcome], None], summary: Summary) -> NoReturn:
+def _end_with(error: FanoutError, take: Callable[[StepOutcome, Status], None], summary: Summary) -> NoReturn:
     """Write the outcomes of steps that were done, and raise the error that ended the run."""
     if isinstance(error, (JournalError, ExecutorNotPicklable)) and error.run is not None:
         _take_done(error.run, take)
@@ -307,11 +327,11 @@ def _cancelled_of(run: RunSoFar) -> list[str]:
     return [outcome.task_id for outcome, record in ends if record.status == "cancelled"]
 
 
-def _take_done(run: RunSoFar, take: Callable[[StepOutcome], None]) -> None:
+def _take_done(run: RunSoFar, take: Callable[[StepOutcome, Status], None]) -> None:
     """Pass the outcomes of a run that ended early to `take`, except those of cancelled steps."""
     for outcome, record in zip(run, run.records, strict=True):
         if record.status != "cancelled":
-            take(outcome)
+            take(outcome, record.status)
 
 
 @contextmanager

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import time
 
+from ..records.status import Status
 from ..records.steps import StepOutcome
 from ..results.failures import FailureGroups
 from .output import shown
@@ -23,26 +24,29 @@ class Summary:
 
     def __init__(self, total: int, place: str) -> None:
         self.succeeded = 0
+        self.cancelled = 0
         self._total = total
         self._place = place
         self._began = time.monotonic()
         self._failures = FailureGroups(shown)
 
     @property
-    def failed(self) -> int:
-        """How many of the outcomes that were added say failure."""
+    def unsuccessful(self) -> int:
+        """How many of the outcomes that were added say failure, those of cancelled steps included."""
         return self._failures.count
 
     @property
     def done(self) -> int:
         """How many outcomes were added."""
-        return self.succeeded + self.failed
+        return self.succeeded + self.unsuccessful
 
-    def add(self, outcome: StepOutcome) -> None:
+    def add(self, outcome: StepOutcome, status: Status) -> None:
+        """Add the outcome of a step, and how that ended."""
         if outcome.success:
             self.succeeded += 1
         else:
-            self._failures.add(outcome.task_id, outcome.agent, "", outcome.output)
+            self.cancelled += status == "cancelled"
+            self._failures.add(outcome.task_id, outcome.agent, status, outcome.output)
 
     def progress(self) -> str:
         """Return how far a run came that ended early."""
@@ -71,13 +75,15 @@ class Summary:
             notes: Further lines.
             resume: How to run the failed steps again; `None` if that is not possible.
         """
-        counts = [f"{self.succeeded} succeeded"] * bool(self.succeeded) + [f"{self.failed} failed"] * bool(self.failed)
+        failed = self.unsuccessful - self.cancelled
+        by_end = {"succeeded": self.succeeded, "failed": failed, "cancelled": self.cancelled}
+        counts = [f"{count} {end}" for end, count in by_end.items() if count]
         elapsed = time.monotonic() - self._began
         steps = "1 step" if self.done == 1 else f"{self.done} steps"
         lines = [f"{steps} in {elapsed:.1f} s: {', '.join(counts) or 'nothing to do'}"]
         lines += [f"  from the journal: {reused}"] * bool(reused)
         lines += [f"  {note}" for note in notes]
-        where = [*self._where(), *[f"  {resume}"] * (resume is not None and self.failed > 0)]
+        where = [*self._where(), *[f"  {resume}"] * (resume is not None and self.unsuccessful > 0)]
         lines += self._failures.lines(MAX_LINES - len(lines) - len(where))
         return "\n".join([*lines, *where])
 

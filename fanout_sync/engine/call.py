@@ -23,7 +23,7 @@ from ..records.report import Report
 from ..records.steps import AgentStepSpec
 from ..results.run import Run, with_retried
 from .dispatch import Dispatch, Setting
-from .input import an_iterator, check, is_at_hand, length_of, raising_after, read_all
+from .input import an_iterator, check, is_at_hand, length_of, listed, raising_after, read_all
 from .plan import RunPlan
 from .tracking import Counted, Tracker
 from .warn import warn_at_the_end
@@ -44,6 +44,7 @@ class Call:
         plan: What the caller wants.
         scope: Notes interrupts as long as the call lasts.
         journal: The hold on the workflow; `None` without a journal.
+        total: How many steps it or its latest round has; `None` if nobody can tell.
         began: When it or its latest round began, on the clock of `time.monotonic()`.
         dispatch: The latest run; `None` if there was none yet.
         retried: The run whose failed steps run again in this call; `None` if it is no such call.
@@ -57,6 +58,7 @@ class Call:
     plan: RunPlan
     scope: InterruptScope = field(factory=InterruptScope)
     journal: RunJournal | None = None
+    total: int | None = None
     began: float = field(factory=time.monotonic)
     dispatch: Dispatch | None = None
     retried: Run | None = None
@@ -169,7 +171,8 @@ class Call:
             Exception: As in `Runner.run`, but for an interrupt: that is for `end` to raise.
         """
         self.began = time.monotonic()
-        total = self.ask(lambda: length_of(specs), None)
+        specs = listed(specs)
+        total = self.total = self.ask(lambda: length_of(specs), None)
         if self.journal is not None and on_report is None:
             specs = self._checked(specs, self.journal, before)
         reports = self.reports = {}
@@ -238,7 +241,7 @@ class Call:
             FanoutInterrupted: The call was interrupted, and the caller wants it raised.
         """
         if self.is_interrupted and self.plan.raises_interrupts:
-            self.raise_interrupt(run)
+            self.raise_interrupt(run, total=self.total)
         return run
 
     @property

@@ -179,6 +179,8 @@ class Dispatch:
                     report.spec = spec
                 if must_watch or (may_retry and (report.status != "succeeded" or report.retry_in is not None)):
                     report = self._concluded(report, spec)
+                elif report.retry_after is not None:
+                    report = state.schedule.completed(report)
                 if report is not None:
                     yield self._told(report)
         except ExecutorNotPicklable as refusal:

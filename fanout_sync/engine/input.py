@@ -4,6 +4,9 @@ from __future__ import annotations
 
 import abc
 import logging
+import sys
+from array import array
+from collections import OrderedDict, deque
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence, Sized
 from typing import TYPE_CHECKING, Any
 
@@ -28,6 +31,10 @@ ONE_SPEC = "got one AgentStepSpec; put it into a list: [spec]"
 """What to say if there is a spec in the place of a list."""
 
 
+ONE_TEXT = "make an AgentStepSpec(…) of it, and put that into a list; or use fanout_map(function, [text])"
+"""What to say if there is a text in the place of a list."""
+
+
 class Rereadable(abc.ABC):
     """An input that is no list, but can be read before the run as well."""
 
@@ -40,11 +47,19 @@ class Rereadable(abc.ABC):
         """
 
 
+class AtHand(Sequence[Any]):
+    """An input that is no list, but can be read like one: it takes no time and runs nobody's code."""
+
+
+class BadItem(Exception):
+    """Raised by an input of this package for an item of the user's; the message says which, `__cause__` why."""
+
+
 class StepInput:
     """Specs, and why there are no more of them.
 
     Args:
-        specs: A list or tuple is at hand: reading it takes no time and is nobody's code.
+        specs: A sequence is at hand: reading it takes no time and is nobody's code.
         scope: Told when the caller's own code runs, in which an interrupt is to be raised at once.
         on_interrupt: Called when it was raised there.
 
@@ -91,13 +106,19 @@ class StepInput:
                 return
             except (Exception, SystemExit) as error:  # the caller's generator; what is running is finished first
                 forks.pass_on_in_child(self._forks)
-                self.fail(error, f"the input raised after {self.count} specs: {StepError.of(error)}")
+                self._fail_with(error)
                 return
             finally:
                 self._scope.in_package_code = True
             if item is NOT_YET:
                 return
             yield item
+
+    def _fail_with(self, error: BaseException) -> None:
+        if isinstance(error, BadItem):
+            self.fail(error.__cause__ or error, str(error))
+        else:
+            self.fail(error, f"the input raised after {self.count} specs: {StepError.of(error)}")
 
     def accepts(self, item: Any) -> bool:
         """Return whether what came is a spec; if not, it is the end of the input, and the reason is set."""
@@ -165,7 +186,37 @@ def no_spec(item: Any, index: int) -> str:
 
 def is_at_hand(specs: Iterable[Any]) -> bool:
     """Return whether reading the specs takes no time and runs nobody's code."""
-    return type(specs) in (list, tuple)
+    return type(specs) in (list, tuple) or isinstance(specs, AtHand)
+
+
+def listed(specs: Iterable[Any]) -> Iterable[Any]:
+    """Return the specs as a list if they are in another plain container of objects, such as a set; else unchanged."""
+    plain = None if is_at_hand(specs) else plain_items(specs)
+    return plain if isinstance(plain, list) else specs
+
+
+_MAPPINGS: tuple[dict[Any, Any], ...] = ({}, OrderedDict())
+_CONTAINERS: tuple[type, ...] = (
+    *(list, tuple, range, set, frozenset, dict, OrderedDict, deque, array),
+    *(type(view) for plain in _MAPPINGS for view in (plain.keys(), plain.values(), plain.items())),
+)
+_PLAIN_ITERATION = [vars(container)["__iter__"] for container in _CONTAINERS if "__iter__" in vars(container)]
+
+
+def plain_items(items: Any) -> Sequence[Any] | None:
+    """Return the items of a plain container as a sequence; `None` for any other iterable.
+
+    A container is plain if it is read by the code of Python or numpy alone: its size is known, and an interrupted run
+    can still tell which of its items were not read. What is returned does not change with the container, but for the
+    items of an array of numpy, which may be large.
+    """
+    kind = type(items)
+    numpy: Any = sys.modules.get("numpy")  # who has not imported it has no arrays
+    if kind in (tuple, range) or (numpy is not None and kind in (numpy.ndarray, numpy.memmap) and items.ndim):
+        sequence: Sequence[Any] = items
+        return sequence
+    own = getattr(kind, "__iter__", None)
+    return list(items) if any(own is plain for plain in _PLAIN_ITERATION) else None
 
 
 def an_iterator(specs: Iterable[Any], name: str = "specs", of: str = " of AgentStepSpec") -> Iterator[Any]:
@@ -176,9 +227,9 @@ def an_iterator(specs: Iterable[Any], name: str = "specs", of: str = " of AgentS
     """
     if isinstance(specs, AgentStepSpec):
         raise InputError(f"{name} must be an iterable{of}, {ONE_SPEC}", Run([], 0.0))
+    if isinstance(specs, (str, bytes)) and of:  # a spec is no character
+        raise InputError(f"{name} must be an iterable{of}, got {describe(specs)}; {ONE_TEXT}", Run([], 0.0))
     try:
-        if isinstance(specs, str) and of:  # a spec is no character
-            raise TypeError("a str is an iterable of its characters")
         return iter(specs)
     except Exception as error:
         raise InputError(f"{name} must be an iterable{of}, got {describe(specs)}", Run([], 0.0)) from error

@@ -8,7 +8,7 @@ from typing import Any
 from attrs import define, frozen
 
 from .. import forks
-from ..checks import positive_int
+from ..checks import positive_int, refuse_signature
 from ..errors import InputError, OptionError
 from ..formatting import describe
 from ..records.status import StepError
@@ -16,7 +16,7 @@ from ..records.steps import AgentStepSpec, StepOutcome
 from ..results.progress import Unit
 from ..results.run import Run
 from .call import Call
-from .input import ONE_SPEC
+from .input import ONE_SPEC, ONE_TEXT
 from .plan import RunPlan
 
 __all__ = ["Continue", "Stop"]
@@ -64,6 +64,7 @@ def run_loop(
     positive_int("max_iterations", max_iterations)
     if not callable(next_round):
         raise OptionError(f"next_round must be a function of a list of outcomes, got {describe(next_round)}")
+    refuse_signature("next_round", next_round, "(outcomes)", None)
     specs: Iterable[AgentStepSpec] = initial
     before: Run | None = None
     run, call = Run([], 0.0), Call(plan)
@@ -95,7 +96,7 @@ def _specs_of_next_round(next_round: NextRound, run: Run) -> list[Any]:
     forks_before = forks.count
     try:
         answer: Any = next_round(list(run))
-        if isinstance(answer, Continue) and not isinstance(answer.specs, AgentStepSpec):
+        if isinstance(answer, Continue) and (fault := _fault_of(answer.specs)) is None:
             return list(answer.specs)
     except (Exception, SystemExit) as error:
         forks.pass_on_in_child(forks_before)
@@ -103,6 +104,15 @@ def _specs_of_next_round(next_round: NextRound, run: Run) -> list[Any]:
     if isinstance(answer, Stop):
         return []
     if isinstance(answer, Continue):
-        raise InputError(f"next_round must return Continue with an iterable of specs, {ONE_SPEC}", run)
+        raise InputError(f"next_round must return Continue with an iterable of specs, {fault}", run)
     hint = f"; call it: {answer.__name__}(…)" if answer in (Continue, Stop) else ""
     raise InputError(f"next_round must return Continue(specs) or Stop(), got {describe(answer)}{hint}", run)
+
+
+def _fault_of(specs: Any) -> str | None:
+    """Return what is wrong with the specs of another round as a whole; `None` if they can be read."""
+    if isinstance(specs, AgentStepSpec):
+        return ONE_SPEC
+    if specs is None:
+        return "got None; to end the loop, return Stop()"
+    return f"got {describe(specs)}; {ONE_TEXT}" if isinstance(specs, (str, bytes)) else None

@@ -9,6 +9,7 @@ from typing import Any
 from attrs import define
 
 from .. import forks
+from ..checks import refuse_signature
 from ..errors import OptionError
 from ..formatting import describe
 from ..records.report import Report
@@ -174,11 +175,13 @@ class Pipeline(Iterator[Any]):
 
 def _checked(stages: Any) -> list[Stage]:
     if not isinstance(stages, Iterable) or isinstance(stages, (str, bytes)):
-        raise OptionError(f"stages must be a list of functions, got {describe(stages)}")
+        way_out = "; put it into a list: [stage]" if callable(stages) else ""
+        raise OptionError(f"stages must be a list of functions, got {describe(stages)}{way_out}")
     checked = list(stages)
     if not checked:
         raise OptionError("stages must be a list of at least one function, got none")
     for index, stage in enumerate(checked):
         if not callable(stage):
             raise OptionError(f"stages[{index}] must be a function (outcome, item) -> spec, got {describe(stage)}")
+        refuse_signature(f"stages[{index}]", stage, "(outcome, item)", None, None)
     return checked

@@ -98,7 +98,15 @@ class RunPlan:
         """
         if self.max_concurrency is not None:
             return self.max_concurrency
-        hint: object = self.executor.concurrency_hint()
-        if not isinstance(hint, int) or isinstance(hint, bool):
-            raise OptionError(f"concurrency_hint() of the executor must return an int, got {describe(hint)}")
-        return max(1, hint)
+        return max(1, an_int_hint(self.executor.concurrency_hint()))
+
+
+def an_int_hint(hint: object) -> int:
+    """Return what `concurrency_hint` has returned.
+
+    Raises:
+        OptionError: It is no int.
+    """
+    if not isinstance(hint, int) or isinstance(hint, bool):
+        raise OptionError(f"concurrency_hint() of the executor must return an int, got {describe(hint)}")
+    return hint

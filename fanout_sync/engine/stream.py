@@ -11,12 +11,13 @@ from attrs import define, field
 
 from ..interrupts import InterruptScope, interrupt_again
 from ..records.report import Report
+from ..records.status import Status
 from ..records.steps import AgentStepSpec, StepOutcome
 from ..results.run import Run
 from ..results.step_log import StepLog
 from .call import Call, raise_what_ended, warn_of_uncounted
 from .dispatch import Dispatch
-from .input import Rereadable, an_iterator, check, is_at_hand, length_of
+from .input import Rereadable, an_iterator, check, is_at_hand, length_of, listed
 from .plan import RunPlan
 
 __all__ = ["OutcomeStream"]
@@ -106,12 +107,18 @@ class OutcomeStream(Generator[StepOutcome, None, None]):
         self._outcomes.close()
 
 
+def latest_status(outcomes: OutcomeStream) -> Status:
+    """Return how the step ended whose outcome a stream that goes on has yielded last."""
+    return outcomes._kept.log[-1].status
+
+
 def stream(plan: RunPlan, specs: Iterable[AgentStepSpec], *, in_input_order: bool) -> OutcomeStream:
     """Yield outcomes as they become available; see `Runner.stream`.
 
     Raises:
         InputError: At once: the specs are not iterable. For the rest see `Runner.stream`.
     """
+    specs = listed(specs)
     source, kept = specs if is_at_hand(specs) else an_iterator(specs), _Kept()
     return OutcomeStream(_until_left(plan, kept, specs, source, in_input_order), kept)
 

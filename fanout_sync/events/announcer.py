@@ -29,6 +29,7 @@ class Announcer:
         self._failed = 0
         self._reused = 0
         self._cancelled = 0
+        self._total = total
         self._send(RunStart(self._run_id, total))
 
     def started(self, index: int, spec: AgentStepSpec) -> None:
@@ -69,6 +70,8 @@ class Announcer:
             self._count(False, True)
             self._end(spec, session_id_of(spec.task_id), "the run ended before the step did", False, _now_ms())
         self._open.clear()
+        if self._total is not None and is_interrupted():  # steps that were never read, and will not be
+            self._cancelled = max(self._cancelled, self._total - self._succeeded - self._failed)
         elapsed_s = time.monotonic() - self._began
         self._send(RunEnd(self._run_id, self._succeeded, self._failed, elapsed_s, self._reused, self._cancelled))
         if isinstance(self._event_tx, EventChannel):

@@ -116,4 +116,4 @@ def settle_listeners(channel: EventChannel, is_interrupted: Callable[[], bool]) 
         channel: Whose listeners they are.
         is_interrupted: Returns whether to wait only a fraction of a second from now on.
     """
-    channel._ring.settle(PATIENCE_S, is_interrupted)
+    channel._ring.settle_run(PATIENCE_S, is_interrupted)

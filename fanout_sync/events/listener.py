@@ -3,12 +3,18 @@
 from __future__ import annotations
 
 import atexit
+import contextlib
 import logging
+import sys
 import threading
+import time
 from collections.abc import Callable
 from typing import cast
 
-from .receiver import EventReceiver, Inbox, Ring
+from ..checks import refuse_signature
+from ..errors import OptionError
+from ..tracebacks import ShortTypeError
+from .receiver import AFTER_INTERRUPT_S, EventReceiver, Inbox, Ring
 from .senders import is_async
 from .types import Event
 
@@ -29,9 +35,13 @@ def listen(ring: Ring, callback: Callable[[Event], object]) -> EventReceiver:
         RuntimeError: The system allows no more threads.
     """
     if not callable(callback):
-        raise TypeError(f"callback must be callable, got {type(callback).__name__}")
+        raise ShortTypeError(f"callback must be callable, got {type(callback).__name__}")
     if is_async(callback):
-        raise TypeError("callback must be a plain function, got an async one, which nobody would await")
+        raise ShortTypeError("callback must be a plain function, got an async one, which nobody would await")
+    try:
+        refuse_signature("callback", callback, "(event)", None)
+    except OptionError as error:
+        raise ShortTypeError(str(error)) from None
     listener = _Listener(ring, callback)
     listener.start()
     # A daemon thread ends with the program, also in the middle of its unread events.
@@ -74,7 +84,11 @@ def _name_of(callback: Callable[[Event], object]) -> str:
 
 
 def _settle_all() -> None:
-    """Let listeners finish at the end of the program, each as long as it makes progress."""
-    for thread in threading.enumerate():
-        if isinstance(thread, _Listener):
-            thread.ring.settle(EXIT_PATIENCE_S)
+    """Let listeners finish at the end of the program, each as long as it makes progress; after Ctrl-C for a second."""
+    rings = {thread.ring: None for thread in threading.enumerate() if isinstance(thread, _Listener)}
+    until = time.monotonic() + AFTER_INTERRUPT_S
+    # Python sets it when it shows an uncaught exception.
+    is_interrupted = isinstance(getattr(sys, "last_value", None), KeyboardInterrupt)
+    with contextlib.suppress(KeyboardInterrupt):  # the user wants no more of it
+        for ring in rings:
+            ring.settle(EXIT_PATIENCE_S, until=until if is_interrupted or ring.was_interrupted else None)

@@ -26,6 +26,9 @@ MOST_UNREAD = 100_000
 INTERRUPTED_WAIT_S = 0.2
 """Seconds that an interrupted run waits at most for its listeners."""
 
+AFTER_INTERRUPT_S = 1.0
+"""Seconds that the end of the program, or of a channel, waits at most for listeners if its last run was interrupted."""
+
 _CHECK_INTERVAL_S = 0.05
 
 
@@ -54,6 +57,7 @@ class Ring:
         events: The latest events, for all receivers but those of listeners.
         sent: How many events were sent.
         closed: Whether the channel is closed.
+        was_interrupted: Whether the last run that sent events was interrupted.
         inboxes: The receivers of the listeners, each with the events that are unread there.
         lock: Held to read or change any of it.
         changed: Notified when there is something to read, or nothing more to come.
@@ -64,6 +68,7 @@ class Ring:
         self.events: deque[Event] = deque(maxlen=capacity)
         self.sent = 0
         self.closed = False
+        self.was_interrupted = False
         self.inboxes: list[Inbox] = []
         self._make_lock()
         forks.disown_in_child(self)
@@ -119,14 +124,24 @@ class Ring:
                 self.handled.wait(min(left_s, _CHECK_INTERVAL_S))
         return True
 
-    def settle(self, patience_s: float, is_interrupted: Callable[[], bool] = lambda: False) -> None:
+    def settle_run(self, patience_s: float, is_interrupted: Callable[[], bool]) -> None:
+        """Settle at the end of a run, of which `is_interrupted` tells whether it was, or is by now."""
+        self.was_interrupted = False
+        self.settle(patience_s, is_interrupted)
+        self.was_interrupted = is_interrupted()
+
+    def settle(
+        self, patience_s: float, is_interrupted: Callable[[], bool] = lambda: False, until: float | None = None
+    ) -> None:
         """Wait until every listener has handled what was sent before, for as long as it makes progress.
 
-        One that has handled nothing for a while is not waited for again until it has handled something.
+        One that has handled nothing for a while is not waited for again until it has handled something. If the last run
+        was interrupted, the wait is short, whatever progress there is.
 
         Args:
             patience_s: Seconds to wait for one that makes no progress.
             is_interrupted: Returns whether to wait no longer than `INTERRUPTED_WAIT_S` from now on.
+            until: When to stop waiting at the latest, on the clock of `time.monotonic()`; `None` for any time.
         """
         given_up = []
         with self.lock:
@@ -135,12 +150,13 @@ class Ring:
             if self._is_pushing or sys.is_finalizing():
                 return
             behind = {inbox: end for inbox, end in self._behind().items() if inbox.handled != inbox.stuck_at}
-            began, until = time.monotonic(), None
+            began = time.monotonic()
+            if until is None and self.was_interrupted:
+                until = began + AFTER_INTERRUPT_S
             while behind := _still(behind):
                 now = time.monotonic()
                 if until is None and is_interrupted():
-                    patience_s = INTERRUPTED_WAIT_S
-                    until = now + INTERRUPTED_WAIT_S
+                    patience_s, until = INTERRUPTED_WAIT_S, now + INTERRUPTED_WAIT_S
                 for inbox in [inbox for inbox in behind if now >= max(began, inbox.handled_at) + patience_s]:
                     inbox.stuck_at = inbox.handled
                     given_up.append((inbox.name, len(inbox.unread)))

@@ -9,6 +9,8 @@ from typing import TYPE_CHECKING, Any, Protocol
 
 from attrs import frozen
 
+from ..tracebacks import ShortTypeError
+
 if TYPE_CHECKING:
     from .types import Event
 
@@ -55,7 +57,7 @@ def check_event(event: object) -> None:
         TypeError: `event` is no `Event`; the error names its type.
     """
     if not isinstance(event, _event_class()):
-        raise TypeError(f"event must be an Event, got {type(event).__name__}")
+        raise ShortTypeError(f"event must be an Event, got {type(event).__name__}")
 
 
 @functools.cache  # an import statement costs more than all else that is done to send an event

@@ -9,6 +9,7 @@ from attrs import Attribute, field, frozen
 
 from ..errors import WireError
 from ..records.steps import Json, WireRecord
+from ..tracebacks import ShortTypeError, ShortValueError
 from ..wire.codec import as_mapping, fields_of, refuse_repeated
 from ..wire.strict_json import check_json, check_text, described, parse_json, plain, write_json
 
@@ -121,7 +122,7 @@ def _only(*types: type) -> Validator:
 
     def validate(_: Any, attribute: Attribute[Any], value: Any) -> None:
         if not isinstance(value, types) or (isinstance(value, bool) and bool not in types):
-            raise TypeError(f"{attribute.name} must be {expected}, got {value!r:.60}")
+            raise ShortTypeError(f"{attribute.name} must be {expected}, got {value!r:.60}")
 
     return validate
 
@@ -360,14 +361,16 @@ EVENT_CLASSES: dict[str, type[Event]] = {
 def _an_unknown_type(event: Any, attribute: Attribute[Any], value: Any) -> None:
     _a_str(event, attribute, value)
     if value in EVENT_CLASSES:
-        raise ValueError(f"type must be none of the known types, got {value!r}: use {EVENT_CLASSES[value].__name__}")
+        raise ShortValueError(
+            f"type must be none of the known types, got {value!r}: use {EVENT_CLASSES[value].__name__}"
+        )
 
 
 def _fields_but_type(_: Any, attribute: Attribute[Any], value: Any) -> None:
     if not isinstance(value, dict):
-        raise TypeError(f"fields must be a dict, got {value!r:.60}")
+        raise ShortTypeError(f"fields must be a dict, got {value!r:.60}")
     if "type" in value:
-        raise ValueError("fields must not contain 'type': pass it as the argument type")
+        raise ShortValueError("fields must not contain 'type': pass it as the argument type")
 
 
 @frozen

@@ -2,20 +2,23 @@
 
 from __future__ import annotations
 
-import reprlib
 from collections.abc import AsyncIterator, Iterator
 from typing import Any
+
+from attrs import evolve
 
 from ..errors import WireError
 from ..formatting import describe, printable
 from ..records.status import StepError
 from ..records.steps import AgentStepSpec, StepOutcome, session_id_of
-from ..wire.strict_json import MAX_DEPTH, check_json, check_text, write_json
+from ..wire.strict_json import check_json, check_text, write_json
+from .full_repr import full_repr
 
 MOST_BYTES = 2**20
 """How much of an answer that no outcome can hold is kept, in bytes of UTF-8."""
 
 _EXPECTED = "return a str, a StepOutcome or a JSON value"
+_WAY_OUT = "make JSON data of it, as by dataclasses.asdict(…), model.model_dump(mode='json') or array.tolist()"
 
 
 class InvalidOutcome(StepOutcome):
@@ -50,7 +53,7 @@ class InvalidOutcome(StepOutcome):
 def outcome_of(spec: AgentStepSpec, value: Any) -> StepOutcome:
     """Return the outcome of a step whose function has returned `value`; an `InvalidOutcome` if that has no JSON."""
     if isinstance(value, StepOutcome):
-        return value
+        return value if value.structured is None else with_json(value)
     if isinstance(value, str):
         return StepOutcome.completed(spec, value if type(value) is str else str.__str__(value))
     try:
@@ -58,7 +61,25 @@ def outcome_of(spec: AgentStepSpec, value: Any) -> StepOutcome:
             return StepOutcome.completed(spec, write_json(value), value)
     except Exception:  # not only WireError: a dict or list may be of a class of the caller's
         return _converted(spec, value)
-    return InvalidOutcome.because(spec, f"agent {spec.agent!r} returned None; {_EXPECTED}")
+    reason = f"agent {spec.agent!r} returned None; {_EXPECTED}, or '' if there is nothing to say"
+    return InvalidOutcome.because(spec, reason)
+
+
+def with_json(outcome: StepOutcome) -> StepOutcome:
+    """Return the outcome with `structured` as JSON data; unchanged if it is that already, or cannot become that."""
+    try:
+        check_json(outcome.structured, "structured")
+    except Exception:  # not only WireError, as above
+        try:
+            if _fault_of_type(outcome.structured) is None:
+                from ..wire.unstructure import unstructure  # imported lazily, as below
+
+                structured = unstructure(outcome.structured)
+                check_json(structured, "structured")
+                return evolve(outcome, structured=structured)
+        except Exception:
+            return outcome  # `refused` says what is wrong
+    return outcome
 
 
 def _converted(spec: AgentStepSpec, value: Any) -> StepOutcome:
@@ -74,7 +95,7 @@ def _converted(spec: AgentStepSpec, value: Any) -> StepOutcome:
     except Exception as error:  # also from methods of the value
         why = printable(str(error)) if isinstance(error, WireError) else f"converting it raised {StepError.of(error)}"
     reason = f"agent {spec.agent!r} returned {describe(value)}, which is no JSON value ({why}); {_EXPECTED}"
-    return InvalidOutcome.because(spec, reason, full_repr(value))
+    return InvalidOutcome.because(spec, reason, _whole(value))
 
 
 def _fault_of_type(value: Any) -> str | None:
@@ -103,7 +124,8 @@ def _fault_of(outcome: Any) -> str | None:
             check_text(getattr(outcome, name), name)
         check_json(outcome.structured, "structured")
     except WireError as error:
-        return f"the step returned an outcome that the wire cannot carry: {error}"
+        way_out = "" if not error.field.startswith("structured") else f"; {_WAY_OUT}"
+        return f"the step returned an outcome that the wire cannot carry: {error}{way_out}"
     success: Any = outcome.success
     return None if isinstance(success, bool) else f"success is {describe(success)}, expected a bool"
 
@@ -111,33 +133,14 @@ def _fault_of(outcome: Any) -> str | None:
 def _contents(outcome: Any) -> str:
     """Return the output of an outcome and a `repr` of what is structured; of anything else the `repr`."""
     if not issubclass(type(outcome), StepOutcome):
-        return full_repr(outcome)
+        return _whole(outcome)
     output, structured = (getattr(outcome, name, None) for name in ("output", "structured"))
-    text = output if isinstance(output, str) else full_repr(output)
-    return text if structured is None else f"{_cut(text)}\nstructured: {full_repr(structured)}"
+    text = output if isinstance(output, str) else _whole(output)
+    return text if structured is None else f"{_cut(text)}\nstructured: {_whole(structured)}"
 
 
-def full_repr(value: Any) -> str:
-    """Return the `repr` of any object, also if that of the object, or of one inside of it, raises."""
-    try:
-        return printable(repr(value))
-    except BaseException as error:  # the class is user code: its __repr__ may raise anything
-        note = f"an instance of {type(value).__name__}, whose repr() raised {type(error).__name__}"
-    try:
-        attributes = getattr(value, "__dict__", None)
-        return printable(f"{note}: {_lenient_repr().repr(value if attributes is None else attributes)}")
-    except BaseException:
-        return note
-
-
-def _lenient_repr() -> reprlib.Repr:
-    """Return what writes containers item by item, and instead of a `repr` that raises the type."""
-    lenient = reprlib.Repr()
-    for name in vars(lenient):
-        if name.startswith("max"):
-            setattr(lenient, name, MOST_BYTES)
-    lenient.maxlevel = MAX_DEPTH
-    return lenient
+def _whole(value: Any) -> str:
+    return full_repr(value, 2 * MOST_BYTES)
 
 
 def _cut(text: str) -> str:

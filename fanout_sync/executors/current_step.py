@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Protocol
 from attrs import field, frozen
 
 from ..records.steps import AgentStepSpec
+from ..tracebacks import ShortRuntimeError
 from .clock import clock
 
 if TYPE_CHECKING:
@@ -143,7 +144,7 @@ def current_step() -> CurrentStep:
     """
     step = running_step.get()
     if step is None:
-        raise RuntimeError("no step is running here: current_step() is for the code of a step, while it runs")
+        raise ShortRuntimeError("no step is running here: current_step() is for the code of a step, while it runs")
     spec, index, attempt, timeout_s, deadline, stop, meter = step
     at = None if deadline is None else clock.monotonic_at(deadline)
     return CurrentStep(spec, index, attempt, timeout_s, at, stop, meter, Cancelled(stop, deadline))

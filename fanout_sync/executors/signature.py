@@ -9,6 +9,7 @@ from typing import Any, Literal, Protocol
 
 from attrs import frozen
 
+from ..checks import own_signature as own_signature  # also for those who ask for more of a function
 from ..errors import OptionError
 from ..events.senders import EventSender
 from ..records.steps import AgentStepSpec
@@ -69,17 +70,6 @@ def sender_place(name: str, function: AgentFunction) -> SenderPlace | None:
             "needs, make in setup= of FunctionExecutor"
         ) from None
     return place
-
-
-def own_signature(function: AgentFunction) -> inspect.Signature:
-    """Return what the function itself takes: of a decorator that passes on everything, what the decorated one does.
-
-    Raises:
-        TypeError, ValueError: It has no signature.
-    """
-    signature = inspect.signature(function, follow_wrapped=False)
-    kinds = [parameter.kind for parameter in signature.parameters.values()]
-    return inspect.signature(function) if inspect.Parameter.VAR_POSITIONAL in kinds else signature
 
 
 def _place_in(signature: inspect.Signature, function: AgentFunction) -> SenderPlace | None:

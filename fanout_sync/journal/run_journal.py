@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import math
 from collections import deque
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from itertools import islice
 from time import monotonic
 from typing import TYPE_CHECKING, Any
@@ -68,6 +68,7 @@ class RunJournal:
         self._listed: set[str] = set()
         self._seen: _NameSet | None = None
         self._is_checked = False
+        self._has_items = False  # whether the steps are those of `fanout_map`
         self._known: set[str] | None = None  # the task ids of a checked list that the journal has
         self._identities: dict[int, str] = {}
         self.to_write: list[tuple[Report, JournalRecord]] = []
@@ -93,7 +94,7 @@ class RunJournal:
             SpecNotJournallable: JSON cannot carry a spec.
             JournalError: The journal cannot be read.
         """
-        is_list = isinstance(specs, (list, tuple))
+        is_list = isinstance(specs, Sequence)
         known: set[str] = set()
         twice: dict[str, tuple[str, ...]] = {}
         conflicts: dict[str, tuple[str, ...]] = {}
@@ -128,7 +129,7 @@ class RunJournal:
         may_be_there = self._known is None or spec.task_id in self._known
         record = self._store.find(spec.task_id) if may_be_there else None
         if record is not None:
-            differing = _differing(record, spec, identity)
+            differing = self._differing(record, spec, identity)
             if differing and not self._may_rerun:
                 raise self._conflicts({spec.task_id: differing})
             if record.outcome.success and not differing:
@@ -157,14 +158,31 @@ class RunJournal:
         for index, spec in specs:
             if spec.task_id in there and (identity := self._identity(index, spec)) != there[spec.task_id]:
                 record = self._store.find(spec.task_id)
-                if record is not None and (differing := _differing(record, spec, identity)):
+                if record is not None and (differing := self._differing(record, spec, identity)):
                     yield spec.task_id, differing
 
+    def _differing(self, record: JournalRecord, spec: AgentStepSpec, identity: str) -> tuple[str, ...]:
+        """Return the names of the fields in which a spec differs from the journalled one."""
+        if record.identity == identity:
+            return ()
+        if record.spec is None:  # imported from a checkpoint, which has no specs: only the agent can be compared
+            return () if record.outcome.agent == spec.agent else ("agent",)
+        names = [name for name in _NAMES if getattr(record.spec, name) != getattr(spec, name)]
+        if type(spec) is not ItemSpec:
+            return tuple(names or ["output_schema"])  # equal in Python, as 1 and 1.0 are, but different as JSON
+        # The prompt stands for the item, and may be the same for two of them.
+        others = tuple(name for name in names if name != "prompt")
+        with_its_agent = ItemSpec.of(spec.task_id, record.spec.agent, spec.item)
+        is_same_item = identity_of(self._workflow_id, with_its_agent) == record.identity
+        return others if is_same_item and others else (*others, "item")
+
     def _identity(self, index: int, spec: AgentStepSpec) -> str:
+        self._has_items = type(spec) is ItemSpec
         try:
             return identity_of(self._workflow_id, spec)
         except WireError as error:
-            raise SpecNotJournallable(f"specs[{index}] cannot be journalled: {error}") from error
+            name = "items" if type(spec) is ItemSpec else "specs"
+            raise SpecNotJournallable(f"{name}[{index}] cannot be journalled: {error}") from error
 
     def _duplicates(self, twice: dict[str, tuple[str, ...]]) -> JournalConflict:
         reason = (
@@ -177,10 +195,19 @@ class RunJournal:
         differences = _named(f"{task_id!r} ({', '.join(fields)})" for task_id, fields in conflicts.items())
         reason = (
             f"steps of the workflow {self._workflow_id!r} are journalled with other specs; what differs: "
-            f"{differences}. Give the steps new task_ids, name another workflow, or run them again with "
-            "on_conflict='rerun'"
+            f"{differences}. {self._advice(conflicts)}"
         )
         return JournalConflict(reason, conflicts)
+
+    def _advice(self, conflicts: Mapping[str, tuple[str, ...]]) -> str:
+        if not self._has_items:
+            return "Give the steps new task_ids, name another workflow, or run them again with on_conflict='rerun'"
+        ways = "name the steps anew with task_id=, name another workflow, or run them again with on_conflict='rerun'"
+        record = self._store.find(next(iter(conflicts)))
+        if record is None or any(fields != ("agent",) for fields in conflicts.values()):
+            return f"N{ways[1:]}"
+        agent = f"agent={record.outcome.agent!r}"
+        return f"Give {agent} if it is the same function under another name, which is the agent by default; or {ways}"
 
     # Outcomes to keep -------------------------------------------------------------------------------------------------
 
@@ -265,18 +292,6 @@ class _NameSet:
 
     def close(self) -> None:
         self._connection.close()
-
-
-def _differing(record: JournalRecord, spec: AgentStepSpec, identity: str) -> tuple[str, ...]:
-    """Return the names of the fields in which a spec differs from the journalled one."""
-    if record.identity == identity:
-        return ()
-    if record.spec is None:  # imported from a checkpoint, which has no specs: only the agent can be compared
-        return () if record.outcome.agent == spec.agent else ("agent",)
-    names = [name for name in _NAMES if getattr(record.spec, name) != getattr(spec, name)]
-    if type(spec) is ItemSpec:  # the prompt stands for the item, and may be the same for two of them
-        return (*(name for name in names if name != "prompt"), "item")
-    return tuple(names or ["output_schema"])  # equal in Python, as 1 and 1.0 are, but different as JSON
 
 
 def _with_copy(report: Report, spec: AgentStepSpec) -> Report:

@@ -9,7 +9,7 @@ from typing import Any, NoReturn
 from attrs import Attribute, define, field, frozen, setters
 
 from ..checks import not_negative_amount, positive_amount, positive_int
-from ..errors import OptionError
+from ..errors import OptionError, UnknownOption
 from ..formatting import describe
 from ..records.steps import AgentStepSpec
 from ..records.usage import Usage
@@ -78,7 +78,7 @@ class Budget:
 
     Raises:
         OptionError: An argument is not usable, or there is no limit at all.
-        TypeError: A limit is given by position: a bare number would not say what it limits.
+        UnknownOption: A limit is given by position: a bare number would not say what it limits.
     """
 
     max_tokens: int | None = field(default=None, validator=_a_count)
@@ -98,7 +98,7 @@ class Budget:
         estimate: Callable[[AgentStepSpec], Usage | float] | None = None,
     ) -> None:
         if unnamed:
-            raise TypeError(
+            raise UnknownOption(
                 f"Budget takes its limits by name, got {describe(unnamed[0])}; write Budget(max_cost_usd=5), "
                 "or max_tokens, max_seconds or max_steps"
             )

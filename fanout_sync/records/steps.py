@@ -7,6 +7,7 @@ from typing import Any, ClassVar, Protocol, TypeVar
 from attrs import Attribute, evolve, field, frozen
 
 from ..formatting import describe
+from ..tracebacks import ShortTypeError, ShortValueError
 from .display import DisplayedRecord
 
 __all__ = ["AgentStepSpec", "StepOutcome"]
@@ -75,26 +76,26 @@ class WireRecord:
 
 def _a_string(_: Any, attribute: Attribute[Any], value: Any) -> None:
     if not isinstance(value, str):
-        raise TypeError(f"{attribute.name} must be a str, got {describe(value)}")
+        raise ShortTypeError(f"{attribute.name} must be a str, got {describe(value)}")
 
 
 def _a_string_or_none(_: Any, attribute: Attribute[Any], value: Any) -> None:
     if value is not None and not isinstance(value, str):
-        raise TypeError(f"{attribute.name} must be a str or None, got {describe(value)}")
+        raise ShortTypeError(f"{attribute.name} must be a str or None, got {describe(value)}")
 
 
 def _a_bool(_: Any, attribute: Attribute[Any], value: Any) -> None:
     if value is not True and value is not False:
-        raise TypeError(f"{attribute.name} must be True or False, got {describe(value)}")
+        raise ShortTypeError(f"{attribute.name} must be True or False, got {describe(value)}")
 
 
 def _a_step_count_or_none(_: Any, attribute: Attribute[Any], value: Any) -> None:
     if value is None:
         return
     if not isinstance(value, int) or isinstance(value, bool):
-        raise TypeError(f"{attribute.name} must be an int or None, got {describe(value)}")
+        raise ShortTypeError(f"{attribute.name} must be an int or None, got {describe(value)}")
     if not 0 <= value <= MAX_STEPS_LIMIT:
-        raise ValueError(f"{attribute.name} must be between 0 and 2**64 - 1, got {describe(value)}")
+        raise ShortValueError(f"{attribute.name} must be between 0 and 2**64 - 1, got {describe(value)}")
 
 
 @frozen

@@ -20,7 +20,11 @@ _MAX_COMMAND_CHARS = 60
 _ENDED = r"(?='? (?:returned non-zero exit status|died with|timed out after) )"
 _LONG_COMMAND = re.compile(rf"(Command '.{{{_MAX_COMMAND_CHARS}}}).*?{_ENDED}", re.DOTALL)
 _COMMAND = re.compile(rf"Command '.*{_ENDED}")
-_CODE_OR_ID = re.compile(r"\b(?:code|status|errno|http)\b\W{0,3}\d+\b|([\w.+-]*\d[\w.+-]*)", re.IGNORECASE)
+_CODE = (
+    r"(?:\b|_|status|error|exit|return|response|http)"  # as in status_code and statusCode
+    r"(?:code|status|errno|http(?:/[\d.]+)?)\b\W{0,4}\d+\b"
+)
+_CODE_OR_ID = re.compile(rf"{_CODE}|([\w.+-]*\d[\w.+-]*)", re.IGNORECASE)
 
 
 @define

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import heapq
+import operator
 from collections import Counter
 from collections.abc import Iterator, Sequence
 from itertools import islice
@@ -10,12 +11,13 @@ from typing import TYPE_CHECKING, Any, overload
 
 from attrs import evolve
 
-from ..formatting import close_words
+from ..formatting import close_words, describe
 from ..records.conversion import record_of
 from ..records.report import Report
 from ..records.step_record import StepRecord
 from ..records.steps import AgentStepSpec, Json, StepOutcome
 from ..records.usage import Usage
+from ..tracebacks import ShortIndexError, ShortKeyError, ShortTypeError
 from .retrying import RetryFailed, failed_places, failed_specs_of, to_be_pickled, why_not_retried
 from .table import data_frame_of, rows_of
 
@@ -213,11 +215,20 @@ class Run(Sequence[StepOutcome]):
         if not places:
             close = close_words(task_id, islice(self._places(), MAX_COMPARED))
             hint = f"; did you mean {' or '.join(map(repr, close))}?" if close else ""
-            raise KeyError(f"no step of this run has the task_id {task_id!r}{hint}")
+            raise ShortKeyError(f"no step of this run has the task_id {task_id!r}{hint}")
         if len(places) > 1:
             shown = ", ".join(map(str, places[:5])) + ", …" * (len(places) > 5)
-            raise KeyError(f"{len(places)} steps of this run have the task_id {task_id!r}; use an index: {shown}")
+            raise ShortKeyError(f"{len(places)} steps of this run have the task_id {task_id!r}; use an index: {shown}")
         return places[0]
+
+    def _in_range(self, index: int) -> int:
+        try:
+            place = operator.index(index)
+        except TypeError:
+            raise ShortTypeError(f"a run has an int, a slice or a task_id as index, got {describe(index)}") from None
+        if not -len(self) <= place < len(self):
+            raise ShortIndexError(f"there is no step {place} in a run of {len(self)} steps")
+        return place
 
     @overload
     def __getitem__(self, index: int | str) -> StepOutcome: ...
@@ -226,7 +237,7 @@ class Run(Sequence[StepOutcome]):
     def __getitem__(self, index: int | str | slice) -> StepOutcome | list[StepOutcome]:
         if isinstance(index, slice):
             return [report.outcome for report in self._reports[index]]
-        return self._reports[self._place_of(index) if isinstance(index, str) else index].outcome
+        return self._reports[self._place_of(index) if isinstance(index, str) else self._in_range(index)].outcome
 
     def __iter__(self) -> Iterator[StepOutcome]:
         return (report.outcome for report in self._reports)

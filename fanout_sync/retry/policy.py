@@ -11,7 +11,7 @@ from attrs import field, frozen
 
 from ..checks import flag, not_negative_seconds, positive_int
 from ..errors import OptionError
-from ..formatting import describe
+from ..formatting import describe, describe_argument
 from ..records.status import Status, StepError
 from ..records.steps import AgentStepSpec, StepOutcome
 
@@ -24,6 +24,9 @@ __all__ = ["Retry", "RetryAfter"]
 
 
 logger = logging.getLogger(__name__)
+
+ASKED = "asked to be tried again"
+"""How the message of a `RetryAfter` begins."""
 
 
 class RetryAfter(Exception):
@@ -47,7 +50,7 @@ class RetryAfter(Exception):
         self.seconds = float(seconds)
 
     def __str__(self) -> str:
-        return f"asked to be tried again after {self.seconds:g} s"
+        return f"{ASKED} after {self.seconds:g} s"
 
 
 def reason_of(error: RetryAfter) -> BaseException | None:
@@ -217,8 +220,7 @@ def retry_policy(value: Any) -> RetryPolicy | None:
     if isinstance(value, tenacity.BaseRetrying):
         return _from_tenacity(value)
     raise OptionError(
-        "retry must be a number of attempts, a Retry or a tenacity Retrying object, "
-        f"got {describe(value)}{_hint_at_retrying(value)}"
+        f"retry must be a number of attempts, a Retry or a tenacity Retrying object, got {_described(value)}"
     )
 
 
@@ -258,10 +260,16 @@ def _from_tenacity(retrying: BaseRetrying) -> RetryPolicy | None:
     return RetryPolicy(RetryRule(strategies["retry"], strategies["wait"], looks_at_outcomes=True), strategies["stop"])
 
 
-def _hint_at_retrying(value: Any) -> str:
+def _described(value: Any) -> str:
+    """Return what came in the place of a policy, and what to do."""
+    import tenacity
+
+    for kind in (Retry, tenacity.BaseRetrying):
+        if isinstance(value, type) and issubclass(value, kind):
+            return describe_argument(value, kind, "…")
     if getattr(type(value), "__module__", "").startswith("tenacity") or getattr(value, "retry", None) is not None:
-        return "; wrap strategies as in tenacity.Retrying(stop=…, wait=…, retry=…)"
-    return ""
+        return f"{describe(value)}; wrap strategies as in tenacity.Retrying(stop=…, wait=…, retry=…)"
+    return describe(value)
 
 
 def _is_failure(outcome: StepOutcome) -> bool:

@@ -126,7 +126,7 @@ class RetrySchedule:
         """Return the last report of a step, with the earlier attempts added."""
         history = self.histories.pop(report.index, None) if self.histories else None
         if history is None:
-            return report
+            return _refused(report) if self._policy is None and _asks_to_be_tried_again(report) else report
         outcome = report.outcome
         if not outcome.success:
             note = _note_of_attempts(report, len(history.attempts) + 1)
@@ -149,8 +149,27 @@ class RetrySchedule:
         return waiting
 
 
+def _asks_to_be_tried_again(report: Report) -> bool:
+    """Return whether that is all that an error says, a `RetryAfter` that was raised from no other error."""
+    if report.retry_after is None or report.error is None:
+        return False
+    from .policy import ASKED  # imported lazily: slow, and most runs see no `RetryAfter`
+
+    return report.error.message.startswith(ASKED)
+
+
+def _refused(report: Report) -> Report:
+    """Return the report of a step that has asked to be tried again, where no step is."""
+    outcome = report.outcome
+    note = f"{_separator(outcome.output)}not tried again: that needs retry=, such as retry=3"
+    return evolve(report, outcome=evolve(outcome, output=f"{outcome.output}{note}"))
+
+
+def _separator(text: str) -> str:
+    return "\n" if "\n" in text else "; "
+
+
 def _note_of_attempts(report: Report, attempts: int) -> str:
     if report.status == "cancelled":
         return f" (after {attempts} attempts)"
-    separator = "\n" if "\n" in report.outcome.output else "; "
-    return f"{separator}gave up after {attempts} attempts"
+    return f"{_separator(report.outcome.output)}gave up after {attempts} attempts"

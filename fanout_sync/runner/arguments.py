@@ -12,17 +12,17 @@ from typing import TYPE_CHECKING, Any
 from attrs import evolve
 
 from ..backends import Backend, ProcessBackend, ThreadBackend
-from ..checks import one_of, positive_seconds
+from ..checks import one_of, positive_seconds, refuse_signature
 from ..engine.plan import RunPlan
 from ..engine.warn import warn_caller
 from ..errors import OptionError
 from ..events.senders import EventSink, FunctionSink, is_async
 from ..executors.executor import AgentExecutor, is_thread_safe
-from ..formatting import describe, did_you_mean
+from ..formatting import describe, describe_argument, did_you_mean
 from ..records.steps import AgentStepSpec
 from ..results.progress import ShownBy
 from ..results.progress_function import ProgressFunction
-from .executor_argument import check_execute_step, describe_argument, refuse_executor
+from .executor_argument import check_methods, refuse_executor
 
 if TYPE_CHECKING:
     from ..journal import Journal, Workflow
@@ -38,7 +38,7 @@ def an_executor(value: Any) -> AgentExecutor:
     """Return the executor, if it is one."""
     if isinstance(value, AgentExecutor):
         is_thread_safe(value)  # refuses what is no bool
-        check_execute_step(value)
+        check_methods(value)
         return value
     raise refuse_executor(value)
 
@@ -88,6 +88,8 @@ def an_event_sink(value: Any) -> EventSink | None:
         raise OptionError(f"{expected}, got {describe(value)}")
     if is_async(send):
         raise OptionError(f"{expected}, got {describe(value)}, which is async: nobody would await it")
+    name = "event_tx" if sink is not value else f"send of event_tx ({type(value).__name__})"
+    refuse_signature(name, send, "(event)", None)
     sender: EventSink = sink
     return sender
 
@@ -112,7 +114,8 @@ def rate_limits(value: Any) -> tuple[RateLimit, ...]:
     limits = tuple(value) if isinstance(value, (list, tuple)) else (value,)
     for limit in limits:
         if not isinstance(limit, RateLimit):
-            raise OptionError(f"rate_limit must be a RateLimit or a list of them, got {describe(limit)}")
+            got = describe_argument(limit, RateLimit, "…")
+            raise OptionError(f"rate_limit must be a RateLimit or a list of them, got {got}")
     return limits
 
 
@@ -123,7 +126,8 @@ def a_budget(value: Any) -> Budget | None:
     from ..limits.budget import Budget
 
     if not isinstance(value, Budget):
-        raise OptionError(f"budget must be a Budget, such as Budget(max_cost_usd=5), got {describe(value)}")
+        got = describe_argument(value, Budget, "…")
+        raise OptionError(f"budget must be a Budget, such as Budget(max_cost_usd=5), got {got}")
     return value
 
 
@@ -149,7 +153,8 @@ def a_journal(value: Any) -> Journal:
     if isinstance(value, (str, os.PathLike)) and os.fspath(value):
         return SqliteJournal(value)
     raise OptionError(
-        f"journal must be the path of an SQLite file, a Journal or what its workflow() returns, got {describe(value)}"
+        f"journal must be the path of an SQLite file, a Journal or what its workflow() returns, "
+        f"got {describe_argument(value, Journal)}"
     )
 
 

@@ -6,9 +6,10 @@ import inspect
 from collections.abc import Mapping
 from typing import Any
 
+from ..engine.plan import an_int_hint
 from ..errors import OptionError
 from ..executors.executor import AgentExecutor
-from ..formatting import describe
+from ..formatting import describe, describe_argument
 
 
 def refuse_executor(value: Any) -> OptionError:
@@ -25,32 +26,49 @@ def refuse_executor(value: Any) -> OptionError:
     return OptionError(f"{refusal}; subclass AgentExecutor, or wrap functions in a FunctionExecutor")
 
 
-def describe_argument(value: Any, kind: type) -> str:
-    """Return a description of an argument; of a class of the right kind, that it has to be called."""
-    if isinstance(value, type) and issubclass(value, kind):
-        return f"the class {value.__name__}; call it: {value.__name__}()"
-    return describe(value)
-
-
-def check_execute_step(executor: AgentExecutor) -> None:
-    """Refuse an `execute_step` that cannot be called: otherwise every step would fail with the same `TypeError`.
+def check_methods(executor: AgentExecutor) -> None:
+    """Refuse methods that cannot be called: otherwise every step, or every worker, would fail with the same error.
 
     Raises:
-        OptionError: It does not take a spec and an event sender, both by position.
+        OptionError: A method does not take what it is called with, all by position.
     """
-    method: Any = executor.execute_step
-    expected = f"execute_step of {type(executor).__name__} must take (self, spec, event_tx=None)"
-    if not callable(method):
-        raise OptionError(f"{expected}, but it is {describe(method)}")
+    for name, takes, count in _METHODS:
+        method: Any = getattr(executor, name)
+        expected = f"{name} of {type(executor).__name__} must take {takes}"
+        if not callable(method):
+            raise OptionError(f"{expected}, but it is {describe(method)}")
+        try:
+            # Of a decorator its own signature, not that of what it decorates: that is what is called.
+            signature = inspect.signature(method, follow_wrapped=False)
+        except (TypeError, ValueError):  # some builtins have none
+            continue
+        try:
+            signature.bind(*[None] * count)
+        except TypeError:
+            raise OptionError(f"{expected}, but its signature is {_written(method, signature)}") from None
+
+
+_METHODS = (
+    ("execute_step", "(self, spec, event_tx=None)", 2),
+    ("setup", "(self)", 0),
+    ("teardown", "(self)", 0),
+    ("timeout_for", "(self, spec)", 1),
+    ("concurrency_hint", "(self)", 0),
+)
+"""The methods of an executor: how they are written, and how many arguments they are called with."""
+
+
+def check_hint(executor: AgentExecutor) -> None:
+    """Refuse a hint that is no int. One that raises is left to the run, which asks again.
+
+    Raises:
+        OptionError: It is something else.
+    """
     try:
-        # Of a decorator its own signature, not that of what it decorates: that is what is called.
-        signature = inspect.signature(method, follow_wrapped=False)
-    except (TypeError, ValueError):  # some builtins have none
+        hint: object = executor.concurrency_hint()
+    except Exception:  # the executor's own code
         return
-    try:
-        signature.bind(None, None)
-    except TypeError:
-        raise OptionError(f"{expected}, but its signature is {_written(method, signature)}") from None
+    an_int_hint(hint)
 
 
 def _written(method: Any, signature: inspect.Signature) -> inspect.Signature:

@@ -38,6 +38,7 @@ from .arguments import (
     rate_limits,
     warn_of_soft_timeout,
 )
+from .executor_argument import check_hint
 from .options import OPTIONS
 from .retry_failed import retry_failed
 
@@ -132,6 +133,8 @@ class Runner:
             retry_failed=retry_failed,
             raises_interrupts=one_of("on_interrupt", on_interrupt, ("raise", "return")) == "raise",
         )
+        if max_concurrency is None:
+            check_hint(executor)
         warn_of_soft_timeout(self._plan)
         self._streams: WeakSet[OutcomeStream] = WeakSet()
         self._started: WeakSet[BackgroundRun] = WeakSet()
@@ -192,8 +195,8 @@ class Runner:
             InputError: As in `run`; steps that were started are finished and yielded first.
             OptionError: `order` is neither.
             ExecutorNotPicklable: As in `run`, when the first outcome is asked for.
-            JournalError, JournalConflict: As in `run`; but unless `specs` is a list or tuple, a conflict is found only
-                when its spec is read.
+            JournalError, JournalConflict: As in `run`; but unless `specs` is a container, such as a list or a set, a
+                conflict is found only when its spec is read.
             FanoutInterrupted: Ctrl-C while it waits for an outcome; its `.run` has those that were not yielded yet.
         """
         one_of("order", order, ("input", "completion"))

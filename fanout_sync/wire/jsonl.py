@@ -12,6 +12,7 @@ from typing import IO, Any
 
 from ..errors import WireError
 from ..records.steps import AgentStepSpec, StepOutcome
+from ..tracebacks import ShortTypeError
 
 __all__ = ["read_specs", "write_outcomes"]
 
@@ -81,7 +82,7 @@ def _opened(path_or_file: PathOrFile, mode: str) -> tuple[AbstractContextManager
         path = os.fsdecode(path_or_file)
         return open(path, mode), path  # noqa: PTH123 - pathlib is slow to import; the caller closes the file
     if not hasattr(path_or_file, "read" if mode == "rb" else "write"):
-        raise TypeError(f"expected a path, '-' or an open file, got {type(path_or_file).__name__}")
+        raise ShortTypeError(f"expected a path, '-' or an open file, got {type(path_or_file).__name__}")
     name = getattr(path_or_file, "name", None)
     return contextlib.nullcontext(path_or_file), name if isinstance(name, str) else "<stream>"
 
@@ -104,7 +105,7 @@ def _specs(opened: AbstractContextManager[Any], source: str) -> Iterator[Any]:
 
 def _line(outcome: StepOutcome, index: int, source: str) -> str:
     if not isinstance(outcome, StepOutcome):
-        raise TypeError(f"outcomes[{index}] must be a StepOutcome, got {type(outcome).__name__}")
+        raise ShortTypeError(f"outcomes[{index}] must be a StepOutcome, got {type(outcome).__name__}")
     try:
         return outcome.to_json() + "\n"
     except WireError as error:

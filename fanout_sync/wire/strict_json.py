@@ -11,6 +11,7 @@ from typing import Any
 
 from ..errors import WireError
 from ..records.steps import Json
+from ..tracebacks import ShortTypeError
 
 MAX_DEPTH = 127
 """How deep objects and arrays may nest, including the record's own object: serde_json refuses the 128th level."""
@@ -219,7 +220,7 @@ def parse_json(text: str | bytes) -> Json:
             reason = f"expected UTF-8, got the byte 0x{text[error.start]:02x} at byte {error.start} ({error.reason})"
             raise WireError(reason) from None
     elif not isinstance(text, str):
-        raise TypeError(f"JSON is read from str or bytes, got {type(text).__name__}")
+        raise ShortTypeError(f"JSON is read from str or bytes, got {type(text).__name__}")
     if text.startswith("\ufeff"):
         raise WireError("starts with a byte order mark (U+FEFF); expected UTF-8 without one")
     try:

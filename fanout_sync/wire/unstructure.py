@@ -151,8 +151,27 @@ def _dump_of_model(model: Any) -> Any:
         return model.dict()
     try:
         return model.model_dump(mode="json")
-    except Exception:  # a field that pydantic makes no JSON of: convert each by its own type
-        return model.model_dump()
+    except Exception:  # pydantic makes no JSON of some field: convert that one by its own type
+        dumped = model.model_dump()
+    if not isinstance(dumped, dict):  # of a `RootModel`
+        return dumped
+    return {name: _dump_of_field(model, name, value) for name, value in dumped.items()}
+
+
+def _dump_of_field(model: Any, name: str, value: Any) -> Any:
+    """Return a field as pydantic makes JSON of it; where it does not, the value itself, to be converted.
+
+    Args:
+        model: The model.
+        name: The name of the field.
+        value: What pydantic makes of the field for Python.
+    """
+    try:
+        return model.model_dump(mode="json", include={name})[name]
+    except Exception:
+        own = getattr(model, name, value)
+        # Only one part of it may be at fault.
+        return own if _is_model(type(own)) or isinstance(own, (Mapping, *_ARRAYS_OF_ITEMS)) else value
 
 
 def _is_array(kind: Any) -> bool:

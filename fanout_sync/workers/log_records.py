@@ -7,6 +7,7 @@ from collections.abc import Callable
 from typing import Any
 
 from .. import forks, last_resort
+from ..tracebacks import traceback_of
 
 Levels = tuple[int, dict[str, int]]
 """The argument of `logging.disable`, and the level of each logger that has one of its own; the root's name is `""`."""
@@ -84,10 +85,17 @@ def emit_here(fields: dict[str, Any]) -> None:
         logger.handle(logging.makeLogRecord(fields))
 
 
+def _traceback_of(logger: str, exc_info: Any) -> str:
+    is_ours = logger.partition(".")[0] == __name__.partition(".")[0]
+    if is_ours and exc_info[1] is not None:  # which shows errors in the user's code
+        return traceback_of(exc_info[1]).rstrip("\n")
+    return _formatter.formatException(exc_info)
+
+
 def _fields_of(record: logging.LogRecord) -> dict[str, Any]:
     fields = {name: value for name, value in record.__dict__.items() if type(value) in _Plain}
     fields |= {"name": str(record.name), "msg": str(record.getMessage()), "args": None, "exc_info": None}
     fields |= {"levelno": int(record.levelno), "levelname": str(record.levelname)}  # a level may be an enum member
     if record.exc_info and not record.exc_text:
-        fields["exc_text"] = _formatter.formatException(record.exc_info)
+        fields["exc_text"] = _traceback_of(record.name, record.exc_info)
     return fields

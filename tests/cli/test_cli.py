@@ -196,9 +196,9 @@ def test_failed_steps_are_summed_up(folder: Folder) -> None:
     assert done.stdout == ""
     head, *failures, _ = done.stderr.splitlines()
     assert re.fullmatch(r"4 steps in \d+\.\d s: 1 succeeded, 3 failed", head)
-    assert failures[0] == "  t1 (parse): ValueError: could not convert string to float: 'many'"
-    assert failures[1] == "  t2 (fail): ValueError: one …"
-    assert failures[2].startswith("  t3 (unheard): no agent 'unheard' is registered; known agents: ")
+    assert failures[0] == "  t1 (parse) raised: ValueError: could not convert string to float: 'many'"
+    assert failures[1] == "  t2 (fail) raised: ValueError: one …"
+    assert failures[2].startswith("  t3 (unheard) failed: no agent 'unheard' is registered; known agents: ")
     assert [outcome.success for outcome in outcomes_in((folder / "out.jsonl").read_text())] == [True, *[False] * 3]
 
 
@@ -209,11 +209,37 @@ def test_summary_has_one_line_for_each_reason(folder: Folder) -> None:
     assert done.returncode == 1
     head, failures, where = done.stderr.splitlines()
     assert head.endswith("s: 25 failed")
-    assert failures.startswith(r"  25 failed: ValueError: \x1b[31mred xxx")
+    assert failures.startswith(r"  25 raised: ValueError: \x1b[31mred xxx")
     assert failures.endswith("x … (t0, t1, t2 and 22 more)")
     assert len(failures) < 280
     assert where == "  outcomes: standard output"
     assert len(outcomes_in(done.stdout)[24].output) > 1000
+
+
+def test_cancelled_steps_are_counted_for_themselves(folder: Folder) -> None:
+    """They are one line, and no failures."""
+    folder.steps(("fail", "bad"), *[("shout", "a")] * 9)
+    done = folder.run("--max-failures", "1", "--jobs", "1")
+    assert done.returncode == 1
+    head, *lines = done.stderr.splitlines()
+    assert re.fullmatch(r"10 steps in \d+\.\d s: 1 failed, 9 cancelled", head)
+    assert lines[0] == "  t0 (fail) raised: ValueError: bad"
+    assert lines[1].startswith("  9 cancelled: no more steps are started: 1 step had failed")
+
+
+@pytest.mark.parametrize(
+    "option",
+    ["--max-concurrency", "--workers", "--processes", "--threads", "--concurrency", "--max-workers", "--max_workers"],
+)
+def test_jobs_as_others_call_them(option: str, folder: Folder) -> None:
+    """What other programs call --jobs gets a hint."""
+    folder.steps(("shout", "a"))
+    done = folder.run(option, "3")
+    assert done.returncode == 2
+    assert "--jobs" in done.stderr.splitlines()[-1]
+    assert option in done.stderr.splitlines()[-1]
+    done = folder.run("--no-such-option", "3")
+    assert "--jobs" not in done.stderr
 
 
 def test_dead_worker_costs_one_step(folder: Folder) -> None:
@@ -222,7 +248,7 @@ def test_dead_worker_costs_one_step(folder: Folder) -> None:
     done = folder.run("--backend", "process")
     assert done.returncode == 1
     assert [outcome.success for outcome in outcomes_in(done.stdout)] == [True, False, True]
-    assert re.search(r"^  t1 \(die\): worker process \d+ exited with code 7$", done.stderr, re.MULTILINE)
+    assert re.search(r"^  t1 \(die\) crashed: worker process \d+ exited with code 7$", done.stderr, re.MULTILINE)
 
 
 def test_no_steps_at_all(folder: Folder) -> None:

@@ -16,8 +16,10 @@ from scripts import Launcher, run_python
 from fanout_sync import (
     Event,
     EventChannel,
+    FanoutInterrupted,
     FunctionExecutor,
     Lagged,
+    OptionError,
     Retry,
     RunEnd,
     Runner,
@@ -280,6 +282,55 @@ for number in range(100):
         assert ("has not returned" in done.stderr) is hangs
 
 
+@pytest.mark.parametrize("how", ["caught", "closed", "uncaught"])
+def test_a_program_ends_after_ctrl_c(how: str, launch: Launcher) -> None:
+    """A slow listener with a backlog of an hour keeps it from ending for a second, however it ends."""
+    script = launch.script(
+        """
+        from fanout_sync import EventChannel
+        channel = EventChannel()
+        channel.listen(lambda event: time.sleep(0.4))
+        def work(spec):
+            if spec.prompt == "1000":
+                say("begun")
+                time.sleep(3600)
+            return "done"
+        runner = Runner(FunctionExecutor({"tester": work}), event_tx=channel)
+        if HOW == "uncaught":
+            runner.run(make_specs(5000))
+        try:
+            runner.run(make_specs(5000))
+        except FanoutInterrupted:
+            if HOW == "closed":
+                channel.close()
+        say("the end")
+        """,
+        how=how,
+    )
+    script.expect("begun")
+    script.press_ctrl_c()
+    if how != "uncaught":
+        script.expect("the end")
+    script.end()
+
+
+def test_a_run_after_an_interrupted_one_waits_for_its_listener_again() -> None:
+    """The bound holds for the end of the program or the channel, and not for another run."""
+    channel, slow = EventChannel(), Slow(0.002)
+    channel.listen(slow)
+    runner = Runner(FunctionExecutor({"tester": answer}), event_tx=channel)
+
+    def specs() -> Iterator[Any]:
+        yield from make_specs(3)
+        raise KeyboardInterrupt
+
+    with pytest.raises(FanoutInterrupted):
+        runner.run(specs())
+    runner.run(make_specs(600))
+    assert isinstance(slow.seen[-1], RunEnd)
+    channel.close()
+
+
 def test_a_stream_that_the_interpreter_closes_waits_for_no_listener() -> None:
     """A stream that is open when the program ends is closed when the threads of listeners have stopped already."""
     done = run_python(
@@ -339,6 +390,23 @@ def test_an_async_callback_is_refused() -> None:
     for each in (callback, AsyncCallable()):
         with pytest.raises(TypeError, match="must be a plain function, got an async one"):
             EventChannel().listen(each)
+
+
+def test_a_callback_of_other_arguments_is_refused() -> None:
+    """At once, and not for each event in the log; so is the `event_tx` of a runner."""
+    without: Any = lambda: 1  # noqa: E731 - what is refused
+    with pytest.raises(TypeError, match=r"callback must take \(event\), but its signature is \(\)"):
+        EventChannel().listen(without)
+    with pytest.raises(OptionError, match=r"event_tx must take \(event\), but its signature is \(\)"):
+        Runner(FunctionExecutor(), event_tx=without)
+
+    class Sink:
+        def send(self, event: Event, more: int) -> None: ...
+
+    with pytest.raises(OptionError, match=r"send of event_tx \(Sink\) must take \(event\), but its"):
+        Runner(FunctionExecutor(), event_tx=Sink())  # type: ignore[arg-type]  # the mistake
+    for taken in (print, list[Any]().append, lambda event, more=1: None, lambda *events: None):
+        Runner(FunctionExecutor(), event_tx=taken)
 
 
 def test_a_closed_listener_keeps_nothing(hung: tuple[Callable[[Event], object], threading.Event]) -> None:

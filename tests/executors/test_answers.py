@@ -322,3 +322,123 @@ print([name for name in ("cattrs", "fanout_sync.wire.unstructure") if name in sy
 """
     done = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, timeout=HANG_BOUND_S)
     assert (done.stdout.strip(), done.stderr) == ("[]", "")
+
+
+# What else `structured` may be ----------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(("value", "structured"), CONVERTED)
+def test_what_an_outcome_has_is_converted_like_what_is_returned(value: Any, structured: Any) -> None:
+    """The text stays what the agent has said."""
+    outcome = outcome_of(StepOutcome.completed(SPEC, "text", value))
+    assert (outcome.output, outcome.success, outcome.structured) == ("text", True, structured)
+
+
+def test_an_outcome_of_plain_json_is_passed_on_as_it_is() -> None:
+    """The very object, without a copy."""
+    given = StepOutcome.completed(SPEC, "text", {"a": [1]})
+    assert outcome_of(given) is given
+
+
+def test_an_outcome_that_no_json_can_hold_says_what_to_do(make_runner: MakeRunner) -> None:
+    """The text is kept, and the message names the ways to make JSON data."""
+    run = make_runner(FunctionExecutor({"tester": _with_object})).run([SPEC])
+    assert run.records[0].status == "invalid"
+    assert "model.model_dump(mode='json')" in run[0].output.splitlines()[0]
+    assert "the paid text" in run[0].output
+
+
+def _with_object(spec: AgentStepSpec) -> StepOutcome:
+    return StepOutcome.completed(spec, "the paid text", Plain())
+
+
+def test_the_field_at_fault_of_a_model_is_named() -> None:
+    """Not one that pydantic makes JSON of, such as a secret, a set or another model."""
+    pydantic = pytest.importorskip("pydantic")
+    inner = pydantic.create_model("Inner", key=(pydantic.SecretStr, pydantic.SecretStr("hidden")), raw=(bytes, b"\xff"))
+    outer = pydantic.create_model(
+        "Outer",
+        key=(pydantic.SecretStr, pydantic.SecretStr("hidden")),
+        words=(set[int], {1}),
+        when=(datetime.datetime, WHEN),
+        inner=(inner, ...),
+    )
+    assert "(inner.raw: expected a JSON value, got an instance of bytes)" in outcome_of(outer(inner=inner())).output
+    assert "(raw: expected a JSON value" in outcome_of(inner()).output
+    plain = outcome_of(outer(inner=inner(raw=b"a")))
+    assert plain.structured == {
+        "key": "**********",
+        "words": [1],
+        "when": SHOWN,
+        "inner": {"key": "**********", "raw": "a"},
+    }
+
+
+# The text of what cannot be converted ---------------------------------------------------------------------------------
+
+
+class Plain:
+    """An answer without a `repr` of its own."""
+
+    def __init__(self, **more: Any) -> None:
+        self.content = "paid answer"
+        self.__dict__.update(more)
+
+
+class Slotted:
+    __slots__ = ("content", "missing")
+
+    def __init__(self) -> None:
+        self.content = "paid answer"
+
+
+def _circle() -> Plain:
+    circle = Plain()
+    circle.itself = [circle]  # type: ignore[attr-defined]  # any attribute
+    return circle
+
+
+@pytest.mark.parametrize(
+    "make",
+    [Plain, Slotted, lambda: [Plain()], lambda: {"a": (Slotted(),)}, lambda: Plain(inner=Plain()), _circle],
+    ids=["object", "slots", "list", "nested", "attribute", "circle"],
+)
+def test_the_attributes_of_an_object_are_kept(make: Callable[[], Any]) -> None:
+    """What has no `repr` of its own is followed by its attributes, at any depth."""
+    assert "{'content': 'paid answer'" in outcome_of(make()).output
+
+
+def test_an_object_that_is_shared_many_times_does_not_explode() -> None:
+    """The text is bounded, however the objects refer to each other."""
+    shared = Plain()
+    for _ in range(60):
+        shared = Plain(left=shared, right=shared)
+    assert len(outcome_of(shared).output) <= 2 * MOST_BYTES
+
+
+def test_arrays_are_kept_whole() -> None:
+    """Not only their first and last items; a large one as far as 1 MB goes."""
+    numpy = pytest.importorskip("numpy")
+    values = numpy.arange(3000, dtype=float)
+    values[1] = numpy.nan
+    for answer in (values, {"scores": values}, [(values,)]):
+        assert "1.500e+03" in outcome_of(answer).output
+    large = outcome_of(numpy.arange(200_000)).output
+    assert "of shape (200000,)" in large
+    assert "123456, 123457" in large
+    assert len(outcome_of(numpy.zeros(10**7)).output) < 2 * MOST_BYTES
+
+
+def test_tables_are_kept_whole() -> None:
+    """A table of pandas is kept as CSV, as far as 1 MB goes."""
+    pandas = pytest.importorskip("pandas")
+    table = pandas.DataFrame({"number": range(500), "name": [f"row {n}" for n in range(500)]})
+    for answer in (table, [table], {"table": table["name"]}):
+        assert "250,250,row 250\n" in outcome_of(answer).output or "250,row 250\n" in outcome_of(answer).output
+    assert len(outcome_of(pandas.DataFrame({"n": range(10**6)})).output) < 2 * MOST_BYTES
+
+
+def test_none_says_what_to_return_instead() -> None:
+    """A function that only does something returns an empty text."""
+    assert outcome_of(None).output.endswith("or '' if there is nothing to say")
+    assert outcome_of("").success

@@ -5,12 +5,13 @@ from __future__ import annotations
 import inspect
 import pickle
 import re
+import traceback
 from types import MappingProxyType
 
 import pytest
 from naming import without_address
 
-from fanout_sync import Run, errors
+from fanout_sync import Run, StepError, errors
 from fanout_sync.errors import (
     ExecutorNotPicklable,
     FanoutError,
@@ -162,3 +163,14 @@ def test_attributes_are_the_arguments() -> None:
 def test_only_an_interrupt_is_no_exception() -> None:
     """`except Exception` catches every error except `FanoutInterrupted`, as for Python's `KeyboardInterrupt`."""
     assert all(issubclass(kind, Exception) == (kind is not FanoutInterrupted) for kind in CLASSES - {FanoutError})
+
+
+@pytest.mark.parametrize("protocol", range(pickle.HIGHEST_PROTOCOL + 1))
+def test_builtin_errors_that_are_short_in_notebooks_are_builtins_elsewhere(protocol: int) -> None:
+    """By name, to `except`, and when they are unpickled."""
+    with pytest.raises(KeyError) as caught:
+        RUN["t0"]
+    assert "".join(traceback.format_exception_only(caught.value)).startswith("KeyError: ")
+    assert StepError.of(caught.value).type == "KeyError"
+    again = pickle.loads(pickle.dumps(caught.value, protocol))
+    assert (type(again), again.args) == (KeyError, caught.value.args)

@@ -71,6 +71,23 @@ def main(backend, **options):
 """
 
 
+@pytest.mark.parametrize("backend", ["thread", "process"])
+def test_the_frames_of_this_package_are_left_out(script: Any, backend: str) -> None:
+    """The traceback of a listener and of `teardown` has the user's lines alone."""
+    for source in (
+        LISTENER,
+        f"""
+{TEARDOWN}
+main({backend!r})
+print("the end")
+""",
+    ):
+        stderr = script(source)
+        assert count(stderr) == 1
+        assert "/fanout_sync/" not in stderr
+        assert "script.py" in stderr
+
+
 # Where errors come from -----------------------------------------------------------------------------------------------
 
 

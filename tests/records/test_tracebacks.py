@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import builtins
+import functools
 import re
 import sys
 import threading
@@ -14,7 +15,16 @@ from typing import Any
 import pytest
 import tenacity
 
-from fanout_sync import AgentExecutor, AgentStepSpec, FunctionExecutor, Runner, StepError, StepOutcome, current_step
+from fanout_sync import (
+    AgentExecutor,
+    AgentStepSpec,
+    FunctionExecutor,
+    Runner,
+    StepError,
+    StepOutcome,
+    current_step,
+    fanout_map,
+)
 from fanout_sync.testing import make_specs
 
 MakeRunner = Callable[..., Runner]
@@ -145,6 +155,36 @@ def test_an_executor_that_cannot_be_unpickled_shows_the_users_frames() -> None:
         Runner(executor, backend="process").run(make_specs(1))
     assert "/fanout_sync/" not in (caught.value.traceback or "")
     assert ", in deeper\n" in (caught.value.traceback or "")
+
+
+class NoEquals:
+    def __eq__(self, other: object) -> bool:
+        raise LookupError("never equal")
+
+
+@pytest.mark.parametrize("backend", ["thread", "process"])
+def test_a_function_in_c_shows_the_exception_alone(backend: Any) -> None:
+    """It has no frame, and those of this package say nothing."""
+    for function, item, told in (
+        (int, "x", "ValueError: invalid literal for int() with base 10: 'x'\n"),
+        ({}.__getitem__, "x", "KeyError: 'x'\n"),
+        (abs, "x", "TypeError: bad operand type for abs(): 'str'\n"),
+        (functools.partial(int, base=2), "x", "ValueError: invalid literal for int() with base 2: 'x'\n"),
+    ):
+        (record,) = fanout_map(function, [item], backend=backend).records  # type: ignore[arg-type]  # any function
+        assert record.error is not None
+        assert record.error.traceback == told
+    index: Any = [NoEquals()].index
+    (record,) = fanout_map(index, [3], backend=backend).records
+    assert record.error is not None
+    assert re.findall(r", in (\w+)\n", record.error.traceback or "") == ["__eq__"]
+
+
+def test_an_agent_in_c_shows_the_exception_alone() -> None:
+    """As a function of `fanout_map` does."""
+    (record,) = Runner(FunctionExecutor({"tester": int})).run(make_specs(1)).records
+    assert record.error is not None
+    assert (record.error.traceback or "").startswith("TypeError: int() argument must be")
 
 
 def test_an_error_of_this_package_shows_all_frames() -> None:

@@ -125,3 +125,24 @@ def test_long_commands_are_shortened() -> None:
     (line,) = groups.lines(5)
     assert "returned non-zero exit status 3; stderr: no key" in line
     assert len(line) < 260
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "E: status_code={}",
+        "E: status_code: {}",
+        "E: {{'status_code': '{}'}}",
+        "E: statusCode={}",
+        "E: http_status {}",
+        "E: exit_code={}",
+        "E: errorCode: {}",
+        "E: HTTP/1.1 {} for you",
+        "E: Error code: {}",
+        "E: returncode={}",
+    ],
+)
+def test_codes_are_no_ids(text: str) -> None:
+    """However they are written, and with a number of a request after them that makes no difference."""
+    assert same_reason(text.format(400)) != same_reason(text.format(401))
+    assert same_reason(text.format(400) + " (req_1a)") == same_reason(text.format(400) + " (req_2b)")

@@ -9,7 +9,7 @@ from typing import Any
 
 import pytest
 
-from fanout_sync import Event, FunctionExecutor, RetryAfter, Runner, StepRetry
+from fanout_sync import Event, FunctionExecutor, MemoryJournal, RetryAfter, Runner, StepRetry
 from fanout_sync.records.step_record import StepRecord
 from fanout_sync.testing import make_specs
 
@@ -102,6 +102,13 @@ def test_without_an_error_behind_it_the_request_is_the_reason(make_runner: MakeR
 def test_without_retries_the_error_is_the_reason_too(make_runner: MakeRunner) -> None:
     """There is nothing to give up."""
     assert make_runner(FunctionExecutor({"tester": from_error})).run(make_specs(1))[0].output == SERVER_SAID
+
+
+@pytest.mark.parametrize("options", [{}, {"retry": 1}, {"max_failures": 5}, {"journal": MemoryJournal()}])
+def test_a_request_that_nobody_heeds(make_runner: MakeRunner, options: dict[str, Any]) -> None:
+    """If steps are not tried again, the outcome says what is missing."""
+    run = make_runner(FunctionExecutor({"tester": alone}), **options).run(make_specs(1))
+    assert run[0].output == f"{ASKED}; not tried again: that needs retry=, such as retry=3"
 
 
 def test_it_is_the_reason_in_a_pool_of_processes() -> None:

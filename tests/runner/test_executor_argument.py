@@ -9,14 +9,20 @@ from typing import Any
 from unittest.mock import MagicMock, create_autospec
 
 import pytest
+import tenacity
 
 from fanout_sync import (
     AgentExecutor,
     AgentStepSpec,
+    Budget,
     FunctionExecutor,
+    MemoryJournal,
     OptionError,
     ProcessBackend,
+    RateLimit,
+    Retry,
     Runner,
+    SqliteJournal,
     StepOutcome,
     execute_steps_parallel,
 )
@@ -134,3 +140,87 @@ def test_the_class_of_a_backend_is_refused(backend: type) -> None:
     with pytest.raises(OptionError) as caught:
         Runner(FunctionExecutor(), backend=backend)  # type: ignore[arg-type]  # the mistake in question
     assert f"got the class {backend.__name__}; call it: {backend.__name__}()" in str(caught.value)
+
+
+# Other methods --------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("name", "method", "message"),
+    [
+        ("setup", lambda self, client: None, "setup of Mine must take (self), but its signature is (self, client)"),
+        (
+            "teardown",
+            lambda self, client: None,
+            "teardown of Mine must take (self), but its signature is (self, client)",
+        ),
+        ("timeout_for", lambda self: 3, "timeout_for of Mine must take (self, spec), but its signature is (self)"),
+        ("timeout_for", 3, "timeout_for of Mine must take (self, spec), but it is int 3"),
+        ("concurrency_hint", 3, "concurrency_hint of Mine must take (self), but it is int 3"),
+        (
+            "concurrency_hint",
+            lambda self, n: 3,
+            "concurrency_hint of Mine must take (self), but its signature is (self, n)",
+        ),
+        ("concurrency_hint", lambda self: "3", "concurrency_hint() of the executor must return an int, got str '3'"),
+    ],
+)
+def test_other_methods_that_cannot_be_used_are_refused(name: str, method: Any, message: str) -> None:
+    """When the runner is made, and not by each step or worker."""
+    executor: Any = type("Mine", (Echo,), {name: method})()
+    with pytest.raises(OptionError) as caught:
+        Runner(executor)
+    assert str(caught.value) == message
+
+
+def test_methods_with_defaults_are_accepted() -> None:
+    """Whatever can be called as the runner calls it; a hint is not asked for where nobody needs it."""
+
+    class Mine(Echo):
+        def setup(self, client: Any = None) -> None: ...
+        def teardown(self, *args: Any) -> None: ...
+        def timeout_for(self, spec: AgentStepSpec, most: float = 5.0) -> float:
+            return most
+
+        def concurrency_hint(self) -> int:
+            raise LookupError("nobody needs it")
+
+    run = Runner(Mine(), max_concurrency=1).run([AgentStepSpec("t", "a", "", "hello")])
+    assert run[0].output == "hello"
+
+
+# Classes in the place of objects --------------------------------------------------------------------------------------
+
+
+class WithPath(Echo):
+    def __init__(self, path: str) -> None:
+        self.path = path
+
+
+class Unfinished(AgentExecutor):
+    pass
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"executor": WithPath}, "got the class WithPath; call it: WithPath(…)"),
+        (
+            {"executor": Unfinished},
+            "the class Unfinished, which is abstract: call a subclass of it that has execute_step",
+        ),
+        ({"executor": AgentExecutor}, "which is abstract: call a subclass of it that has execute_step"),
+        ({"budget": Budget}, "got the class Budget; call it: Budget(…)"),
+        ({"rate_limit": RateLimit}, "got the class RateLimit; call it: RateLimit(…)"),
+        ({"rate_limit": [RateLimit]}, "got the class RateLimit; call it: RateLimit(…)"),
+        ({"retry": Retry}, "got the class Retry; call it: Retry(…)"),
+        ({"retry": tenacity.Retrying}, "got the class Retrying; call it: Retrying(…)"),
+        ({"journal": SqliteJournal}, "got the class SqliteJournal; call it: SqliteJournal(…)"),
+        ({"journal": MemoryJournal}, "got the class MemoryJournal; call it: MemoryJournal()"),
+    ],
+)
+def test_a_class_in_the_place_of_an_object_is_refused(options: dict[str, Any], message: str) -> None:
+    """The error says how to call it, or that it cannot be called."""
+    with pytest.raises(OptionError) as caught:
+        Runner(**{"executor": FunctionExecutor(), **options})
+    assert message in str(caught.value)

@@ -6,6 +6,7 @@ import array
 import functools
 import itertools
 import threading
+from collections import deque
 from collections.abc import Callable, Iterator
 from concurrent.futures import ProcessPoolExecutor
 from multiprocessing import get_context
@@ -319,19 +320,51 @@ def test_names_of_steps() -> None:
 
 
 def test_a_name_that_is_no_text() -> None:
-    """The error says which item got it, and has the steps before."""
-    with pytest.raises(
-        InputError, match=r"after 1 specs: .* task_id\(items\[1\], 1\) must return a str, got int 1"
-    ) as got:
-        fanout_map(_shown, ["a", "b"], task_id=lambda item, index: index or "zero")  # type: ignore[arg-type,return-value]
-    assert [outcome.task_id for outcome in got.value.run] == ["zero"]
+    """The error says which item got it; of an iterator it has the steps before, of a list none has run."""
+
+    def name(item: str, index: int) -> Any:
+        return index or "zero"
+
+    ways: list[tuple[Callable[..., Any], Any, list[str]]] = [
+        (fanout_map, ["a", "b"], []),
+        (fanout_map, iter(["a", "b"]), ["zero"]),
+        (lambda *args, **options: list(fanout_stream(*args, **options)), ["a", "b"], []),
+    ]
+    for run, items, done in ways:
+        with pytest.raises(InputError) as got:
+            run(_shown, items, task_id=name)
+        assert str(got.value) == "task_id(items[1], 1) must return a str, got int 1"
+        assert [outcome.task_id for outcome in got.value.run] == done
 
 
-def test_a_name_that_raises() -> None:
-    """What `task_id` raised is the cause of the error."""
-    with pytest.raises(InputError, match=r"the input raised after 0 specs: KeyError: 'id'") as got:
-        fanout_map(_shown, [{"name": 1}], task_id=lambda item, index: str(item["id"]))
-    assert isinstance(got.value.__cause__, KeyError)
+@pytest.mark.parametrize("journal", [None, MemoryJournal()], ids=["plain", "journal"])
+def test_a_name_that_raises(journal: Any) -> None:
+    """What `task_id` raised is the cause of the error, which names the item."""
+    rows = [{"id": 1}, {"name": 1}]
+    for items in (rows, iter(rows), deque(rows)):
+        with pytest.raises(InputError) as got:
+            fanout_map(_shown, items, task_id=lambda item, index: str(item["id"]), journal=journal)
+        assert str(got.value) == "task_id(items[1], 1) raised KeyError: 'id'"
+        assert isinstance(got.value.__cause__, KeyError)
+    with pytest.raises(InputError, match=r"task_id\(items\[1\], 1\) raised KeyError: 'id'"):
+        list(fanout_stream(_shown, iter(rows), task_id=lambda item, index: str(item["id"])))
+
+
+@pytest.mark.parametrize("run", [fanout_map, fanout_stream])
+def test_a_task_id_of_other_arguments_is_refused(run: Callable[..., Any]) -> None:
+    """At once, with what it must take; what cannot be looked at is called."""
+    with pytest.raises(OptionError) as got:
+        run(_shown, iter([1]), task_id=lambda item: str(item))
+    assert str(got.value) == "task_id must take (item, index), but its signature is (item)"
+    with pytest.raises(OptionError, match="task_id must take"):
+        run(_shown, [1], task_id=functools.partial(lambda prefix, item: "", "p"))
+    assert [each.task_id for each in run(_shown, ["ab"], task_id=lambda *both: both[0])] == ["ab"]
+
+
+def test_an_order_is_for_streams() -> None:
+    """`fanout_map` says whose option it is."""
+    with pytest.raises(UnknownOption, match="order is an option of fanout_stream"):
+        fanout_map(_shown, [1], order="completion")  # type: ignore[call-arg]  # the mistake
 
 
 # Items ----------------------------------------------------------------------------------------------------------------
@@ -517,6 +550,23 @@ def test_another_item_under_the_same_name_is_refused(before: Any, after: Any) ->
     assert outcome.output == repr(after)
 
 
+@pytest.mark.parametrize("item", ["text", {"a": 1}, Document("d", "t")])
+def test_the_same_item_for_another_agent(item: Any) -> None:
+    """Only the agent differs, and the advice says how to keep it."""
+    journal = MemoryJournal()
+    fanout_map(_shown, [item], journal=journal)
+    with pytest.raises(JournalConflict) as got:
+        fanout_map(_prompt, [item], journal=journal)
+    assert got.value.conflicts == {"0": ("agent",)}
+    assert "Give agent='_shown' if it is the same function under another name" in str(got.value)
+    assert "task_id=" in str(got.value)
+    assert fanout_map(_prompt, [item], journal=journal, agent="_shown").records[0].from_journal
+    with pytest.raises(JournalConflict) as got:
+        fanout_map(_prompt, ["other"], journal=journal)
+    assert got.value.conflicts == {"0": ("agent", "item")}
+    assert "Name the steps anew with task_id=" in str(got.value)
+
+
 def test_two_items_with_one_name_are_refused() -> None:
     """In a journal a name stands for one step."""
     with pytest.raises(JournalConflict, match="two specs of one journalled run have the same task_id: 'same'"):
@@ -525,7 +575,7 @@ def test_two_items_with_one_name_are_refused() -> None:
 
 def test_an_item_that_nothing_can_identify_is_refused(ledger: Ledger) -> None:
     """Without JSON and without a pickle a step cannot be found again."""
-    with pytest.raises(InputError, match=r"specs\[1\] cannot be journalled: item: the item has no JSON, and cannot be"):
+    with pytest.raises(InputError, match=r"items\[1\] cannot be journalled: item: the item has no JSON, and cannot be"):
         fanout_map(_noted(ledger), [1, WithLock()], journal=MemoryJournal())
     assert ledger.counts() == {}
 

@@ -23,7 +23,7 @@ FIRST_CELL = """
     import signal
     import threading
     from fanout_sync import AgentStepSpec, FunctionExecutor, Retry, Runner, current_step
-    from fanout_sync import execute_loop, execute_pipeline
+    from fanout_sync import Budget, EventChannel, StepOutcome, TextDelta, execute_loop, execute_pipeline, fanout_stream
     from fanout_sync.testing import make_specs
 
     def interrupt(spec):
@@ -58,6 +58,18 @@ CELLS = [
     ("Runner(locked, backend='process').run(make_specs(2))", "ExecutorNotPicklable: executor.client['lock'] cannot be"),
     ("make_runner(journal='run.db').run(make_specs(1) * 2)", "JournalConflict: two specs of one journalled run have"),
     ("AgentStepSpec.from_json('{}')", "WireError: "),
+    ("Budget(5)", "UnknownOption: Budget takes its limits by name"),
+    ("AgentStepSpec(1, 'a', '', 'p')", "TypeError: task_id must be a str"),
+    ("AgentStepSpec('1', 'a', '', 'p', -1)", "ValueError: max_steps must be between"),
+    ("StepOutcome('1', 's', 'a', None, True)", "TypeError: output must be a str"),
+    ("TextDelta('1', 2)", "TypeError: text must be str, got 2"),
+    ("EventChannel().listen(5)", "TypeError: callback must be callable"),
+    ("EventChannel().send(5)", "TypeError: event must be an Event, got int"),
+    ("make_runner().run(make_specs(2))['77']", "KeyError: \"no step of this run has the task_id '77'\""),
+    ("make_runner().run(make_specs(2))[77]", "IndexError: there is no step 77 in a run of 2 steps"),
+    ("make_runner().run(make_specs(2))[1.5]", "TypeError: a run has an int, a slice or a task_id as index"),
+    ("current_step()", "RuntimeError: no step is running here"),
+    ("list(fanout_stream(abs, [1], task_id=lambda item, index: 5))", "InputError: task_id(items[0], 0) must return a"),
 ]
 
 

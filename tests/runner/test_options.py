@@ -87,7 +87,12 @@ def test_the_options_that_a_function_takes_are_those_that_it_shows(function: Cal
 
 
 @pytest.mark.parametrize(
-    "name", ["max_workers", "n_jobs", "num_workers", "processes", "workers", "n_workers", "threads", "concurrency"]
+    "name",
+    [
+        *("max_workers", "n_jobs", "num_workers", "processes", "workers", "n_workers", "threads", "concurrency"),
+        *("njobs", "nworkers", "max_worker", "n_threads", "num_processes", "n_processes", "pool_size", "parallel"),
+        *("max_parallel", "num_threads", "jobs", "parallelism"),
+    ],
 )
 def test_the_bound_as_others_call_it(name: str) -> None:
     """What other libraries call `max_concurrency` gets a hint that says so, everywhere."""
@@ -222,5 +227,31 @@ def test_texts_are_no_specs(way: Callable[[Any], Any]) -> None:
 
 def test_one_text_is_no_list_of_specs() -> None:
     """A single text is not taken for its characters."""
-    with pytest.raises(InputError, match="specs must be an iterable of AgentStepSpec, got str 'a question'"):
-        Runner(ECHO).run("a question")  # type: ignore[arg-type]  # the mistake
+    way_out = r"; make an AgentStepSpec\(…\) of it, and put that into a list; or use fanout_map\(function, \[text\]\)"
+    text: Any
+    for text in ("a question", b"bytes"):
+        got = f"got {type(text).__name__} {text!r}{way_out}"
+        for way in WAYS[:-1]:
+            with pytest.raises(InputError, match=f"specs must be an iterable of AgentStepSpec, {got}"):
+                way(text)
+        with pytest.raises(InputError, match=f"next_round must return Continue with an iterable of specs, {got}"):
+            WAYS[-1](text)
+
+
+def test_a_round_of_nothing() -> None:
+    """`Continue(None)` is told how a loop ends."""
+    nothing: Any = None
+    with pytest.raises(InputError, match=r"Continue with an iterable of specs, got None; .* return Stop\(\)"):
+        Runner(ECHO).loop(make_specs(1), 2, lambda outcomes: Continue(nothing))
+
+
+def test_functions_of_other_arguments_are_refused() -> None:
+    """Stages and `next_round`, before any step runs; and a single stage is put into a list."""
+    one: Any = lambda item: None  # noqa: E731 - what is refused
+    with pytest.raises(OptionError, match=r"stages\[1\] must take \(outcome, item\), but its signature is \(item\)"):
+        execute_pipeline(ECHO, [1], [lambda outcome, item: None, one])
+    with pytest.raises(OptionError, match=r"stages must be a list of functions, got .*; put it into a list: \[stage\]"):
+        execute_pipeline(ECHO, [1], one)
+    none: Any = lambda: Continue([])  # noqa: E731 - what is refused
+    with pytest.raises(OptionError, match=r"next_round must take \(outcomes\), but its signature is \(\)"):
+        execute_loop(ECHO, make_specs(1), 2, none)

@@ -1,4 +1,4 @@
-"""How an agent of a `FunctionExecutor` gets an object that cannot be sent to workers, or copied for threads."""
+"""How an agent of a `FunctionExecutor`, or a function of `fanout_map`, gets what cannot be sent to workers."""
 
 from __future__ import annotations
 
@@ -25,14 +25,36 @@ def setup_advice(path: str, owners: Iterable[Any]) -> str:
     """
     objects = list(owners)
     agent = _AGENT.search(path)
-    if agent is None or not any(issubclass(type(owner), FunctionExecutor) for owner in objects):
+    is_agents = any(issubclass(type(owner), FunctionExecutor) for owner in objects)
+    if agent is None or not is_agents or takes_items(objects):
         return ""
-    functions = (owner.__name__ for owner in objects if type(owner) is types.FunctionType)
-    function = next((name for name in functions if name.isidentifier()), "ask")
-    names = _NAME.findall(path)
-    name = names[-1].lower() if names else "client"
+    function, name = _names(path, objects)
     return (
         " For this function:\n"
         f"    def {function}(spec, {name}): ...\n"
         f"    FunctionExecutor({{{agent[2]!r}: {function}}}, setup=lambda: {{{name!r}: ...}})"
     )
+
+
+def takes_items(owners: Iterable[Any]) -> bool:
+    """Return whether one of these objects is the agent of `fanout_map`, which has no `setup`."""
+    return any(type(owner).__name__ == "ItemFunction" for owner in owners)  # of `runner`, which stands above
+
+
+def item_function_advice(path: str, owners: Iterable[Any]) -> str:
+    """Return how the function of `fanout_map` that holds an object makes it in each worker; arguments as above."""
+    function, name = _names(path, list(owners))
+    return (
+        "in the function, once in each worker, or use backend='thread'. For example:\n"
+        "    @functools.cache\n"
+        f"    def get_{name}(): ...\n"
+        f"    def {function}(item): {name} = get_{name}(); ..."
+    )
+
+
+def _names(path: str, owners: list[Any]) -> tuple[str, str]:
+    """Return the name of the function that holds an object, and that of the object."""
+    functions = (owner.__name__ for owner in owners if type(owner) is types.FunctionType)
+    function = next((name for name in functions if name.isidentifier()), "ask")
+    names = _NAME.findall(path)
+    return function, names[-1].lower() if names else "client"

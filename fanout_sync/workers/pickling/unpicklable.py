@@ -16,7 +16,7 @@ from ..loss import LoadFailure
 from ..worker_traceback import WorkerTraceback
 from .culprit import Culprit, find_culprit
 from .parts import name_of
-from .setup_advice import setup_advice
+from .setup_advice import item_function_advice, setup_advice, takes_items
 
 T = TypeVar("T")
 
@@ -119,7 +119,11 @@ def refuse_unpicklable(
         return ExecutorNotPicklable("executor", str(StepError.of(error)), "Use backend='thread'.")
     reason, advice = _explain(culprit)
     if advice.endswith(_IN_SETUP):
-        advice += setup_advice(culprit.path, [owner for _, owner in culprit.owners])
+        owners = [owner for _, owner in culprit.owners]
+        if takes_items(owners):
+            advice = advice.removesuffix(_IN_SETUP) + item_function_advice(culprit.path, owners)
+        else:
+            advice += setup_advice(culprit.path, owners)
     return ExecutorNotPicklable(culprit.path, reason, _advice_by_argument(culprit.path, advice))
 
 

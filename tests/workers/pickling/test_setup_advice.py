@@ -2,12 +2,21 @@
 
 from __future__ import annotations
 
+import functools
 import threading
 from typing import Any
 
 import pytest
 
-from fanout_sync import AgentExecutor, AgentStepSpec, ExecutorNotPicklable, FunctionExecutor, Runner, ThreadBackend
+from fanout_sync import (
+    AgentExecutor,
+    AgentStepSpec,
+    ExecutorNotPicklable,
+    FunctionExecutor,
+    Runner,
+    ThreadBackend,
+    fanout_map,
+)
 from fanout_sync.testing import make_specs
 
 
@@ -107,3 +116,28 @@ def test_the_advice_works() -> None:
 
     executor = FunctionExecutor({"tester": ask}, setup=lambda: {"client": Client()})
     assert Runner(executor, backend="process").run(make_specs(1))[0].output == "Client"
+
+
+def test_functions_of_items_are_told_something_else() -> None:
+    """`fanout_map` has no `setup`: the advice is a function that makes the object once in each worker, and it works."""
+    session = Client()
+
+    def ask(item: int) -> str:
+        return str(session)
+
+    with pytest.raises(ExecutorNotPicklable) as caught:
+        fanout_map(ask, [1], backend="process")
+    sentence, *code = caught.value.advice.splitlines()
+    assert sentence == "Create it in the function, once in each worker, or use backend='thread'. For example:"
+    assert [line.strip() for line in code] == [
+        "@functools.cache",
+        "def get_session(): ...",
+        "def ask(item): session = get_session(); ...",
+    ]
+
+    @functools.cache
+    def get_session() -> Client:
+        return Client()
+
+    run = fanout_map(lambda item: id(get_session()), range(2), backend="process", max_concurrency=1)
+    assert len({outcome.output for outcome in run.succeeded}) == 1
