@@ -123,7 +123,7 @@ class Call:
         if self.plan.make_sink is None:
             yield
             return
-        self.tracker = Tracker(self.plan.make_sink, self.ask, counted)
+        self.tracker = Tracker(self.plan.make_sink, self.ask, self.undisturbed, counted)
         try:
             yield
         finally:
@@ -200,6 +200,14 @@ class Call:
             answer = default
         self.refuse_if_inherited()
         return answer
+
+    def undisturbed(self, action: Callable[[], object]) -> None:
+        """Do something that an interrupt is not to end halfway; one that is raised, because it hangs, is noted."""
+        try:
+            action()
+        except KeyboardInterrupt:
+            self.note_raised_interrupt()
+        self.refuse_if_inherited()
 
     def run_of(self, reports: Iterable[Report]) -> Run:
         """Return the run that came to these reports, with what was used of the budget."""

@@ -66,7 +66,7 @@ class RunPlan:
         budget: What all steps together may use up; `None` for any amount.
         workflow: Where outcomes are kept; `None` for nowhere.
         event_tx: Where events go; `None` for nowhere.
-        make_sink: Makes what shows the progress of a call; `None` if nothing does.
+        make_sink: Makes what shows the progress of a call, if somebody sees it; `None` if nothing does.
         raises_interrupts: Whether an interrupted run raises; otherwise it returns what there is.
     """
 
@@ -78,7 +78,7 @@ class RunPlan:
     budget: Budget | None = None
     workflow: Workflow | None = None
     event_tx: EventSink | None = None
-    make_sink: Callable[[], ProgressSink] | None = None
+    make_sink: Callable[[], ProgressSink | None] | None = None
     raises_interrupts: bool = True
 
     @property

@@ -5,13 +5,16 @@ from __future__ import annotations
 import logging
 import math
 from collections.abc import Callable, Sequence
+from functools import partial
 from time import monotonic
 from typing import TYPE_CHECKING, Protocol, TypeVar
 
+from .. import forks
 from ..records.report import Report
 from ..records.steps import AgentStepSpec
 from ..records.usage import Usage
 from ..results.progress import Progress, ProgressSink, Unit
+from ..results.progress_function import ProgressFunction
 
 if TYPE_CHECKING:
     from ..limits.usage_meter import RunMeter
@@ -49,27 +52,39 @@ class Tracker:
     """The view of one call, for the one who shows its progress. See `RunView`.
 
     Args:
-        make_sink: Makes what shows the progress, when the first run of the call begins.
-        ask: Calls code of others, which an interrupt may end.
+        make_sink: Makes what shows the progress, when the first run of the call begins; `None` if nobody would see it.
+        ask: Calls a function of the caller's, which an interrupt may end.
+        undisturbed: Calls what draws, which no interrupt ends: half of it would be left on the screen.
         counted: What is counted as done; `None` for steps.
 
     Attributes:
         unit: What that is.
-        notes_starts: Whether it is to be told when steps start.
+        done: How many steps have ended. Whoever takes their last reports counts them.
+        next_at: When the progress is to be shown again, on the clock of `time.monotonic()`.
+        notes_starts: Whether it is to be told when steps start, and of each that ends. Else only those that end are of
+            interest that failed, were cancelled or come from the journal.
     """
 
-    def __init__(self, make_sink: Callable[[], ProgressSink], ask: Ask, counted: Counted | None = None) -> None:
+    def __init__(
+        self,
+        make_sink: Callable[[], ProgressSink | None],
+        ask: Ask,
+        undisturbed: Callable[[Callable[[], object]], object],
+        counted: Counted | None = None,
+    ) -> None:
         self.unit: Unit = "step" if counted is None else counted.unit
         self._make_sink = make_sink
         self._sink: ProgressSink | None = None
         self._ask = ask
+        self._undisturbed = undisturbed
         self._has_begun = False
         self.notes_starts = False
         self._began = monotonic()
-        self._next_at = 0.0
+        self.next_at = 0.0
         self._counted = counted
         self._total: int | None = None
-        self._done = self._failed = self._cancelled = self._retried = self._reused = 0
+        self.done = 0
+        self._failed = self._cancelled = self._retried = self._reused = 0
         self._usage = Usage()
         self._state: RunState | None = None
         self._meter: RunMeter | None = None
@@ -81,17 +96,19 @@ class Tracker:
 
     def follow(self, state: RunState, meter: RunMeter, total: int | None, bound: int) -> None:
         """Take the numbers from a run that begins, until another one of the same call begins."""
+        self._usage = self._used()  # in the runs before
         self._state, self._meter, self._bound = state, meter, bound
-        self._total = None if total is None else self._done + total
+        self._total = None if total is None else self.done + total
         self._started.clear()
         if not self._has_begun:
             self._has_begun = True
-            self._guarded(self._begin)
+            self._guarded(self._open, self._undisturbed)
+            self._show(lambda sink: sink.begin(self))
+            self._set_next()
 
-    def _begin(self) -> None:
+    def _open(self) -> None:
         self._sink = self._make_sink()
-        self.notes_starts = self._sink.shows_steps
-        self._sink.begin(self)
+        self.notes_starts = self._sink is not None and self._sink.shows_steps
 
     def started(self, index: int) -> None:
         """Note that a step begins."""
@@ -103,61 +120,58 @@ class Tracker:
         self._started.pop(report.index, None)
 
     def ended(self, report: Report) -> None:
-        """Count a step by its last report."""
-        self._done += 1
-        if self._started:
-            self._started.pop(report.index, None)
-        if report.status != "succeeded" or report.usage is not None or report.journalled is not None:
-            self._count(report)
-        if monotonic() >= self._next_at:
-            self.tick()
-
-    def _count(self, report: Report) -> None:
+        """Count a step by its last report, besides in `done`."""
+        self._started.pop(report.index, None)
         if report.status == "cancelled":
             self._cancelled += 1
         elif not report.outcome.success:
             self._failed += 1
         if report.journalled is not None:
             self._reused += 1
-        elif report.usage is not None:
-            self._usage += report.usage
 
     def tick(self) -> None:
         """Have the progress shown if it is time."""
-        now = monotonic()
-        if now >= self._next_at:
-            self._next_at = math.inf if self._sink is None else now + self._sink.interval_s
+        if monotonic() >= self.next_at:
             self._show(lambda sink: sink.update())
+            self._set_next()
+
+    def _set_next(self) -> None:
+        # Counted from the end of the drawing: what is slow must not take all the time.
+        self.next_at = math.inf if self._sink is None else monotonic() + self._sink.interval_s
 
     def end(self) -> None:
         """Have the last progress shown."""
+        self._state = None  # nothing runs or waits any more
         self._show(lambda sink: sink.end())
         self._sink = None
 
     def _show(self, act: Callable[[ProgressSink], object]) -> None:
         if (sink := self._sink) is not None:
-            self._guarded(lambda: act(sink))
+            is_callers = isinstance(sink, ProgressFunction)
+            self._guarded(lambda: act(sink), partial(self._ask, default=None) if is_callers else self._undisturbed)
 
-    def _guarded(self, act: Callable[[], object]) -> None:
+    def _guarded(self, act: Callable[[], object], call: Callable[[Callable[[], object]], object]) -> None:
+        forks_before = forks.count
         try:
-            self._ask(act, None)
+            call(act)
         except (Exception, SystemExit):
+            forks.pass_on_in_child(forks_before)
             logger.exception("the progress of a run cannot be shown any more")
             self._sink = None
+            self.notes_starts = False
 
     # The view ---------------------------------------------------------------------------------------------------------
 
     def progress(self) -> Progress:
         """Return how far the call is."""
-        total, done = self._total, self._done
+        total, done = self._total, self.done
         if self._counted is not None:
             total, done = self._counted.total, self._counted.done
         elapsed_s = monotonic() - self._began
-        pending = None if self._meter is None else self._meter.pending()
         return Progress(
             total=total,
             done=done,
-            succeeded=self._done - self._failed - self._cancelled,
+            succeeded=self.done - self._failed - self._cancelled,
             failed=self._failed,
             cancelled=self._cancelled,
             retried=self._retried,
@@ -166,20 +180,20 @@ class Tracker:
             waiting=self._waiting(),
             elapsed_s=elapsed_s,
             eta_s=self._eta_s(total, done, elapsed_s),
-            usage=self._usage if pending is None else self._usage + pending,
+            usage=self._used(),
         )
 
     def running_steps(self) -> Sequence[tuple[AgentStepSpec, float]]:
         """Return the steps that are running and for how many seconds each has, the longest first."""
-        if self._state is None:
+        if (state := self._state) is None:
             return []
-        now, flying = monotonic(), self._state.flying
+        now, flying = monotonic(), state.flying
         started = sorted(self._started.copy().items(), key=lambda item: item[1])
         return [(spec, now - at) for index, at in started if (spec := flying.get(index)) is not None]
 
     def held_back_by(self) -> str | None:
         """Return what keeps waiting steps from starting; `None` if nothing does."""
-        waiting_line = None if self._state is None else self._state.waiting_line
+        waiting_line = None if (state := self._state) is None else state.waiting_line
         return None if waiting_line is None else waiting_line.held_back_by(monotonic())
 
     def _running(self) -> int:
@@ -191,6 +205,9 @@ class Tracker:
         if state is None:
             return 0
         return len(state.schedule) + (0 if state.waiting_line is None else len(state.waiting_line))
+
+    def _used(self) -> Usage:
+        return self._usage if self._meter is None else self._usage + Usage(*self._meter.reported())
 
     def _eta_s(self, total: int | None, done: int, elapsed_s: float) -> float | None:
         # What was reused took no time, and says nothing about the rest.
