@@ -82,6 +82,7 @@ _NAMES_ELSEWHERE = {
         ("max_workers", "num_workers", "n_workers", "workers", "n_jobs", "jobs", "processes", "threads", "concurrency"),
         "max_concurrency",
     ),
+    **dict.fromkeys(("show_progress", "progress_bar", "progressbar", "pbar", "tqdm", "verbose"), "progress"),
     **dict.fromkeys(("retries", "max_retries", "num_retries", "attempts", "max_attempts", "tries"), "retry"),
 }
 """What other libraries call an option."""
