@@ -121,6 +121,7 @@ NAMES_ELSEWHERE = {
         ),
         "max_concurrency",
     ),
+    **dict.fromkeys(("show_progress", "progress_bar", "progressbar", "pbar", "tqdm", "verbose"), "progress"),
     **dict.fromkeys(("retries", "max_retries", "num_retries", "attempts", "max_attempts", "tries"), "retry"),
 }
 """What other libraries call an option."""

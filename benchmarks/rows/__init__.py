@@ -13,6 +13,7 @@ ROWS: dict[str, Callable[[Sizes], Row]] = {
     "process-noop": processes.noop,
     "thread-guarded": threads.guarded,
     "process-guarded": processes.guarded,
+    "thread-progress": threads.shown,
     "process-main": fresh.from_main,
     "cold-start": fresh.cold_start,
     "cold-start-import": fresh.cold_start_with_import,

@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import io
 from collections.abc import Callable
 from functools import partial
 from typing import Any
+
+from tqdm import tqdm
 
 from fanout_sync import EventChannel
 
@@ -71,6 +74,27 @@ def guarded_row(title: str, workers: int, count: int, **options: Any) -> Row:
         "µs a step",
         (contestant(OURS, timeout=60, retry=3), contestant("without")),
         (Limit("must", 1.15, ("without",)),),
+    )
+
+
+def shown(sizes: Sizes) -> Row:
+    """What it costs a step that does nothing to have its progress shown."""
+    count, screen = sizes.thread_steps, io.StringIO()
+    specs, warm_up = specs_for(["hello"] * count), specs_for([*WARM_UP, *RUN_IN])
+
+    def contestant(name: str, **options: Any) -> Contestant:
+        open_pool = partial(pools.fanout_sync, answer, 8, **options)
+        return Contestant(name, lambda: 1e6 / count * time_warm(open_pool, warm_up, specs))
+
+    return Row(
+        f"{count:,} no-op steps, thread, limit 8, with a progress bar",
+        "µs a step",
+        (
+            contestant(OURS, progress=partial(tqdm, file=screen)),
+            contestant("… with a function", progress=lambda progress: None),
+            contestant("without"),
+        ),
+        (Limit("must", 1.1, ("without",)), Limit("must", 1.1, ("without",), subject="… with a function")),
     )
 
 

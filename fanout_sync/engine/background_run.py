@@ -294,7 +294,7 @@ class _Screen:
         shows_steps: As for `ProgressSink`.
     """
 
-    def __init__(self, make_inner: Callable[[], ProgressSink] | None, output: LiveOutput) -> None:
+    def __init__(self, make_inner: Callable[[], ProgressSink | None] | None, output: LiveOutput) -> None:
         self._make_inner = make_inner
         self._inner: ProgressSink | None = None
         self._output: LiveOutput | None = output

@@ -62,7 +62,7 @@ class Call:
     began: float = field(factory=time.monotonic)
     dispatch: Dispatch | None = None
     retried: Run | None = None
-    make_sink: Callable[[], ProgressSink] | None = None
+    make_sink: Callable[[], ProgressSink | None] | None = None
     tracker: Tracker | None = None
     reports: dict[int, Report] = field(factory=dict)
     is_inherited: bool = False
@@ -139,7 +139,7 @@ class Call:
         if not make_sinks:
             yield
             return
-        self.tracker = Tracker(make_sinks, self.ask, counted)
+        self.tracker = Tracker(make_sinks, self.ask, self.undisturbed, counted)
         try:
             yield
         finally:
@@ -219,6 +219,14 @@ class Call:
             answer = default
         self.refuse_if_inherited()
         return answer
+
+    def undisturbed(self, action: Callable[[], object]) -> None:
+        """Do something that an interrupt is not to end halfway; one that is raised, because it hangs, is noted."""
+        try:
+            action()
+        except KeyboardInterrupt:
+            self.note_raised_interrupt()
+        self.refuse_if_inherited()
 
     def run_of(self, reports: Iterable[Report]) -> Run:
         """Return the run that came to these reports, with what was used of the budget.

@@ -272,8 +272,12 @@ class Dispatch:
             self._being_told = report
             self._announcer.ended(report)
             self._being_told = None
-        if self._tracker is not None:
-            self._tracker.ended(report)
+        if (tracker := self._tracker) is not None:  # here and not in a method of its own, as each step takes this path
+            tracker.done += 1
+            if report.status != "succeeded" or report.journalled is not None or tracker.notes_starts:
+                tracker.ended(report)
+            if monotonic() >= tracker.next_at:
+                tracker.tick()
         return report
 
     def _committed(self, journal: RunJournal) -> Iterator[Report]:

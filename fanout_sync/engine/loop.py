@@ -44,7 +44,7 @@ class _Rounds:
 
     Attributes:
         unit: What `total` and `done` count.
-        total: How many there are at the most.
+        total: How many there are at the most; when there is no other one, how many there were.
         done: How many are done.
     """
 
@@ -77,6 +77,8 @@ def run_loop(
                     break
                 specs, before = _asked(next_round, run, call), run
                 if not specs:
+                    if not call.is_interrupted:
+                        rounds.total = iteration
                     break
         return list(call.end(run))
 

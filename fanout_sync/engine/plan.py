@@ -67,7 +67,7 @@ class RunPlan:
         budget: What all steps together may use up; `None` for any amount.
         workflow: Where outcomes are kept; `None` for nowhere.
         event_tx: Where events go; `None` for nowhere.
-        make_sink: Makes what shows the progress of a call; `None` if nothing does.
+        make_sink: Makes what shows the progress of a call, if somebody sees it; `None` if nothing does.
         retry_failed: Runs the failed steps of a run again: called with the plan of that run, the run, their specs, and
             options that go before those of the plan; `None` if nothing does.
         raises_interrupts: Whether an interrupted run raises; otherwise it returns what there is.
@@ -81,7 +81,7 @@ class RunPlan:
     budget: Budget | None = None
     workflow: Workflow | None = None
     event_tx: EventSink | None = None
-    make_sink: Callable[[], ProgressSink] | None = None
+    make_sink: Callable[[], ProgressSink | None] | None = None
     retry_failed: Callable[[RunPlan, Run, Sequence[AgentStepSpec], Mapping[str, Any]], Run] | None = None
     raises_interrupts: bool = True
 

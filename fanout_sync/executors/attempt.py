@@ -16,7 +16,7 @@ from ..formatting import printable
 from ..records.report import Report, failure
 from ..records.status import StepError
 from ..records.steps import AgentStepSpec, StepOutcome
-from .answers import InvalidOutcome, refused
+from .answers import InvalidOutcome, refused, with_json
 from .async_steps import CodeCancelled, CodeOverdue
 from .clock import clock
 from .current_step import RunningStep, running_step
@@ -73,6 +73,9 @@ def run_attempt(
         report.retry_in, report.retry_after = retry_in, retry_after
         return report
     invalid = _refused(spec, outcome)
+    if invalid is not None and isinstance(outcome, StepOutcome):
+        outcome = with_json(outcome)
+        invalid = _refused(spec, outcome)
     if invalid is not None:
         error = StepError("InvalidOutcome", invalid.reason)
         return failure(index, spec, "invalid", error, started, duration_s, worker, output=printable(invalid.output))

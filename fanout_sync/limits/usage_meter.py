@@ -25,6 +25,7 @@ class RunMeter:
         # Reentrant, because a finalizer or a signal handler may report usage while its thread holds the lock.
         self._lock = threading.RLock()
         self._totals: dict[int, Usage] = {}
+        self._sum = (0, 0, 0.0)  # no `Usage`, which has an upper limit that no step is to fail for
 
     def __bool__(self) -> bool:
         """Whether there is usage that nobody has taken yet."""
@@ -35,6 +36,12 @@ class RunMeter:
         with self._lock:
             known = self._totals.get(index)
             self._totals[index] = usage if known is None else known + usage
+            prompt_tokens, completion_tokens, cost_usd = self._sum
+            self._sum = (
+                prompt_tokens + usage.prompt_tokens,
+                completion_tokens + usage.completion_tokens,
+                cost_usd + usage.cost_usd,
+            )
         if self.on_usage is not None:
             self.on_usage(index, usage)
 
@@ -43,11 +50,9 @@ class RunMeter:
         if self.on_nest is not None:
             self.on_nest(index, limiter)
 
-    def pending(self) -> Usage | None:
-        """Return what steps have reported that nobody has taken yet; `None` if that is nothing."""
-        with self._lock:
-            usages = [*self._totals.values()]
-        return sum(usages[1:], start=usages[0]) if usages else None
+    def reported(self) -> tuple[int, int, float]:
+        """Return what all steps have reported so far: tokens in, tokens out, and the cost in US dollars."""
+        return self._sum
 
     def take(self, index: int) -> Usage | None:
         """Return the usage of a step and forget it; `None` if it reported nothing."""

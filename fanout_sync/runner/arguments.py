@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 import os
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from concurrent.futures import Executor
 from functools import partial
 from typing import TYPE_CHECKING, Any
@@ -17,9 +17,11 @@ from ..engine.plan import RunPlan
 from ..engine.warn import warn_caller
 from ..errors import OptionError
 from ..events.senders import EventSink, FunctionSink, is_async
+from ..executors.current_step import running_step
 from ..executors.executor import AgentExecutor, is_thread_safe
 from ..formatting import describe, describe_argument, did_you_mean
 from ..records.steps import AgentStepSpec
+from ..results.bar import Bar, is_bar_class, visible_bar_class
 from ..results.progress import ShownBy
 from ..results.progress_function import ProgressFunction
 from .executor_argument import check_methods, refuse_executor
@@ -94,15 +96,42 @@ def an_event_sink(value: Any) -> EventSink | None:
     return sender
 
 
-def a_progress(value: Any) -> Callable[[], ProgressSink] | None:
-    """Return what makes the sink of a call's progress; `None` if nothing is shown."""
-    if value is None:
+def a_progress(value: Any) -> Callable[[], ProgressSink | None] | None:
+    """Return what makes the sink of a call's progress, if somebody sees it; `None` if nothing is to be shown."""
+    expected = "progress must be True, False, None, a tqdm class or a function of a Progress"
+    if value is None or value is False:
         return None
     if isinstance(value, ShownBy):
         return value.make_sink
-    if callable(value):
-        return partial(ProgressFunction, value)
-    raise OptionError(f"progress must be a function of a Progress, got {describe(value)}")
+    if value is True:
+        return _bar_where_seen
+    if isinstance(value, partial) and is_bar_class(value.func) and not value.args:
+        return partial(_bar_of, value.func, value.keywords)
+    if is_bar_class(value):
+        return partial(_bar_of, value, {})
+    if isinstance(value, type) or is_bar_class(type(value)):
+        is_bar = not isinstance(value, type)
+        raise OptionError(f"{expected}, got {describe(value)}{'; give its class' if is_bar else ''}")
+    if not callable(value):
+        raise OptionError(f"{expected}, got {describe(value)}")
+    if is_async(value):
+        raise OptionError(f"{expected}, got {describe(value)}, which is async: nobody would await it")
+    return partial(ProgressFunction, value)
+
+
+def _bar_where_seen() -> Bar | None:
+    # A step in another process, whose call may have a bar already: neither would know where the other one draws.
+    if running_step.get() is not None:
+        from multiprocessing import parent_process  # imported lazily: slow
+
+        if parent_process() is not None:
+            return None
+    return None if (bar_class := visible_bar_class()) is None else _bar_of(bar_class, {})
+
+
+def _bar_of(bar_class: Any, options: Mapping[str, Any]) -> Bar:
+    # Those of runs within steps come and go; there may be hundreds.
+    return Bar(bar_class, options, stays=running_step.get() is None)
 
 
 def rate_limits(value: Any) -> tuple[RateLimit, ...]:

@@ -6,6 +6,7 @@ import inspect
 import os
 from collections.abc import Callable, Sequence
 from concurrent.futures import Executor
+from functools import partial
 from typing import TYPE_CHECKING, Any, Literal, TypedDict, TypeVar
 
 if TYPE_CHECKING:
@@ -32,7 +33,7 @@ class UnjournalledOptions(TypedDict, total=False):
     rate_limit: RateLimit | Sequence[RateLimit] | None
     budget: Budget | None
     max_failures: int | None
-    progress: Callable[[Progress], object] | None
+    progress: bool | type | partial[Any] | Callable[[Progress], object] | None
     on_interrupt: Literal["raise", "return"]
 
 

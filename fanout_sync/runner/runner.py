@@ -6,6 +6,7 @@ import os
 from collections.abc import Callable, Iterable, Sequence
 from concurrent.futures import Executor
 from contextlib import ExitStack, suppress
+from functools import partial
 from types import TracebackType
 from typing import TYPE_CHECKING, Any, Literal, NoReturn
 from weakref import WeakSet
@@ -86,7 +87,11 @@ class Runner:
             `"rerun"` the step. A workflow that was made with `on_conflict="rerun"` keeps it.
         event_tx: Where events go: an `EventChannel`, any object with a `send` method, or a function, which is called
             with each event, from any thread.
-        progress: Shows how far a call is: a function that is called with a `Progress`, at most ten times a second.
+        progress: Shows how far a call is. `True`: a progress bar, if there is a terminal or a notebook to draw it in. A
+            tqdm class: such a bar, wherever that draws it; `functools.partial` of one gives it options, as
+            `partial(tqdm, desc="reviews")` does. A function: it is called with a `Progress` at the beginning, at most
+            ten times a second, and at the end, in the thread of the call. An error of a bar or a function is logged,
+            and costs the call nothing but the rest of its progress.
         on_interrupt: What Ctrl-C does when everything is cleaned up: `"raise"` a `FanoutInterrupted`, or `"return"`
             what there is.
 
@@ -108,7 +113,7 @@ class Runner:
         journal: str | os.PathLike[str] | Journal | Workflow | None = None,
         on_conflict: Literal["refuse", "rerun"] = "refuse",
         event_tx: EventSink | Callable[[Event], object] | None = None,
-        progress: Callable[[Progress], object] | None = None,
+        progress: bool | type | partial[Any] | Callable[[Progress], object] | None = None,
         on_interrupt: Literal["raise", "return"] = "raise",
         **unknown: NoReturn,
     ) -> None:

@@ -10,6 +10,8 @@ import sys
 from collections.abc import Iterable, Sequence
 from typing import Any, Literal
 
+from ..results.bar import around_bars
+
 logger = logging.getLogger(__name__)
 
 _CHUNK = 65536  # what a pipe holds
@@ -59,7 +61,8 @@ class Output:
         stream = getattr(sys, self._stream)
         if text and stream is not None:
             try:
-                _write(stream, text)
+                with around_bars(stream):
+                    _write(stream, text)
             except (Exception, SystemExit):  # the stream of the program, which may be closed; no step fails for that
                 logger.exception("output of a worker could not be written to sys.%s and is lost", self._stream)
 

@@ -5,10 +5,12 @@ from __future__ import annotations
 import contextlib
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 import tenacity
+from tqdm import tqdm
 
 import fanout_sync
 from fanout_sync import (
@@ -145,6 +147,17 @@ with EventChannel() as channel:
         Runner(Agent(), event_tx=callback)
     execute_steps_parallel(Agent(), [spec], take)
     Runner(Agent(), event_tx=channel)
+
+
+def look(progress: Progress) -> float | None:
+    return None if progress.total is None else progress.eta_s
+
+
+shown: list[Progress] = []
+for show in (True, False, None, tqdm, partial(tqdm, desc="reviews"), look, shown.append):
+    Runner(Agent(), progress=show)
+fanout_map(len, ["text"], progress=True)
+execute_loop(Agent(), [spec], 3, lambda outcomes: Stop(), progress=look)
 
 journal: SqliteJournal = SqliteJournal("run.db")
 nightly: Workflow = journal.workflow("nightly", on_conflict="rerun")
