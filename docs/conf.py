@@ -31,6 +31,7 @@ nitpick_ignore_regex = [
     (r"py:.*", r"(abc|asyncio|attrs?|collections|concurrent|contextvars|datetime|io|os|pathlib|queue|typing)\..*"),
     (r"py:class", r"BaseRetrying|RetryCallState|retry_base|wait_base"),  # tenacity's
     (r"py:class", r"AgentFunction|NextRound|Stage|T"),  # what they stand for is said where they are taken
+    (r"py:class", r"(functools\.)?partial"),
 ]
 
 
