@@ -40,6 +40,7 @@ nitpick_ignore_regex = [
     # What these stand for is said where they are taken.
     (r"py:class", r"(fanout_sync\..*\.)?(NextRound|SpecFunction|Stage|F|P|P\.args|P\.kwargs|T)"),
     (r"py:class", r"pandas\.DataFrame|PathOrFile"),  # what they are is said where they are used
+    (r"py:class", r"(functools\.)?partial"),
 ]
 
 # What signatures say that readers need not know, or know by another name.
