@@ -6,7 +6,6 @@ import inspect
 from collections.abc import Mapping
 from typing import Any
 
-from ..engine.plan import an_int_hint
 from ..errors import OptionError
 from ..executors.executor import AgentExecutor
 from ..formatting import describe, describe_argument
@@ -56,19 +55,6 @@ _METHODS = (
     ("concurrency_hint", "(self)", 0),
 )
 """The methods of an executor: how they are written, and how many arguments they are called with."""
-
-
-def check_hint(executor: AgentExecutor) -> None:
-    """Refuse a hint that is no int. One that raises is left to the run, which asks again.
-
-    Raises:
-        OptionError: It is something else.
-    """
-    try:
-        hint: object = executor.concurrency_hint()
-    except Exception:  # the executor's own code
-        return
-    an_int_hint(hint)
 
 
 def _written(method: Any, signature: inspect.Signature) -> inspect.Signature:

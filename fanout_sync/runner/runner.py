@@ -39,7 +39,6 @@ from .arguments import (
     rate_limits,
     warn_of_soft_timeout,
 )
-from .executor_argument import check_hint
 from .options import OPTIONS
 from .retry_failed import retry_failed
 
@@ -138,8 +137,6 @@ class Runner:
             retry_failed=retry_failed,
             raises_interrupts=one_of("on_interrupt", on_interrupt, ("raise", "return")) == "raise",
         )
-        if max_concurrency is None:
-            check_hint(executor)
         warn_of_soft_timeout(self._plan)
         self._streams: WeakSet[OutcomeStream] = WeakSet()
         self._started: WeakSet[BackgroundRun] = WeakSet()

@@ -162,7 +162,6 @@ def test_the_class_of_a_backend_is_refused(backend: type) -> None:
             lambda self, n: 3,
             "concurrency_hint of Mine must take (self), but its signature is (self, n)",
         ),
-        ("concurrency_hint", lambda self: "3", "concurrency_hint() of the executor must return an int, got str '3'"),
     ],
 )
 def test_other_methods_that_cannot_be_used_are_refused(name: str, method: Any, message: str) -> None:
