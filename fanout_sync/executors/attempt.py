@@ -73,9 +73,8 @@ def run_attempt(
         report.retry_in, report.retry_after = retry_in, retry_after
         return report
     invalid = _refused(spec, outcome)
-    if invalid is not None and isinstance(outcome, StepOutcome):
-        outcome = with_json(outcome)
-        invalid = _refused(spec, outcome)
+    if invalid is not None:
+        outcome, invalid = _converted(spec, outcome, invalid)
     if invalid is not None:
         error = StepError("InvalidOutcome", invalid.reason)
         return failure(index, spec, "invalid", error, started, duration_s, worker, output=printable(invalid.output))
@@ -140,6 +139,14 @@ def _refused(spec: AgentStepSpec, outcome: Any) -> InvalidOutcome | None:
     except BaseException:  # from an incomplete outcome: `refused` finds out what is wrong with it
         is_plain = False
     return None if is_plain else refused(spec, outcome)
+
+
+def _converted(spec: AgentStepSpec, outcome: Any, invalid: InvalidOutcome) -> tuple[Any, InvalidOutcome | None]:
+    """Return an outcome with `structured` as JSON data, if that makes it one that the wire can carry."""
+    if not isinstance(outcome, StepOutcome):
+        return outcome, invalid
+    converted = with_json(outcome)
+    return converted, _refused(spec, converted)
 
 
 def _is_plain(outcome: Any) -> bool:
