@@ -72,9 +72,7 @@ def run_attempt(
         report = failure(index, spec, "raised", error, started, duration_s, worker)
         report.retry_in, report.retry_after = retry_in, retry_after
         return report
-    invalid = _refused(spec, outcome)
-    if invalid is not None:
-        outcome, invalid = _converted(spec, outcome, invalid)
+    outcome, invalid = _carried(spec, outcome)
     if invalid is not None:
         error = StepError("InvalidOutcome", invalid.reason)
         return failure(index, spec, "invalid", error, started, duration_s, worker, output=printable(invalid.output))
@@ -132,21 +130,22 @@ def timed_out(step: RunningStep, started: float, duration_s: float, worker: str 
     return failure(index, spec, "timed_out", error, started, duration_s, worker)
 
 
-def _refused(spec: AgentStepSpec, outcome: Any) -> InvalidOutcome | None:
-    """Return the invalid outcome for what a step returned; `None` if it is an outcome that the wire can carry."""
+def _carried(spec: AgentStepSpec, outcome: Any) -> tuple[Any, InvalidOutcome | None]:
+    """Return the outcome that a step returned, with `structured` as JSON data; or the invalid one of what it returned.
+
+    The second is `None` if the wire can carry the first.
+    """
     try:
         is_plain = _is_plain(outcome)
     except BaseException:  # from an incomplete outcome: `refused` finds out what is wrong with it
         is_plain = False
-    return None if is_plain else refused(spec, outcome)
-
-
-def _converted(spec: AgentStepSpec, outcome: Any, invalid: InvalidOutcome) -> tuple[Any, InvalidOutcome | None]:
-    """Return an outcome with `structured` as JSON data, if that makes it one that the wire can carry."""
-    if not isinstance(outcome, StepOutcome):
+    if is_plain:
+        return outcome, None
+    invalid = refused(spec, outcome)
+    if invalid is None or not isinstance(outcome, StepOutcome):
         return outcome, invalid
     converted = with_json(outcome)
-    return converted, _refused(spec, converted)
+    return converted, refused(spec, converted)
 
 
 def _is_plain(outcome: Any) -> bool:

@@ -20,8 +20,9 @@ import pytest
 from attrs import evolve
 from bounds import HANG_BOUND_S
 
-from fanout_sync import AgentExecutor, AgentStepSpec, FunctionExecutor, Run, Runner, StepOutcome
+from fanout_sync import AgentExecutor, AgentStepSpec, EventSender, FunctionExecutor, Run, Runner, StepOutcome
 from fanout_sync.executors.answers import MOST_BYTES
+from fanout_sync.testing import make_specs
 from fanout_sync.wire.strict_json import write_json
 from fanout_sync.wire.unstructure import MOST_ITEMS
 
@@ -442,3 +443,19 @@ def test_none_says_what_to_return_instead() -> None:
     """A function that only does something returns an empty text."""
     assert outcome_of(None).output.endswith("or '' if there is nothing to say")
     assert outcome_of("").success
+
+
+class Structuring(AgentExecutor):
+    """Returns an outcome whose `structured` is no JSON data yet."""
+
+    def execute_step(self, spec: AgentStepSpec, event_tx: EventSender | None = None) -> StepOutcome:
+        structured: Any = {"at": datetime.date(2026, 1, 1), 1: {2}} if spec.prompt == "0" else object()
+        return StepOutcome.completed(spec, "the text", structured)
+
+
+def test_structured_data_of_any_executor_is_converted(make_runner: Callable[..., Runner]) -> None:
+    """As what functions return is; what cannot be is invalid, and its text is kept."""
+    run = make_runner(Structuring()).run(make_specs(2))
+    assert [record.status for record in run.records] == ["succeeded", "invalid"]
+    assert run[0].structured == {"at": "2026-01-01", "1": [2]}
+    assert "the text" in run[1].output
