@@ -14,7 +14,7 @@ from ..executors.loops import THREAD_NAME, TO_THREAD_NAME
 MOST_NAMED = 5
 """So many programs are named in a warning."""
 
-_LONGEST_COMMAND = 60
+_LONGEST_COMMAND = 100
 _SHARED = (THREAD_NAME, TO_THREAD_NAME)
 
 

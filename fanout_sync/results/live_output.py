@@ -4,11 +4,10 @@ from __future__ import annotations
 
 import contextvars
 import logging
+import os
 import sys
 import threading
-import uuid
 from collections.abc import Callable
-from html import escape
 from time import monotonic
 from typing import Any
 
@@ -45,6 +44,8 @@ class HandleStatus:
         parts = [self._steps(), *(f"{count} {name}" for name, count in self._counts()), f"{progress.elapsed_s:.0f} s"]
         if progress.eta_s:
             parts.append(f"about {progress.eta_s:.0f} s left")
+        from html import escape  # imported lazily: slow, and only notebooks need it
+
         return f"<div><b>{escape(self.state)}</b>: {' · '.join(map(escape, parts))}</div>"
 
     def _steps(self) -> str:
@@ -64,7 +65,7 @@ class LiveOutput:
 
     def __init__(self, render: Callable[[], dict[str, str]]) -> None:
         self._render = render
-        self._id = uuid.uuid4().hex
+        self._id = os.urandom(16).hex()
         # What publishes the output; `None` as long as it is not shown, and when it cannot be replaced any more.
         self._publisher: Any = None
         self._next_at = 0.0

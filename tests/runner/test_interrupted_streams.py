@@ -243,7 +243,7 @@ def test_the_command_line(number: signal.Signals, backend: str, launch: Launcher
         )
     )
     (launch.folder / "steps.jsonl").write_text("".join(f"{spec.to_json()}\n" for spec in make_specs(5)))
-    options = ["--executor", "agents.py:executor", "--backend", backend, "-j", "2", "-o", "out.jsonl"]
+    options = ["--executor", "agents.py:executor", "--backend", backend, "-j", "2", "-o", "out.jsonl", "--no-progress"]
     script = launch.program("-m", "fanout_sync", "run", "steps.jsonl", *options)
     script.expect("begun t0", "begun t1", "begun t2", "begun t3")
     if number == signal.SIGINT:
