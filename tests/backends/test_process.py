@@ -273,7 +273,9 @@ def test_hooks_are_called_once_in_each_worker(ledger: Ledger) -> None:
     assert set(counts.values()) == {1}
     for worker in workers:
         assert {f"setup-{worker}", f"teardown-{worker}"} <= counts.keys()
-    assert sum(name.startswith("setup") for name in counts) == sum(name.startswith("teardown") for name in counts)
+    # A worker that is still in setup() when all steps are done is killed, and tears nothing down.
+    torn_down = {name.removeprefix("teardown-") for name in counts if name.startswith("teardown")}
+    assert torn_down <= {name.removeprefix("setup-") for name in counts if name.startswith("setup")}
 
 
 class BadEnd(LedgerExecutor):
