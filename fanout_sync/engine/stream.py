@@ -95,11 +95,11 @@ class OutcomeStream(Generator[StepOutcome, None, None]):
         return next(self._outcomes)
 
     def send(self, value: None) -> StepOutcome:
-        interrupts_noted_by = self._scope  # noqa: F841
+        interrupts_noted_by = self._scope  # noqa: F841 - as in `__next__`
         return self._outcomes.send(value)
 
     def throw(self, *error: Any) -> StepOutcome:
-        interrupts_noted_by = self._scope  # noqa: F841
+        interrupts_noted_by = self._scope  # noqa: F841 - as in `__next__`
         return self._outcomes.throw(*error)
 
     def close(self) -> None:

@@ -173,7 +173,7 @@ def _is_terminal(stream: Any) -> bool:
 def _text_bar_class() -> type:
     from tqdm.std import tqdm
 
-    return tqdm  # type: ignore[no-any-return]
+    return tqdm  # type: ignore[no-any-return]  # as above
 
 
 def _drawn_by_us(bar_class: type) -> type:
