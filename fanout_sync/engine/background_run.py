@@ -24,7 +24,7 @@ from ..records.status import StepError
 from ..records.steps import AgentStepSpec
 from ..results.failures import FailureGroups, first_line
 from ..results.live_output import INTERVAL_S, HandleStatus, LiveOutput
-from ..results.progress import Progress, ProgressSink, RunView
+from ..results.progress import Progress, RunView
 from ..results.run import Run
 from .call import Call
 from .input import length_of, taken
@@ -86,8 +86,8 @@ class BackgroundRun:
         self._total = length_of(self._specs)
         # Shown and replaced as long as the run goes on. It refers back to this run, so it is forgotten then.
         self._output: LiveOutput | None = LiveOutput(self._rendered)
-        self._screen = _Screen(plan.make_sink, self._output)
-        self._call = Call(plan, make_sink=self._screen.made)
+        screen = self._screen = _Screen(self._output)
+        self._call = Call(plan, make_sink=lambda: screen)  # not of `self`, which refers to the call
         self._end: _End | None = None
         self._is_done = threading.Event()
         self._is_cancelled = False
@@ -282,63 +282,35 @@ def _reasons(run: Run) -> str:
 
 
 class _Screen:
-    """Shows a run where its runner has its progress shown, and as an output of a notebook cell.
+    """Shows a run as an output of a notebook cell, besides where its runner has its progress shown.
 
     Args:
-        make_inner: Makes what the runner has it shown on; `None` if that is nothing.
         output: The output.
 
     Attributes:
         view: The run, once its first step may begin.
-        interval_s: As for `ProgressSink`.
-        shows_steps: As for `ProgressSink`.
     """
 
-    def __init__(self, make_inner: Callable[[], ProgressSink | None] | None, output: LiveOutput) -> None:
-        self._make_inner = make_inner
-        self._inner: ProgressSink | None = None
+    interval_s = INTERVAL_S
+    shows_steps = False
+
+    def __init__(self, output: LiveOutput) -> None:
         self._output: LiveOutput | None = output
         self.view: RunView | None = None
-        self.interval_s = INTERVAL_S
-        self.shows_steps = False
-
-    def made(self) -> _Screen:
-        """Make what the runner has progress shown on."""
-        self._guarded(self._make)
-        return self
-
-    def _make(self) -> None:
-        if self._make_inner is not None:
-            self._inner = self._make_inner()
-        if self._inner is not None:
-            self.interval_s, self.shows_steps = self._inner.interval_s, self._inner.shows_steps
 
     def begin(self, view: RunView) -> None:
         self.view = view
-        self._with_inner(lambda inner: inner.begin(view))
 
     def update(self) -> None:
         if self._output is not None:
             self._output.update()
-        self._with_inner(lambda inner: inner.update())
 
     def end(self) -> None:
-        self._with_inner(lambda inner: inner.end())
+        """Do nothing: the output is updated for the last time when the result is there."""
 
     def forget(self) -> None:
         """Let go of everything, after the end."""
-        self.view = self._output = self._inner = self._make_inner = None
-
-    def _with_inner(self, act: Callable[[ProgressSink], object]) -> None:
-        if (inner := self._inner) is not None:
-            self._guarded(lambda: act(inner))
-
-    def _guarded(self, act: Callable[[], object]) -> None:
-        try:
-            act()
-        except (Exception, SystemExit):
-            logger.exception("the progress of a run cannot be shown any more")
-            self._inner = None
+        self.view = self._output = None
 
 
 # The end of the program -----------------------------------------------------------------------------------------------

@@ -48,7 +48,7 @@ class Call:
         began: When it or its latest round began, on the clock of `time.monotonic()`.
         dispatch: The latest run; `None` if there was none yet.
         retried: The run whose failed steps run again in this call; `None` if it is no such call.
-        make_sink: Makes what shows the progress, in place of what the plan says.
+        make_sink: Makes what shows the progress, besides what the plan says; `None` if nothing does.
         tracker: Counts steps and has the progress shown; `None` when nobody looks.
         reports: The last reports of the steps of its latest run with a barrier, by index. Other threads may copy it.
         is_inherited: Whether this is a forked child of the process that made the call: it only unwinds here, and
@@ -130,8 +130,7 @@ class Call:
 
     @contextmanager
     def _tracked(self, counted: Counted | None) -> Iterator[None]:
-        make_sink = self.make_sink or self.plan.make_sink
-        make_sinks = [] if make_sink is None else [make_sink]
+        make_sinks = [each for each in (self.plan.make_sink, self.make_sink) if each is not None]
         if self.journal is not None and self.journal.keeps_status:
             from .status_sink import StatusSink  # imported lazily: most runs have no journal
 
