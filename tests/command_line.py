@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 import select
 import shlex
 import subprocess
@@ -114,6 +115,13 @@ class NamedPipe:
 
 def command(*arguments: str) -> list[str]:
     return [sys.executable, "-W", "error", "-m", "fanout_sync", *arguments]
+
+
+def summary_in(text: str) -> str:
+    """Return what a run has written to its standard error, without the line that says how far it came."""
+    summary, lines = re.subn(r"^\d+(/\d+)? steps?( \(\d+ %\))?: .*\n", "", text, flags=re.MULTILINE)
+    assert lines == 1, text
+    return summary
 
 
 def outcomes_in(text: str) -> list[StepOutcome]:

@@ -31,8 +31,13 @@ class Display(Protocol):
     def show(self, status: RunStatus) -> None:
         """Show how the run stands."""
 
-    def finish(self, status: RunStatus | None) -> None:
-        """Show it for the last time; `None` if the run has not begun."""
+    def finish(self, status: RunStatus | None, error: BaseException | None = None) -> None:
+        """Show it for the last time.
+
+        Args:
+            status: How the run stands; `None` if it has not begun.
+            error: What has ended it, if it did not end by itself.
+        """
 
 
 class LiveDisplay:
@@ -50,7 +55,7 @@ class LiveDisplay:
     def show(self, status: RunStatus) -> None:
         self.screen.draw(rendered(status, self._width()))
 
-    def finish(self, status: RunStatus | None) -> None:
+    def finish(self, status: RunStatus | None, error: BaseException | None = None) -> None:
         if status is None:
             self.screen.clear()
         else:
@@ -62,11 +67,10 @@ class LiveDisplay:
 
 
 class PlainLines:
-    """A line now and then.
+    """A line now and then, and one at the end.
 
     Args:
         stream: Where they go.
-        always_ends: Whether there is a line at the end also if there was none before.
         shows_at_once: Whether the first line is written at once.
         clock: Returns seconds; monotonic.
     """
@@ -77,34 +81,31 @@ class PlainLines:
         self,
         stream: IO[str],
         *,
-        always_ends: bool = True,
         shows_at_once: bool = False,
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
         self._stream = stream
-        self._must_end = always_ends
         self._clock = clock
         self._next_at = clock() + (0.0 if shows_at_once else LINE_S)
 
     def show(self, status: RunStatus) -> None:
         if (now := self._clock()) >= self._next_at:
             self._next_at = now + LINE_S
-            self._must_end = True
             click.echo(plain_line(status), file=self._stream)
 
-    def finish(self, status: RunStatus | None) -> None:
-        if status is not None and self._must_end:
+    def finish(self, status: RunStatus | None, error: BaseException | None = None) -> None:
+        # The message of an error says how far the run came; and there is none if a reader such as `head` has left.
+        if status is not None and not isinstance(error, Exception):
             click.echo(plain_line(status, is_over=True), file=self._stream)
 
 
-def display_on(stream: IO[str], *, always_ends: bool = True, shows_at_once: bool = False) -> LiveDisplay | PlainLines:
+def display_on(stream: IO[str], *, shows_at_once: bool = False) -> LiveDisplay | PlainLines:
     """Return a live view if the stream is a terminal that can show one, else plain lines.
 
     Args:
         stream: Where it is shown.
-        always_ends: As for `PlainLines`.
         shows_at_once: As for `PlainLines`.
     """
     if draws_on(stream):
         return LiveDisplay(stream)
-    return PlainLines(stream, always_ends=always_ends, shows_at_once=shows_at_once)
+    return PlainLines(stream, shows_at_once=shows_at_once)

@@ -131,9 +131,10 @@ _JOBS_ELSEWHERE = {
 )
 @click.option(
     "--progress/--no-progress",
-    default=None,
-    help="Show how far the run is, on the standard error: live on a terminal, elsewhere a line every ten seconds.  "
-    "[default: --progress]",
+    default=True,
+    show_default=True,
+    help="Show how far the run is, on the standard error: live on a terminal, elsewhere a line every ten seconds and "
+    "at the end.",
 )
 def run(
     steps: str,
@@ -142,7 +143,7 @@ def run(
     jobs: int | None,
     output: str,
     events: str | None,
-    progress: bool | None,
+    progress: bool,
     **limits: Any,
 ) -> None:
     """Run the steps of a file; "-" is the standard input.
@@ -173,7 +174,7 @@ def run(
             }
         )
         event_tx = None if event_lines is None else EventsFile(event_lines)
-        shown_progress = ShownProgress.on_stderr(progress, [outcomes, event_lines])
+        shown_progress = ShownProgress.on_stderr([outcomes, event_lines]) if progress else None
         runner = Runner(
             resolve_target(target),
             backend=backend,

@@ -37,18 +37,15 @@ class ShownProgress:
         self._stack = ExitStack()
 
     @classmethod
-    def on_stderr(cls, is_asked: bool | None, files: Iterable[LinesFile | None]) -> ShownProgress | None:
-        """Return what shows the progress on the standard error; `None` if nothing does.
+    def on_stderr(cls, files: Iterable[LinesFile | None]) -> ShownProgress | None:
+        """Return what shows the progress on the standard error; `None` if that is closed.
 
         Args:
-            is_asked: Whether the user wants it; `None` if the user did not say.
             files: What is written besides, maybe to the same terminal; `None` if it is not.
         """
-        if is_asked is False or sys.stderr is None:
+        if sys.stderr is None:
             return None
-        # Short runs that nobody looks at have a summary only.
-        display = display_on(sys.stderr, always_ends=is_asked is True)
-        return cls(display, [1, 2, *(file.fileno() for file in files if file is not None)])
+        return cls(display_on(sys.stderr), [1, 2, *(file.fileno() for file in files if file is not None)])
 
     def as_option(self) -> Any:
         """Return it as `progress=` of a runner."""
@@ -66,7 +63,7 @@ class ShownProgress:
     ) -> None:
         self._stack.close()  # first, so that all that was printed stands above
         try:
-            self._display.finish(self._status)
+            self._display.finish(self._status, error)
         except OSError:  # the window was closed, or nobody reads the lines
             self._status = None
 

@@ -16,7 +16,7 @@ from importlib import metadata
 from pathlib import Path
 
 import pytest
-from command_line import ENVIRONMENT, LIMIT_S, Folder, NamedPipe, command, outcomes_in, outputs_in
+from command_line import ENVIRONMENT, LIMIT_S, Folder, NamedPipe, command, outcomes_in, outputs_in, summary_in
 
 from fanout_sync import AgentStepSpec, Event
 
@@ -148,7 +148,7 @@ def test_outcomes_come_in_the_order_of_the_steps(backend: str, folder: Folder) -
         '{"task_id":"t1","session_id":"task-run-t1","agent":"parse","output":"2.5","success":true,"structured":2.5}',
         '{"task_id":"t2","session_id":"task-run-t2","agent":"shout","output":"日本 😀","success":true}',
     ]
-    assert re.fullmatch(r"3 steps in \d+\.\d s: 3 succeeded\n  outcomes: standard output\n", done.stderr)
+    assert re.fullmatch(r"3 steps in \d+\.\d s: 3 succeeded\n  outcomes: standard output\n", summary_in(done.stderr))
 
 
 @pytest.mark.parametrize("backend", BACKENDS)
@@ -194,7 +194,7 @@ def test_failed_steps_are_summed_up(folder: Folder) -> None:
     done = folder.run("-o", "out.jsonl")
     assert done.returncode == 1
     assert done.stdout == ""
-    head, *failures, _ = done.stderr.splitlines()
+    head, *failures, _ = summary_in(done.stderr).splitlines()
     assert re.fullmatch(r"4 steps in \d+\.\d s: 1 succeeded, 3 failed", head)
     assert failures[0] == "  t1 (parse) raised: ValueError: could not convert string to float: 'many'"
     assert failures[1] == "  t2 (fail) raised: ValueError: one …"
@@ -207,7 +207,7 @@ def test_summary_has_one_line_for_each_reason(folder: Folder) -> None:
     folder.steps(*[("fail", "\x1b[31mred " + "x" * 1000)] * 25)
     done = folder.run()
     assert done.returncode == 1
-    head, failures, where = done.stderr.splitlines()
+    head, failures, where = summary_in(done.stderr).splitlines()
     assert head.endswith("s: 25 failed")
     assert failures.startswith(r"  25 raised: ValueError: \x1b[31mred xxx")
     assert failures.endswith("x … (t0, t1, t2 and 22 more)")
@@ -221,7 +221,7 @@ def test_cancelled_steps_are_counted_for_themselves(folder: Folder) -> None:
     folder.steps(("fail", "bad"), *[("shout", "a")] * 9)
     done = folder.run("--max-failures", "1", "--jobs", "1")
     assert done.returncode == 1
-    head, *lines = done.stderr.splitlines()
+    head, *lines = summary_in(done.stderr).splitlines()
     assert re.fullmatch(r"10 steps in \d+\.\d s: 1 failed, 9 cancelled", head)
     assert lines[0] == "  t0 (fail) raised: ValueError: bad"
     assert lines[1].startswith("  9 cancelled: no more steps are started: 1 step had failed")
@@ -256,7 +256,7 @@ def test_no_steps_at_all(folder: Folder) -> None:
     folder.steps()
     done = folder.run("-o", "out.jsonl", "--events", "events.jsonl")
     assert (done.returncode, done.stdout) == (0, "")
-    assert re.fullmatch(r"0 steps in \d+\.\d s: nothing to do\n", done.stderr)
+    assert re.fullmatch(r"0 steps in \d+\.\d s: nothing to do\n", summary_in(done.stderr))
     assert (folder / "out.jsonl").read_text() == ""
     assert len((folder / "events.jsonl").read_text().splitlines()) == 2
 
@@ -268,7 +268,7 @@ def test_what_steps_print_stays_out_of_the_outcomes(backend: str, folder: Folder
     done = folder.run("--backend", backend)
     assert done.returncode == 0, done.stderr
     assert outputs_in(done.stdout) == ["done", "done"]
-    said = Counter(done.stderr.splitlines()[:-2])
+    said = Counter(summary_in(done.stderr).splitlines()[:-2])
     assert said == {
         **{f"{verb} {prompt}": 1 for verb in ("printed", "complained") for prompt in ("one", "two")},
         "printed by a child": 2,
@@ -514,7 +514,7 @@ def test_events_that_cannot_be_written_cost_no_step(folder: Folder) -> None:
     done = folder.run("--events", "/dev/full")
     assert outputs_in(done.stdout) == ["done", "done"]
     assert done.returncode == 1
-    summary, where, error = done.stderr.splitlines()
+    summary, where, error = summary_in(done.stderr).splitlines()
     assert where == "  outcomes: standard output"
     assert summary.endswith("2 succeeded")
     assert error == "Error: cannot write events to /dev/full: No space left on device; 0 were written"
@@ -656,7 +656,7 @@ def test_ctrl_c_ends_the_run(backend: str, number: signal.Signals, folder: Folde
         process.send_signal(number)
         assert process.wait(LIMIT_S) == 130
         said = "Interrupted: 1 of 3 outcomes were written; cancelled: t1 and 1 more\n  outcomes: standard output\n"
-        assert process.stderr.read() == said
+        assert summary_in(process.stderr.read()) == said
     assert not is_alive(int(pid))
     events = [json.loads(line) for line in (folder / "events.jsonl").read_text().splitlines()]
     kinds = Counter(event["type"] for event in events)

@@ -21,7 +21,7 @@ from pathlib import Path
 import early_ends
 import pytest
 from attrs import define
-from command_line import ENVIRONMENT, LIMIT_S, Folder, command
+from command_line import ENVIRONMENT, LIMIT_S, Folder, command, summary_in
 from early_ends import CALM_LOOKS, Marks, in_order, scripted_specs
 from processes import eventually
 
@@ -225,7 +225,7 @@ def task_ids_in(text: str) -> list[str]:
 
 def assert_told(process: subprocess.Popen[str], said: str, written: int, total: int) -> None:
     """The exit status and the summary say what happened."""
-    numbers = INTERRUPTED.fullmatch(said)
+    numbers = INTERRUPTED.fullmatch(summary_in(said))
     assert numbers is not None, said
     assert (int(numbers[1]), int(numbers[2])) == (written, total)
     assert (numbers[3] is None) == (written == total)
@@ -349,7 +349,9 @@ def test_an_interrupt_that_ends_the_reader_too(backend: str, folder: Folder, mar
         os.close(run.reader.descriptor)
         run.opened.remove(run.reader.descriptor)
         said = run.end()
-    numbers = re.fullmatch(r"Interrupted: (\d+) of 300 outcomes were written\n(  outcomes: standard output\n)?", said)
+    numbers = re.fullmatch(
+        r"Interrupted: (\d+) of 300 outcomes were written\n(  outcomes: standard output\n)?", summary_in(said)
+    )
     assert numbers is not None, said
     assert int(numbers[1]) < len(marks.named("done"))
     assert run.process.returncode == 130

@@ -17,7 +17,7 @@ from typing import Any, NoReturn
 
 import pytest
 from click.testing import CliRunner
-from command_line import ENVIRONMENT, LIMIT_S, Folder, NamedPipe, outcomes_in, outputs_in
+from command_line import ENVIRONMENT, LIMIT_S, Folder, NamedPipe, outcomes_in, outputs_in, summary_in
 from journalled import HOLDS, record, says, script
 
 from fanout_sync import OptionError
@@ -151,7 +151,10 @@ def test_nothing_runs_twice(folder: Folder) -> None:
     assert again.stdout == first.stdout
     assert marks(folder) == {"t0": 1, "t2": 1}
     assert "from the journal" not in first.stderr
-    assert again.stderr.splitlines()[1:-2] == ["  from the journal: 2", "  t1 (fail) raised: ValueError: no"]
+    assert summary_in(again.stderr).splitlines()[1:-2] == [
+        "  from the journal: 2",
+        "  t1 (fail) raised: ValueError: no",
+    ]
 
 
 UNLOADABLE = """
@@ -273,7 +276,7 @@ def test_limits_are_applied(steps: list[tuple[str, str]], options: list[str], sa
     """Each option does to the steps what it does in a `Runner`."""
     folder.steps(*steps)
     done = folder.run("-j", "1", *options)
-    assert re.sub(r"^\d+ steps? in \d+\.\d s: ", "", done.stderr).startswith(said)
+    assert re.sub(r"^\d+ steps? in \d+\.\d s: ", "", summary_in(done.stderr)).startswith(said)
     assert done.returncode == ("failed" in said or "cancelled" in said)
 
 

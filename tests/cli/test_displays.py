@@ -121,17 +121,14 @@ def test_plain_lines_come_every_ten_seconds() -> None:
     assert out.getvalue().count("\n") == 4
 
 
-def test_short_runs_that_nobody_looks_at_have_a_summary_only() -> None:
-    """Without --progress, the last line is left out where there was none before."""
+def test_a_short_run_has_one_line_at_its_end() -> None:
+    """It ends before the first ten seconds are over."""
     now, out = [0.0], io.StringIO()
-    lines = PlainLines(out, always_ends=False, clock=lambda: now[0])
+    lines = PlainLines(out, clock=lambda: now[0])
     lines.show(STATUS)
-    lines.finish(STATUS)
     assert out.getvalue() == ""
-    now[0] = LINE_S
-    lines.show(STATUS)
     lines.finish(STATUS)
-    assert out.getvalue().count("\n") == 2
+    assert out.getvalue().count("\n") == 1
 
 
 @pytest.mark.parametrize(
