@@ -137,9 +137,11 @@ def _details(status: RunStatus) -> Iterable[tuple[str, str]]:
         yield f"held back by {shown(status.held_back_by)}", "yellow"
     if status.running:
         yield "running longest", "bold"
-        for step in status.running:
+        times = [duration(step.running_s) for step in status.running]
+        widest = max(map(len, times))
+        for time, step in zip(times, status.running, strict=True):
             who = f"{shown(step.task_id, MAX_ID_CHARS)} ({shown(step.agent, MAX_ID_CHARS)})"
-            yield f"  {duration(step.running_s)}  {who}", ""
+            yield f"  {time:>{widest}}  {who}", ""
     if status.failures:
         yield "last failures", "bold"
         for group in status.failures:

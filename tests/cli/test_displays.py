@@ -53,7 +53,7 @@ def test_the_view_has_all_that_is_known() -> None:
         "held back by 60 requests per minute",
         "running longest",
         "  1:12  task-17 (coder)",
-        "  3 s  測試測試測試測試測試測試測試測試測試測試 (coder)",
+        "   3 s  測試測試測試測試測試測試測試測試測試測試 (coder)",
     ]
     assert lines[8:] == ["last failures", "  12 × RateLimitError: slow down", "  1 × ValueError: no"]
 
