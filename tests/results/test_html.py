@@ -196,6 +196,18 @@ def test_a_stream_shows_the_steps_so_far() -> None:
     assert [row[1] for row in page_of(stream).rows[1:]] == ["t0", "t1", "t2"]
 
 
+def test_a_stream_says_why_it_shows_no_outputs() -> None:
+    """It does not keep them, but it has the reasons of failures; of no steps there is nothing to say."""
+    stream = Runner(EXECUTOR).stream(specs_of("a", "raise"))
+    assert len(list(stream)) == 2
+    page = page_of(stream)
+    assert [row[-1] for row in page.rows[1:]] == ["ValueError: no such thing", ""]
+    assert page.text.endswith("A stream does not keep outputs.")
+    nothing = Runner(EXECUTOR).stream([])
+    assert list(nothing) == []
+    assert page_of(nothing).text.endswith("nothing to do")
+
+
 def test_the_run_of_an_interrupt_is_shown() -> None:
     """With what was done and what was cancelled."""
     stream = Runner(EXECUTOR, max_concurrency=1).stream(make_specs(3))
@@ -296,6 +308,14 @@ def visible(text: str) -> str:
     text = text.encode("utf-8", "backslashreplace").decode()
     invisible = "[\x00-\x08\x0b-\x1f\x7f-\x9f\u061c\u200e\u200f\u2028-\u202e\u2066-\u2069\ufeff\ufffe\uffff]"
     return re.sub(invisible, lambda found: found[0].encode("unicode_escape").decode(), text)
+
+
+def test_escapes_of_control_characters_are_read_from_left_to_right() -> None:
+    """Also within a text that runs from right to left, whose direction is its own."""
+    html = StepOutcome.failed("t", "a", "\u0645\u202e\x00 &\x1b<")._repr_html_()
+    first, second = (f'<span style="unicode-bidi:isolate">{escapes}</span>' for escapes in (r"\u202e\x00", r"\x1b"))
+    assert f"\u0645{first} &amp;{second}&lt;" in html
+    assert "unicode-bidi:plaintext" in html
 
 
 def test_long_text_is_cut() -> None:
