@@ -2,8 +2,8 @@
 
 Prompts, outputs and task ids are text of others. All of it is escaped, stands between tags and never in one, and is
 marked as no mathematics, which notebooks would typeset. There is no script and no link, nothing is loaded, and all
-styles are inline: they cannot reach the rest of the page. Colours are those of the notebook. Where these are not known,
-lines are grey, and red is mixed with the colour of the text, so that it can be read on white and on black.
+styles are inline: they cannot reach the rest of the page. Colours are those of the notebook, whatever its theme: red is
+as dark or as light as its text, because no single red can be read on white and on dark grey.
 
 Columns are as wide as what they hold, up to a bound at which its lines are broken. So words stay whole, and in a narrow
 window the table scrolls sideways.
@@ -44,7 +44,7 @@ _SHORT = f"{_CELL};white-space:nowrap"
 _TEXT = f"{_CELL};min-width:12em;overflow-wrap:anywhere;unicode-bidi:plaintext"
 _NAME = "width:max-content;max-width:10em;white-space:normal;overflow-wrap:break-word;unicode-bidi:plaintext"
 _LONG = "margin:0;max-height:24em;overflow:auto;white-space:pre-wrap;overflow-wrap:anywhere;unicode-bidi:plaintext"
-_RED = "color:var(--jp-error-color1,var(--vscode-errorForeground,color-mix(in srgb,currentColor 30%,#e53935)))"
+_RED = "color:oklch(from currentColor clamp(.5,l,.75) .18 25)"
 _PALE = "opacity:.7"
 _TABLE = '<table style="border-collapse:collapse;margin:.4em 0">'
 

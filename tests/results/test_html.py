@@ -332,13 +332,15 @@ def test_long_text_is_cut() -> None:
 
 
 def test_nothing_of_the_theme_is_fixed() -> None:
-    """No style sets a background, and none a colour but through the variables of the notebook."""
+    """No style sets a background, and none a colour but one made from the colour of the notebook's text."""
     run = Runner(EXECUTOR, retry=2).run(specs_of("raise", "spend"))
     styles = {style for shown in (run, run[0], *run.records) for style in page_of(shown).styles}
     assert any("var(--jp-" in style for style in styles)
+    colours = [colour for style in styles for colour in re.findall(r"(?<![\w-])color:([^;]*)", style)]
+    assert colours
     for style in styles:
         assert "background" not in style
-        assert all(colour.startswith("var(--jp-") for colour in re.findall(r"(?<![\w-])color:\s*([^;]*)", style))
+    assert all(colour.startswith("oklch(from currentColor ") for colour in colours)
 
 
 def test_mathematics_is_left_alone() -> None:
