@@ -18,7 +18,7 @@ pytestmark = [
     pytest.mark.xdist_group("notebooks"),  # so that a kernel serves all tests of a module
 ]
 
-TIMES = re.compile(r"< 0\.001 s|[\d.]+ s\b|\d+:\d+<\S+ +[\d.?]+step/s")
+TIMES = re.compile(r"< 0\.001 s|[\d.]+ s\b|\d+:\d+<\S+ +[\d.?]+(?:step/s|s/step)")
 
 
 def shown_by(notebook: NotebookNode) -> Iterator[str]:
