@@ -85,8 +85,10 @@ class OutcomeStream(Generator[StepOutcome, None, None]):
         return self._run
 
     def _repr_html_(self) -> str:
-        shown = self.run._repr_html_()
-        return shown if self._run is not None else f"<div>A stream that has not ended; so far:</div>{shown}"
+        run = self.run
+        before = "" if self._run is not None else "<div>A stream that has not ended; so far:</div>"
+        after = '<div style="opacity:.7">A stream does not keep outputs.</div>' if run else ""
+        return f"{before}{run._repr_html_()}{after}"
 
     # An interrupt that strikes one of these methods would lose the outcome that it is about to return.
 

@@ -8,7 +8,7 @@ from typing import Any
 import attrs
 from attrs import field, frozen
 
-from .display import DisplayedRecord
+from .display import DisplayedRecord, print_record
 from .status import Status, StepError
 from .steps import AgentStepSpec, StepOutcome
 from .usage import Usage
@@ -68,6 +68,8 @@ class StepRecord(DisplayedRecord):
     usage: Usage | None = None
     from_journal: bool = False
 
+    _repr_pretty_ = print_record
+
     def to_dict(self) -> dict[str, Any]:
         """Return all attributes as JSON values.
 
@@ -107,6 +109,8 @@ class JournalRecord(StepRecord):
     outcome: StepOutcome = field(kw_only=True)
     spec: AgentStepSpec | None = field(default=None, kw_only=True)
     identity: str | None = field(default=None, kw_only=True)
+
+    _repr_pretty_ = print_record
 
     def to_dict(self) -> dict[str, Any]:
         """As `StepRecord.to_dict`, with `task_id`, `identity`, and the dicts of `outcome` and `spec`."""

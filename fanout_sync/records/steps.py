@@ -8,7 +8,7 @@ from attrs import Attribute, evolve, field, frozen
 
 from ..formatting import describe
 from ..tracebacks import ShortTypeError, ShortValueError
-from .display import DisplayedRecord
+from .display import DisplayedRecord, print_record
 
 __all__ = ["AgentStepSpec", "StepOutcome"]
 
@@ -159,6 +159,8 @@ class StepOutcome(WireRecord, DisplayedRecord):
     output: str = field(validator=_a_string)
     success: bool = field(validator=_a_bool)
     structured: Json | None = field(default=None, hash=False)
+
+    _repr_pretty_ = print_record
 
     @classmethod
     def failed(cls, task_id: str, agent: str, message: str) -> StepOutcome:

@@ -2,8 +2,11 @@
 
 Prompts, outputs and task ids are text of others. All of it is escaped, stands between tags and never in one, and is
 marked as no mathematics, which notebooks would typeset. There is no script and no link, nothing is loaded, and all
-styles are inline: they cannot reach the rest of the page. No colour is fixed but grey lines and a red that can be read
-on white and on black, where the notebook's own colours are not known.
+styles are inline: they cannot reach the rest of the page. Colours are those of the notebook, whatever its theme: red is
+as dark or as light as its text, because no single red can be read on white and on dark grey.
+
+Columns are as wide as what they hold, up to a bound at which its lines are broken. So words stay whole, and in a narrow
+window the table scrolls sideways.
 """
 
 from __future__ import annotations
@@ -31,15 +34,19 @@ MAX_PREVIEW_CHARS = 200
 MAX_TEXT_CHARS = 5000
 """How many characters of an output or a traceback are displayed of a single step at most."""
 
-_NOT_SHOWN = re.compile("[\x00-\x08\x0b-\x1f\x7f-\x9f\u061c\u200e\u200f\u2028-\u202e\u2066-\u2069\ufeff\ufffe\uffff]")
+_NOT_SHOWN = re.compile("[\x00-\x08\x0b-\x1f\x7f-\x9f\u061c\u200e\u200f\u2028-\u202e\u2066-\u2069\ufeff\ufffe\uffff]+")
 """Control characters, and those that change the direction of the text around them."""
 
 _LINE = "1px solid var(--jp-border-color2,rgba(128,128,128,.4))"
 _CELL = "text-align:left;vertical-align:top;padding:.2em .6em"
-_TEXT = f"{_CELL};overflow-wrap:anywhere"
-_LONG = "margin:0;max-height:24em;overflow:auto;white-space:pre-wrap;overflow-wrap:anywhere"
-_RED = "color:var(--jp-error-color1,var(--vscode-errorForeground,#cf4747))"
+_SHORT = f"{_CELL};white-space:nowrap"
+# `plaintext`: a text in Arabic runs from right to left, whatever the language of the page.
+_TEXT = f"{_CELL};min-width:12em;overflow-wrap:anywhere;unicode-bidi:plaintext"
+_NAME = "width:max-content;max-width:10em;white-space:normal;overflow-wrap:break-word;unicode-bidi:plaintext"
+_LONG = "margin:0;max-height:24em;overflow:auto;white-space:pre-wrap;overflow-wrap:anywhere;unicode-bidi:plaintext"
+_RED = "color:oklch(from currentColor clamp(.5,l,.75) .18 25)"
 _PALE = "opacity:.7"
+_TABLE = '<table style="border-collapse:collapse;margin:.4em 0">'
 
 Step = tuple[StepOutcome, StepRecord]
 Column = tuple[str, Callable[[StepOutcome, StepRecord], str]]
@@ -84,8 +91,8 @@ def _rest(reports: Sequence[Report], places: Iterable[int]) -> str:
 def _table_of_steps(steps: Sequence[Step]) -> str:
     columns: list[Column] = [
         ("status", lambda outcome, record: _status(record)),
-        ("task", lambda outcome, record: _preview(outcome.task_id)),
-        ("agent", lambda outcome, record: _preview(outcome.agent)),
+        ("task", lambda outcome, record: _name(outcome.task_id)),
+        ("agent", lambda outcome, record: _name(outcome.agent)),
         ("duration", lambda outcome, record: _preview(_seconds(record.duration_s))),
         ("attempts", lambda outcome, record: str(len(record.attempts))),
         *_columns_of_usage(record.usage for _, record in steps),
@@ -208,6 +215,11 @@ def _preview(text: str) -> str:
     return _escaped(f"{line[:MAX_PREVIEW_CHARS]} …" if is_cut else line)
 
 
+def _name(text: str) -> str:
+    """Return text for a column that has only as much place as it needs."""
+    return f'<div style="{_NAME}">{_preview(text)}</div>'
+
+
 def _long(text: str, *, from_end: bool = False) -> str:
     """Return text with its lines, cut and escaped."""
     text = str.__str__(text)
@@ -219,8 +231,12 @@ def _long(text: str, *, from_end: bool = False) -> str:
 
 
 def _escaped(text: str) -> str:
-    text = printable(text.replace("\r\n", "\n"))
-    return escape(_NOT_SHOWN.sub(lambda found: found[0].encode("unicode_escape").decode(), text))
+    return _NOT_SHOWN.sub(_as_escapes, escape(printable(text.replace("\r\n", "\n"))))
+
+
+def _as_escapes(found: re.Match[str]) -> str:
+    # Isolated: in a text that runs from right to left, the backslash would stand behind its digits.
+    return f'<span style="unicode-bidi:isolate">{found[0].encode("unicode_escape").decode()}</span>'
 
 
 # Markup ---------------------------------------------------------------------------------------------------------------
@@ -232,24 +248,24 @@ def _framed(*parts: str) -> str:
     return f'<div class="tex2jax_ignore mathjax_ignore" style="max-width:100%;overflow-x:auto">{"".join(parts)}</div>'
 
 
-def _table(header: Iterable[str], rows: Iterable[Iterable[str]]) -> str:
-    head = "".join(f'<th style="{_CELL}">{name}</th>' for name in header)
-    body = "".join(
-        f'<tr style="border-top:{_LINE}">{"".join(f"""<td style="{_TEXT}">{cell}</td>""" for cell in row)}</tr>'
-        for row in rows
-    )
-    return (
-        f'<table style="border-collapse:collapse;margin:.4em 0"><thead><tr>{head}</tr></thead>'
-        f"<tbody>{body}</tbody></table>"
-    )
+def _table(header: Iterable[str], rows: Iterable[Sequence[str]]) -> str:
+    """Return a table; the last column takes the place that the others leave."""
+    head = "".join(_cell("th", _SHORT, name) for name in header)
+    body = "".join(_row(*(_cell("td", _SHORT, cell) for cell in row[:-1]), _cell("td", _TEXT, row[-1])) for row in rows)
+    return f"{_TABLE}<thead><tr>{head}</tr></thead><tbody>{body}</tbody></table>"
 
 
 def _list(lines: Iterable[tuple[str, str]]) -> str:
-    rows = "".join(
-        f'<tr style="border-top:{_LINE}"><th style="{_CELL}">{name}</th><td style="{_TEXT}">{cell}</td></tr>'
-        for name, cell in lines
-    )
-    return f'<table style="border-collapse:collapse;margin:.4em 0"><tbody>{rows}</tbody></table>'
+    rows = "".join(_row(_cell("th", _SHORT, name), _cell("td", _TEXT, cell)) for name, cell in lines)
+    return f"{_TABLE}<tbody>{rows}</tbody></table>"
+
+
+def _row(*cells: str) -> str:
+    return f'<tr style="border-top:{_LINE}">{"".join(cells)}</tr>'
+
+
+def _cell(tag: str, style: str, content: str) -> str:
+    return f'<{tag} style="{style}">{content}</{tag}>'
 
 
 def _status(record: Any) -> str:
@@ -257,4 +273,4 @@ def _status(record: Any) -> str:
     if record.status == "succeeded":
         return f"✓ {text}"
     style = _PALE if record.status == "cancelled" else _RED
-    return f'<span style="{style};white-space:nowrap">✗ {text}</span>'
+    return f'<span style="{style}">✗ {text}</span>'

@@ -292,6 +292,9 @@ class Records(Sequence[StepRecord]):
     def __repr__(self) -> str:
         return repr(list(self))
 
+    def _repr_pretty_(self, printer: Any, cycle: bool) -> None:
+        printer.pretty(list(self))  # of which IPython displays a thousand
+
 
 def with_retried(run: Run, tried: Run) -> Run:
     """Return a run with the steps of another one, in which its failed steps ran again, in their places.

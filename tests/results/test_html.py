@@ -196,6 +196,18 @@ def test_a_stream_shows_the_steps_so_far() -> None:
     assert [row[1] for row in page_of(stream).rows[1:]] == ["t0", "t1", "t2"]
 
 
+def test_a_stream_says_why_it_shows_no_outputs() -> None:
+    """It does not keep them, but it has the reasons of failures; of no steps there is nothing to say."""
+    stream = Runner(EXECUTOR).stream(specs_of("a", "raise"))
+    assert len(list(stream)) == 2
+    page = page_of(stream)
+    assert [row[-1] for row in page.rows[1:]] == ["ValueError: no such thing", ""]
+    assert page.text.endswith("A stream does not keep outputs.")
+    nothing = Runner(EXECUTOR).stream([])
+    assert list(nothing) == []
+    assert page_of(nothing).text.endswith("nothing to do")
+
+
 def test_the_run_of_an_interrupt_is_shown() -> None:
     """With what was done and what was cancelled."""
     stream = Runner(EXECUTOR, max_concurrency=1).stream(make_specs(3))
@@ -298,6 +310,14 @@ def visible(text: str) -> str:
     return re.sub(invisible, lambda found: found[0].encode("unicode_escape").decode(), text)
 
 
+def test_escapes_of_control_characters_are_read_from_left_to_right() -> None:
+    """Also within a text that runs from right to left, whose direction is its own."""
+    html = StepOutcome.failed("t", "a", "\u0645\u202e\x00 &\x1b<")._repr_html_()
+    first, second = (f'<span style="unicode-bidi:isolate">{escapes}</span>' for escapes in (r"\u202e\x00", r"\x1b"))
+    assert f"\u0645{first} &amp;{second}&lt;" in html
+    assert "unicode-bidi:plaintext" in html
+
+
 def test_long_text_is_cut() -> None:
     """In a table to a preview, of a single step to a few pages; a traceback to its end."""
     text = "word " * 100_000
@@ -312,13 +332,15 @@ def test_long_text_is_cut() -> None:
 
 
 def test_nothing_of_the_theme_is_fixed() -> None:
-    """No style sets a background, and none a colour but through the variables of the notebook."""
+    """No style sets a background, and none a colour but one made from the colour of the notebook's text."""
     run = Runner(EXECUTOR, retry=2).run(specs_of("raise", "spend"))
     styles = {style for shown in (run, run[0], *run.records) for style in page_of(shown).styles}
     assert any("var(--jp-" in style for style in styles)
+    colours = [colour for style in styles for colour in re.findall(r"(?<![\w-])color:([^;]*)", style)]
+    assert colours
     for style in styles:
         assert "background" not in style
-        assert all(colour.startswith("var(--jp-") for colour in re.findall(r"(?<![\w-])color:\s*([^;]*)", style))
+    assert all(colour.startswith("oklch(from currentColor ") for colour in colours)
 
 
 def test_mathematics_is_left_alone() -> None:
