@@ -21,6 +21,7 @@ from ..interrupts import InterruptScope, end_as_if_killed
 from ..limits.usage_meter import RunMeter
 from ..records.report import Report
 from ..records.steps import AgentStepSpec
+from ..results.retrying import failed_places
 from ..results.run import Run, with_retried
 from .dispatch import Dispatch, Setting
 from .input import an_iterator, check, is_at_hand, length_of, listed, raising_after, read_all
@@ -121,7 +122,8 @@ class Call:
             return
         from ..journal.run_journal import RunJournal  # imported lazily: slow, and most runs have no journal
 
-        self.journal = RunJournal(self.plan.workflow)
+        places = None if self.retried is None else failed_places(self.retried._reports)
+        self.journal = RunJournal(self.plan.workflow, places)
         try:
             yield
         finally:

@@ -49,6 +49,8 @@ class RunJournal:
 
     Args:
         workflow: The workflow to hold.
+        places: The index under which each step is kept, if that is not its own: a run of failed steps has only some of
+            the steps that the workflow has.
         clock: Returns seconds; monotonic.
 
     Attributes:
@@ -59,9 +61,12 @@ class RunJournal:
         JournalError: The journal cannot be used, or another run holds the workflow.
     """
 
-    def __init__(self, workflow: Workflow, clock: Callable[[], float] = monotonic) -> None:
+    def __init__(
+        self, workflow: Workflow, places: Sequence[int] | None = None, clock: Callable[[], float] = monotonic
+    ) -> None:
         self._workflow_id = workflow.workflow_id
         self._may_rerun = workflow.on_conflict == "rerun"
+        self._places = places
         self._clock = clock
         self.reused = 0
         # The task ids so far: of lists, which are in memory anyway, and of other inputs, which may be larger than that.
@@ -218,7 +223,10 @@ class RunJournal:
         identity = self._identities.pop(report.index, None)
         if report.outcome.structured is not None:
             report = _with_copy(report, spec)
-        self.to_write.append((report, journal_record_of(report, spec, identity)))
+        record = journal_record_of(report, spec, identity)
+        if self._places is not None:
+            record = attrs.evolve(record, index=self._places[report.index])
+        self.to_write.append((report, record))
 
     def is_due(self, now: float) -> bool:
         """Return whether it is time to commit."""

@@ -303,7 +303,7 @@ def test_what_a_runner_does_with_conflicts_is_kept() -> None:
 
 
 def test_a_journal_keeps_what_comes_of_it(make_runner: MakeRunner, mended: Path, tmp_path: Path) -> None:
-    """The same workflow has the new outcomes; a run of all specs resumes with nothing left to do."""
+    """The same workflow has the new outcomes, in order; a run of all specs resumes with nothing left to do."""
     journal = SqliteJournal(tmp_path / "run.db").workflow("w")
     specs = specs_of(mended, "fine", "raise", "fail")
     run = make_runner(EXECUTOR, journal=journal).run(specs)
@@ -311,6 +311,8 @@ def test_a_journal_keeps_what_comes_of_it(make_runner: MakeRunner, mended: Path,
     again = run.retry_failed()
     assert statuses(again) == ["succeeded"] * 3
     assert [record.from_journal for record in again.records] == [False] * 3
+    kept = journal.journal.records("w")
+    assert [(record.index, record.task_id) for record in kept] == [(n, spec.task_id) for n, spec in enumerate(specs)]
     resumed = make_runner(EXECUTOR, journal=journal).run(specs)
     assert [record.from_journal for record in resumed.records] == [True] * 3
     assert resumed == again
