@@ -119,7 +119,10 @@ def _usage(status: RunStatus) -> list[str]:
 
 
 def _projected_usd(status: RunStatus) -> float | None:
-    """Return what the whole run will cost if its other steps cost as much as those so far; `None` if nobody can tell.
+    """Return what the whole run will cost if its other steps cost as much as those that have ended.
+
+    Returns:
+        `None` if nobody can tell.
 
     Steps from the journal cost nothing.
     """
@@ -128,7 +131,9 @@ def _projected_usd(status: RunStatus) -> float | None:
     paid = progress.done - reused
     if progress.total is None or paid <= 0 or progress.done >= progress.total:
         return None
-    return progress.usage.cost_usd * (progress.total - reused) / paid
+    if not status.ended_cost_usd:
+        return None
+    return max(progress.usage.cost_usd, status.ended_cost_usd * (progress.total - reused) / paid)
 
 
 def _details(status: RunStatus) -> Iterable[tuple[str, str]]:

@@ -13,6 +13,7 @@ from time import monotonic
 from types import TracebackType
 from typing import Any
 
+import attrs
 from attrs import frozen
 
 from .. import forks
@@ -133,15 +134,21 @@ class BackgroundRun:
         if run is None:
             so_far = getattr(error, "run", None)
             run = so_far if isinstance(so_far, Run) else self._call.run_of(self._call.reports.values())
-        traceback = None if error is None else error.__traceback__
-        self._end = _End(self._state_after(error), run, error, traceback, self.progress())
+        try:
+            self._note_end(run, error)
+        finally:  # whatever is wrong with what is shown: those who wait for the result get it
+            self._is_done.set()
+            _running.discard(self)
+        if self._is_dropped:
+            self.log_unread()
+
+    def _note_end(self, run: Run, error: BaseException | None) -> None:
+        state, traceback = self._state_after(error), None if error is None else error.__traceback__
+        self._end = _End(state, run, error, traceback, Progress(total=self._total))
+        self._end = attrs.evolve(self._end, progress=self._progress_of(self._screen.view))
         if self._output is not None:
             self._output.end()
         self._forget()
-        self._is_done.set()
-        _running.discard(self)
-        if self._is_dropped:
-            self.log_unread()
 
     def _forget(self) -> None:
         """Let go of the specs, and of what only the run itself needs."""
@@ -208,9 +215,10 @@ class BackgroundRun:
 
     def progress(self) -> Progress:
         self._refuse_if_inherited()
-        view = self._screen.view
-        if (end := self._end) is not None:
-            return end.progress
+        view = self._screen.view  # before the look at `_end`, after which it is forgotten
+        return self._progress_of(view) if (end := self._end) is None else end.progress
+
+    def _progress_of(self, view: RunView | None) -> Progress:
         if view is not None:
             return view.progress()
         return Progress(total=self._total, elapsed_s=monotonic() - self._call.began)

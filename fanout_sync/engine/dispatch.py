@@ -147,7 +147,7 @@ class Dispatch:
         """Yield one report for each spec, in the order in which the steps end; the input is read in between."""
         state, starter, steps, wait = self.state, self._starter, self.input, self._session.wait
         flying, tried, refill_below = state.flying, state.schedule.histories, self._refill_below
-        may_retry = self._policies.retry is not None
+        may_retry, tracker = self._policies.retry is not None, self._tracker
         try:
             while not (state.is_interrupted or state.journal_error):
                 must_watch = self._must_watch or tried
@@ -162,6 +162,9 @@ class Dispatch:
                     and (not must_watch or starter.may_feed())
                 ):
                     report = starter.feed()
+                # Only now, when the place of the step that has ended is taken again, do as many run as can.
+                if tracker is not None and monotonic() >= tracker.next_at:
+                    tracker.tick()
                 if report is None:
                     if not flying and not (must_watch and state.is_waiting()):
                         if state.journal is None or not state.journal.has_pending:
@@ -169,8 +172,6 @@ class Dispatch:
                         yield from self._committed(state.journal)
                         continue
                     if (report := self._next() if must_watch else wait()) is None:
-                        if self._tracker is not None:
-                            self._tracker.tick()
                         continue
                 spec = flying.pop(report.index, None)
                 if spec is None:  # reported already: something struck a thread from outside just when it had
@@ -276,8 +277,6 @@ class Dispatch:
             tracker.done += 1
             if report.status != "succeeded" or report.journalled is not None or tracker.notes_starts:
                 tracker.ended(report)
-            if monotonic() >= tracker.next_at:
-                tracker.tick()
         return report
 
     def _committed(self, journal: RunJournal) -> Iterator[Report]:
@@ -288,6 +287,8 @@ class Dispatch:
         # One by one, because the consumer may go away after each.
         while self._ready:
             yield self._told(self._ready.popleft())
+            if self._tracker is not None:
+                self._tracker.tick()
 
     def _with_journal(self, use: Callable[[], T]) -> T | None:
         try:

@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import weakref
-from typing import NoReturn
+from typing import Any, NoReturn
 
+from ..errors import OptionError
+from ..formatting import describe
 from ..results.progress import Progress
 from ..results.run import Run
 from .background_run import BackgroundRun
@@ -50,9 +52,10 @@ class RunHandle:
             TimeoutError: The run has not ended by then; it goes on.
             FanoutInterrupted: The run was cancelled; its `.run` has what was done.
             InputError, ExecutorNotPicklable, JournalError, JournalConflict: As in `Runner.run`.
+            OptionError: `timeout` is no number.
             RuntimeError: This is the thread of the run, as in its input, or a forked child of its process.
         """
-        return self._run.result(timeout)
+        return self._run.result(_seconds_or_none(timeout))
 
     def cancel(self) -> None:
         """End the run as Ctrl-C would, and return at once; `result` waits until it has ended.
@@ -87,3 +90,11 @@ class RunHandle:
 
     def _ipython_display_(self) -> None:
         self._run.show()
+
+
+def _seconds_or_none(timeout: Any) -> float | None:
+    if timeout is None:
+        return None
+    if isinstance(timeout, (int, float)) and not isinstance(timeout, bool) and timeout == timeout:
+        return timeout
+    raise OptionError(f"timeout must be a number of seconds or None, got {describe(timeout)}")

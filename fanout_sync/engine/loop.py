@@ -74,6 +74,8 @@ def run_loop(
                 run = call.run(specs, failures=call.failures, before=before)
                 rounds.done = iteration
                 if not run or iteration == max_iterations or call.is_interrupted or call.is_halted:
+                    if not call.is_interrupted:
+                        rounds.total = iteration
                     break
                 specs, before = _asked(next_round, run, call), run
                 if not specs:

@@ -102,6 +102,8 @@ class Tracker:
         self.done = 0
         self._failed = self._cancelled = self._retried = self._reused = 0
         self._usage = Usage()
+        self._ended_cost_usd = 0.0
+        self._has_ended = False
         self._state: RunState | None = None
         self._meter: RunMeter | None = None
         self._bound = 0
@@ -140,6 +142,8 @@ class Tracker:
     def ended(self, report: Report) -> None:
         """Count a step by its last report, besides in `done`."""
         self.started_at.pop(report.index, None)
+        if report.usage is not None and report.journalled is None:
+            self._ended_cost_usd += report.usage.cost_usd
         if report.status == "cancelled":
             self._cancelled += 1
         elif not (outcome := report.outcome).success:
@@ -164,7 +168,7 @@ class Tracker:
 
     def end(self) -> None:
         """Have the last progress shown."""
-        self._state = None  # nothing runs or waits any more
+        self._state, self._has_ended = None, True  # nothing runs or waits any more
         for shown in [*self._shown]:
             self._show(shown, shown.sink.end)
         self._shown.clear()
@@ -183,7 +187,9 @@ class Tracker:
         forks_before = forks.count
         try:
             call(act)
-        except (Exception, SystemExit):
+        except KeyboardInterrupt:
+            raise
+        except BaseException:
             forks.pass_on_in_child(forks_before)
             logger.exception("the progress of a run cannot be shown any more")
             return False
@@ -230,6 +236,10 @@ class Tracker:
         """Return how many steps have failed for which reason, that of the last failure first."""
         return [] if self._failures is None else self._failures.latest(most)
 
+    def ended_cost_usd(self) -> float:
+        """Return what the steps that have ended have cost, without those from the journal."""
+        return self._ended_cost_usd
+
     def _running(self) -> int:
         state = self._state
         return 0 if state is None else min(self._bound, max(0, len(state.flying) - len(state.at_once)))
@@ -241,11 +251,13 @@ class Tracker:
         return len(state.schedule) + (0 if state.waiting_line is None else len(state.waiting_line))
 
     def _used(self) -> Usage:
-        return self._usage if self._meter is None else self._usage + Usage(*self._meter.reported())
+        return self._usage if self._meter is None else self._usage + Usage.of_sum(*self._meter.reported())
 
     def _eta_s(self, total: int | None, done: int, elapsed_s: float) -> float | None:
         # What was reused took no time, and says nothing about the rest.
         timed = done if self._counted is not None else done - self._reused
-        if total is None or total < done or (timed <= 0 and done < total):
+        if total is None or total < done:
             return None
-        return 0.0 if done == total else (total - done) * elapsed_s / timed
+        if done == total:
+            return 0.0
+        return None if timed <= 0 or self._has_ended else (total - done) * elapsed_s / timed

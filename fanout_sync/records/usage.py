@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import sys
+
 from attrs import field, frozen
 
 from ..checks import not_negative_amount, not_negative_int
@@ -35,7 +37,7 @@ def _cost_usd(value: float) -> float:
 
 @frozen
 class Usage:
-    """What a step or an attempt has used. Two usages can be added.
+    """What a step or an attempt has used. Two usages can be added; a sum stops at the largest number that is accepted.
 
     Attributes:
         prompt_tokens: Tokens that went in.
@@ -58,8 +60,15 @@ class Usage:
     def __add__(self, other: Usage) -> Usage:
         if not isinstance(other, Usage):
             return NotImplemented
-        return Usage(
+        return Usage.of_sum(
             self.prompt_tokens + other.prompt_tokens,
             self.completion_tokens + other.completion_tokens,
             self.cost_usd + other.cost_usd,
+        )
+
+    @classmethod
+    def of_sum(cls, prompt_tokens: int, completion_tokens: int, cost_usd: float) -> Usage:
+        """Return the usage of several steps. Nothing fails because of a sum that is too large."""
+        return cls(
+            min(prompt_tokens, MOST_TOKENS), min(completion_tokens, MOST_TOKENS), min(cost_usd, sys.float_info.max)
         )

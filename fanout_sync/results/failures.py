@@ -10,6 +10,9 @@ from attrs import define, field
 MAX_REASON_CHARS = 200
 """How many characters of a reason are shown."""
 
+MAX_READ = 1000
+"""How many characters of a reason are looked at to find whether another one is the same."""
+
 MAX_NAMED = 3
 """How many steps of a group are named."""
 
@@ -74,8 +77,10 @@ class FailureGroups:
             reason: Its reason; the first line counts.
         """
         self.count += 1
-        reason = self._shown(_LONG_COMMAND.sub(r"\1…", reason), MAX_REASON_CHARS)
-        key = verb, "" if verb == "cancelled" else same_reason(reason)
+        reason = _LONG_COMMAND.sub(r"\1…", reason)
+        # Cut after that: the words that do not count may be of any length.
+        key = verb, "" if verb == "cancelled" else same_reason(self._shown(reason, MAX_READ))[:MAX_REASON_CHARS]
+        reason = self._shown(reason, MAX_REASON_CHARS)
         group = self._groups.get(key)
         if group is None:
             if len(self._groups) >= MAX_GROUPS:

@@ -70,6 +70,12 @@ class RunView(Protocol):
     def held_back_by(self) -> str | None:
         """Return what keeps waiting steps from starting, such as the text of a rate limit; `None` if nothing does."""
 
+    def ended_cost_usd(self) -> float:
+        """Return what the steps that have ended have cost, in US dollars, without those from the journal.
+
+        It is 0 unless a sink has `shows_steps`.
+        """
+
     def latest_failures(self, most: int) -> Sequence[tuple[int, str]]:
         """Return how many steps have failed for which reason, that of the last failure first; at most `most` reasons.
 

@@ -57,6 +57,7 @@ class RunStatus:
         progress: How far it is.
         unit: What `progress.total` and `progress.done` count.
         held_back_by: What keeps waiting steps from starting; `None` if nothing does.
+        ended_cost_usd: What the steps that have ended have cost, without those from the journal.
         running: The steps that have run longest, the longest first.
         failures: Why steps failed, the latest reason first.
     """
@@ -64,6 +65,7 @@ class RunStatus:
     progress: Progress
     unit: Unit = "step"
     held_back_by: str | None = None
+    ended_cost_usd: float = 0.0
     running: tuple[RunningStep, ...] = ()
     failures: tuple[FailureReason, ...] = ()
 
@@ -74,6 +76,7 @@ class RunStatus:
             progress=view.progress(),
             unit=view.unit,
             held_back_by=view.held_back_by(),
+            ended_cost_usd=view.ended_cost_usd(),
             running=tuple(
                 RunningStep(spec.task_id, spec.agent, running_s)
                 for spec, running_s in view.running_steps()[:MOST_STEPS]
@@ -118,6 +121,7 @@ class RunStatus:
             progress=Progress(**numbers, usage=Usage(**usage)),
             unit=unit,
             held_back_by=None if held_back_by is None else str(held_back_by),
+            ended_cost_usd=float(_number(fields.get("ended_cost_usd", 0.0))),
             running=tuple(
                 RunningStep(str(step["task_id"]), str(step["agent"]), float(_number(step["running_s"])))
                 for step in fields.get("running", ())

@@ -112,10 +112,13 @@ def a_progress(value: Any) -> Callable[[], ProgressSink | None] | None:
     if isinstance(value, type) or is_bar_class(type(value)):
         is_bar = not isinstance(value, type)
         raise OptionError(f"{expected}, got {describe(value)}{'; give its class' if is_bar else ''}")
+    if isinstance(value, partial) and is_bar_class(value.func):
+        raise OptionError(f"{expected}, got {describe(value)}; give the class keyword arguments only")
     if not callable(value):
         raise OptionError(f"{expected}, got {describe(value)}")
     if is_async(value):
         raise OptionError(f"{expected}, got {describe(value)}, which is async: nobody would await it")
+    refuse_signature("progress", value, "(progress)", None)
     return partial(ProgressFunction, value)
 
 

@@ -29,6 +29,7 @@ STATUS = RunStatus(
         usage=Usage(1_234_567, 4_500, 0.81),
     ),
     held_back_by="60 requests per minute",
+    ended_cost_usd=0.81,
     running=(RunningStep("task-17", "coder", 72.4), RunningStep("測試" * 10, "coder", 3.0)),
     failures=(FailureReason(12, "RateLimitError: slow down"), FailureReason(1, "ValueError: no")),
 )

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import asyncio
 import logging
 import os
 import signal
+import sys
 import threading
 import time
 from collections.abc import Callable, Iterator
@@ -155,6 +157,40 @@ def test_steps_that_run_are_running_and_their_usage_counts() -> None:
     assert seen[-1].usage.tokens == 50
 
 
+@pytest.mark.parametrize("slots", [1, 3])
+@pytest.mark.parametrize("call", ["run", "stream"])
+def test_all_slots_are_in_use_when_a_step_has_ended(call: str, slots: int, make_runner: MakeRunner) -> None:
+    """Its place is taken again before the progress is reported; of a lazy input, too."""
+    seen: list[Progress] = []
+    # Longer than the interval of the reports, so that there is one whenever a step ends.
+    executor = FunctionExecutor({"tester": lambda spec: current_step().cancelled.wait(0.12) or "done"})
+    runner = make_runner(executor, max_concurrency=slots, progress=seen.append)
+    specs = make_specs(4 * slots)
+    list(runner.run(specs) if call == "run" else runner.stream(iter(specs)))
+    assert len(seen) > 2
+    for each in seen[1:-1]:
+        assert each.running == min(slots, len(specs) - each.done)
+
+
+def test_sums_of_usage_have_no_upper_limit_that_anything_fails_for(make_runner: MakeRunner) -> None:
+    """Each step may report the largest number that there is, also twice."""
+    seen: list[Progress] = []
+
+    def use(spec: AgentStepSpec) -> str:
+        for _ in range(2):
+            current_step().add_usage(prompt_tokens=2**63 - 1, completion_tokens=2**63 - 1, cost_usd=1.5e308)
+        return "done"
+
+    runner = make_runner(FunctionExecutor({"tester": use}), progress=seen.append)
+    run = runner.run(make_specs(3))
+    most = Usage(2**63 - 1, 2**63 - 1, sys.float_info.max)
+    assert run.usage == seen[-1].usage == run.records[0].usage == most
+    assert "succeeded" in run._repr_html_()
+    handle = runner.start(make_specs(3))
+    assert len(handle.result(HANG_BOUND_S).succeeded) == 3
+    assert handle.progress().usage == most
+
+
 def test_steps_held_back_by_a_limit_are_waiting(make_runner: MakeRunner) -> None:
     """They are not running, and nothing runs meanwhile."""
     seen: list[Progress] = []
@@ -283,6 +319,30 @@ def test_a_loop_counts_rounds(make_runner: MakeRunner) -> None:
     assert last.usage == Usage(2700, 300, 7.5)
 
 
+def test_a_loop_that_ends_early_has_its_total(make_runner: MakeRunner) -> None:
+    """It has no steps, or too many have failed; there is nothing left to be done then."""
+    for specs, options in (([], {}), (make_specs(10), {"max_failures": 1})):
+        seen: list[Progress] = []
+        make_runner(MIXED, progress=seen.append, **options).loop(specs, 5, lambda outcomes: Stop())
+        assert (seen[-1].total, seen[-1].done, seen[-1].eta_s) == (1, 1, 0.0)
+
+
+def test_what_was_cut_short_has_no_time_left(make_runner: MakeRunner) -> None:
+    """Nobody goes on with it."""
+    seen: list[Progress] = []
+    stream = make_runner(ECHO, progress=seen.append, max_concurrency=1).stream(make_specs(2000))
+    next(stream)
+    stream.close()
+    assert seen[-1].eta_s is None or seen[-1].done == seen[-1].total
+
+    def fail(outcomes: Any) -> Stop:
+        raise ValueError("no")
+
+    with pytest.raises(InputError):
+        make_runner(ECHO, progress=seen.append).loop(make_specs(3), 5, fail)
+    assert (seen[-1].total, seen[-1].done, seen[-1].eta_s) == (5, 1, None)
+
+
 def test_functions_over_items_have_progress() -> None:
     """So have those that take a runner's options."""
     seen: list[Progress] = []
@@ -355,7 +415,7 @@ def test_it_is_called_in_the_thread_of_the_call() -> None:
 # Errors ---------------------------------------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("error", [RuntimeError("no"), SystemExit(3)])
+@pytest.mark.parametrize("error", [RuntimeError("no"), SystemExit(3), GeneratorExit(), asyncio.CancelledError()])
 def test_a_function_that_raises_costs_the_run_nothing(
     error: BaseException, make_runner: MakeRunner, caplog: pytest.LogCaptureFixture
 ) -> None:

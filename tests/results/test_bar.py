@@ -430,6 +430,7 @@ def test_a_bar_that_raises_costs_the_run_nothing(method: str, caplog: pytest.Log
         (dict, "got type <class 'dict'>"),
         (object(), "got object <object"),
         (object.__new__(tqdm), "give its class"),
+        (partial(tqdm, [1]), "give the class keyword arguments only"),
     ],
 )
 def test_what_cannot_show_progress_is_refused(value: Any, said: str) -> None:
@@ -437,6 +438,13 @@ def test_what_cannot_show_progress_is_refused(value: Any, said: str) -> None:
     with pytest.raises(OptionError, match=r"progress must be True, False, None, a tqdm class or a function") as refusal:
         Runner(ECHO, progress=value)
     assert said in str(refusal.value)
+
+
+@pytest.mark.parametrize("function", [lambda: None, lambda progress, more: None])
+def test_a_function_that_cannot_be_called_is_refused(function: Any) -> None:
+    """Otherwise every call would fail, and nobody would see how far the run is."""
+    with pytest.raises(OptionError, match=r"progress must take \(progress\), but its signature is \("):
+        Runner(ECHO, progress=function)
 
 
 def test_an_async_function_is_refused() -> None:

@@ -252,7 +252,7 @@ def test_a_stream_is_an_iterator_like_a_generator() -> None:
     with pytest.raises(ZeroDivisionError):
         stream.throw(ZeroDivisionError())
     assert list(stream) == []
-    assert len(stream.run) == 3
+    assert stream.run[0].task_id == "t0"  # the others too, if they had been read by then
 
 
 @pytest.mark.parametrize("way", ["next", "send", "throw"])

@@ -82,6 +82,14 @@ def test_reasons_that_differ_in_words_or_codes_are_not(one: str, other: str) -> 
     assert same_reason(one) != same_reason(other)
 
 
+def test_long_reasons_are_compared_beyond_what_is_shown() -> None:
+    """An id near the beginning may have any length: what is cut off is the same text."""
+    groups = FailureGroups(first_line)
+    for number in range(10):
+        groups.add("t", "a", "raised", f"request req-{'9' * (number + 1)} failed: {'too long a text, ' * 30}")
+    assert len(groups.lines(10)) == 1
+
+
 def test_cancelled_steps_are_one_line() -> None:
     """Whatever cancelled them, after the failed ones."""
     run = run_of(*["broken"] * 2, *["x"] * 20, max_failures=2, max_concurrency=1)

@@ -31,6 +31,7 @@ from fanout_sync import (
     InputError,
     JournalConflict,
     JournalError,
+    OptionError,
     Progress,
     Run,
     RunHandle,
@@ -131,6 +132,10 @@ def test_result_that_takes_longer_than_its_timeout(tmp_path: Path) -> None:
     executor.marks.release()
     assert len(ended(handle).succeeded) == 1
     assert len(handle.result(0)) == 1
+    wrong: Any
+    for wrong in ("3", float("nan"), True):
+        with pytest.raises(OptionError, match="timeout must be a number of seconds or None, got"):
+            handle.result(wrong)
 
 
 def test_each_handle_has_a_bound_of_its_own(make_runner: MakeRunner, tmp_path: Path) -> None:
