@@ -13,7 +13,7 @@ from typing import Any
 import pytest
 from bounds import HANG_BOUND_S
 from processes import eventually
-from programs import each_backend, one, own_backends, run_command, shell, spec_for
+from programs import backend_named, each_backend, one, own_backends, run_command, shell, spec_for
 from scripts import Launcher, await_condition, processes_with
 
 from fanout_sync import Command, CommandExecutor, Retry, Runner
@@ -100,17 +100,19 @@ def test_a_timeout_may_be_tried_again(backend: str) -> None:
     assert [attempt.status for attempt in run.records[0].attempts] == ["timed_out"] * 2
 
 
-@own_backends
+@each_backend
 @each_program
-def test_a_run_that_is_cancelled(source: str, backend: Any, tmp_path: Path) -> None:
+def test_a_run_that_is_cancelled(source: str, backend: str, tmp_path: Path, no_program_left: str) -> None:
     """`RunHandle.cancel` kills the programs with all that they have started."""
     executor = CommandExecutor({"a": Command(shell(f"touch begun; {source}"), cwd=tmp_path)})
     began = time.monotonic()
-    handle = Runner(executor, backend=backend, on_interrupt="return").start([spec_for()])
-    assert eventually((tmp_path / "begun").exists)
-    handle.cancel()
-    run = handle.result(HANG_BOUND_S)
-    assert [record.status for record in run.records] == ["cancelled"]
+    with backend_named(backend) as place:
+        handle = Runner(executor, backend=place, on_interrupt="return").start([spec_for()])
+        assert eventually((tmp_path / "begun").exists)
+        handle.cancel()
+        run = handle.result(HANG_BOUND_S)
+        assert [record.status for record in run.records] == ["cancelled"]
+        assert eventually(lambda: _programs(no_program_left) == [])
     assert time.monotonic() - began < SOON_S
 
 

@@ -21,6 +21,7 @@ from ... import forks
 from ...processes.process_tree import MARK, has_group, kill_group, kill_trees, mark_below
 from ..async_steps import CodeCancelled
 from ..clock import clock
+from ..current_step import StopSignal
 
 logger = logging.getLogger(__name__)
 
@@ -134,12 +135,13 @@ class Program:
             if self._wake_writer >= 0:
                 os.write(self._wake_writer, (1).to_bytes(8, "little"))
 
-    def communicate(self, reader: OutputReader, patience: Patience) -> int | None:
+    def communicate(self, reader: OutputReader, patience: Patience, stop: StopSignal) -> int | None:
         """Feed the program and read its outputs until it has ended. Nothing of it is left after that.
 
         Args:
             reader: Takes the outputs.
             patience: When the program is killed.
+            stop: Set when the run is given up; polled, if it is of that kind. Otherwise `cancel` is to be called.
 
         Returns:
             Its exit status; negative if a signal has ended it, and `None` if it was killed after its answer.
@@ -147,12 +149,12 @@ class Program:
         Raises:
             Overdue: The deadline was over.
             Idle: It had written nothing for too long.
-            CodeCancelled: `cancel` was called.
+            CodeCancelled: `cancel` was called, or `stop` is set.
             BaseException: The reader has raised it, or it is an interrupt.
         """
         try:
             with _Selector() as selector:
-                conversation = _Conversation(self, selector, reader, patience)
+                conversation = _Conversation(self, selector, reader, patience, stop)
                 if not conversation.has_ended_by_itself():
                     self.kill()
                     return self._process.returncode if conversation.has_exited else None
@@ -214,9 +216,15 @@ class _Conversation:
     """What passes between a program and this process, until the program ends or is too late."""
 
     def __init__(
-        self, program: Program, selector: selectors.BaseSelector, reader: OutputReader, patience: Patience
+        self,
+        program: Program,
+        selector: selectors.BaseSelector,
+        reader: OutputReader,
+        patience: Patience,
+        stop: StopSignal,
     ) -> None:
         self._program = program
+        self._stop = stop
         self._process = program._process
         self._selector = selector
         self._reader = reader
@@ -251,13 +259,14 @@ class _Conversation:
             Overdue, Idle, CodeCancelled: As for `Program.communicate`.
         """
         while not is_over():
-            if self._program._is_cancelled:
+            if self._program._is_cancelled or (self._stop.check_interval_s is not None and self._stop.is_set()):
                 raise CodeCancelled
             left_s = self._left_s()
             if left_s is None:
                 return False
             needs_checks = self._program._pidfd is None or not self._open_outputs
-            for key, _ in self._selector.select(min(left_s, _CHECK_INTERVAL_S if needs_checks else _LONGEST_WAIT_S)):
+            interval_s = _CHECK_INTERVAL_S if needs_checks else self._stop.check_interval_s or _LONGEST_WAIT_S
+            for key, _ in self._selector.select(min(left_s, interval_s)):
                 key.data()
             if self._program._pidfd is None and not self.has_exited and self._process.poll() is not None:
                 self._note_exit()

@@ -100,7 +100,7 @@ def _status_of(program: Program, command: Command, step: RunningStep | None, out
     stop = StopSignal() if step is None else step[5]
     stop.listen(program.cancel)
     try:
-        status = program.communicate(output, patience)
+        status = program.communicate(output, patience, stop)
     except Overdue:
         output.end()
         killed = f"; {command.name} (process {program.pid}) and all that it had started were killed"
