@@ -30,6 +30,10 @@ class StepsFile(Rereadable):
 
     Call `check` before `len` and before iterating. Only the input of a pipe is held, in memory if it is short.
 
+    Args:
+        path: The file; `"-"` is the standard input.
+        read: Makes steps of what is in the file; its `WireError` needs to have no more than the line.
+
     Attributes:
         name: The name of the file, for messages.
         stat: The `os.fstat` of the file.
@@ -38,7 +42,8 @@ class StepsFile(Rereadable):
 
     journal: RunJournal | None = None
 
-    def __init__(self, path: str) -> None:
+    def __init__(self, path: str, read: Callable[[BinaryIO], Iterator[AgentStepSpec]] = read_specs) -> None:
+        self._read_from = read
         self.name = "<stdin>" if path == "-" else path
         self._is_stdin = path == "-"
         self._count = 0
@@ -111,7 +116,7 @@ class StepsFile(Rereadable):
 
     def _read(self) -> Iterator[AgentStepSpec]:
         try:
-            yield from read_specs(self._file)
+            yield from self._read_from(self._file)
         except WireError as error:
             raise WireError(error.reason, error.field, self.name, error.line) from None
 
