@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from pathlib import PurePath
+from typing import Any
 
-from attrs import frozen
+import click
+from attrs import define, field
 
 from ..errors import OptionError
 from .prompts import read_prompts
@@ -14,7 +17,7 @@ from .templates import RowReader, Template
 _EXPECTED = "give STEPS.jsonl, a file of prompts, or --template and --rows"
 
 
-@frozen
+@define
 class Inputs:
     """The files that the user has named; `None` for those that were not.
 
@@ -29,6 +32,7 @@ class Inputs:
     prompts: str | None = None
     template: str | None = None
     rows: str | None = None
+    _template_read: Template | None = field(default=None, init=False)
 
     def open(self) -> StepsFile:
         """Open the file of the steps.
@@ -45,10 +49,34 @@ class Inputs:
             raise OptionError(f"nothing to run: {_EXPECTED}")
         if len(given_names) > 1:
             raise OptionError(f"{' and '.join(given_names)} cannot be given together: {_EXPECTED}")
-        if self.template is not None and self.rows is not None:
-            return StepsFile(self.rows, RowReader(Template.of_file(self.template), self.rows))
+        if self.rows is not None and (template := self.template_file()) is not None:
+            return StepsFile(self.rows, RowReader(template, self.rows))
         if self.prompts is not None:
             return StepsFile(self.prompts, read_prompts)
         assert self.steps is not None
         is_text = PurePath(self.steps).suffix.lower() == ".txt"
         return StepsFile(self.steps, read_prompts) if is_text else StepsFile(self.steps)
+
+    def template_file(self) -> Template | None:
+        """Return the template, which is read once; `None` if there is none.
+
+        Raises:
+            OptionError: It cannot be read.
+        """
+        if self.template is not None and self._template_read is None:
+            self._template_read = Template.of_file(self.template)
+        return self._template_read
+
+
+def input_options(command: Callable[..., Any]) -> Callable[..., Any]:
+    """Give a command the parameters that name its input: `steps`, `prompts`, `template` and `rows`."""
+    for parameter in (
+        click.option("--rows", metavar="FILE", help="A row of values for each step, as .csv, .tsv or .jsonl."),
+        click.option(
+            "--template", metavar="FILE", help="A prompt in which {column} is a value of --rows; instead of STEPS."
+        ),
+        click.option("--prompts", metavar="FILE", help="A prompt in each line; instead of STEPS."),
+        click.argument("steps", metavar="[STEPS.jsonl|PROMPTS.txt]", required=False),
+    ):
+        command = parameter(command)
+    return command

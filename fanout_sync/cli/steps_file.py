@@ -38,6 +38,7 @@ class StepsFile(Rereadable):
         name: The name of the file, for messages.
         stat: The `os.fstat` of the file.
         journal: The journal that the steps were checked with; `None` without a journal.
+        agents: The agents of the steps, when these have been checked.
     """
 
     journal: RunJournal | None = None
@@ -47,6 +48,7 @@ class StepsFile(Rereadable):
         self.name = "<stdin>" if path == "-" else path
         self._is_stdin = path == "-"
         self._count = 0
+        self.agents: set[str] = set()
         self._begin: Callable[[], None] | None = None
         try:
             self._file = _stdin() if self._is_stdin else _open(path)
@@ -61,10 +63,14 @@ class StepsFile(Rereadable):
             WireError: A line is not a step; its number and the field at fault are named.
             OptionError: The file cannot be read.
         """
+        count = 0
         try:
-            return sum(1 for _ in self._read())
+            for spec in self._read():
+                self.agents.add(spec.agent)
+                count += 1
         except OSError as error:
             raise self._unreadable(error) from None
+        return count
 
     def check(self, before_first: Callable[[], None]) -> None:
         """Check that every line is a step.

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import csv
 import json
+import os
 import re
 from collections.abc import Collection, Iterator, Mapping
 from pathlib import Path, PurePath
@@ -35,10 +36,12 @@ class Template:
     Attributes:
         text: The text.
         name: The name of its file, for messages.
+        stat: The `os.fstat` of the file; `None` if there is none.
     """
 
     text: str
     name: str
+    stat: os.stat_result | None = None
 
     @classmethod
     def of_file(cls, path: str) -> Template:
@@ -48,12 +51,13 @@ class Template:
             OptionError: The file cannot be read, or is not UTF-8.
         """
         try:
-            text = Path(path).read_bytes().decode("utf-8")
+            with Path(path).open("rb") as file:
+                text, stat = file.read().decode("utf-8"), os.fstat(file.fileno())
         except OSError as error:
             raise OptionError(f"cannot read {path}: {error.strerror or error}") from None
         except UnicodeDecodeError as error:
             raise OptionError(f"{path}: expected UTF-8, got {error.reason} at byte {error.start + 1}") from None
-        return cls(text.removeprefix(BYTE_ORDER_MARK), path)
+        return cls(text.removeprefix(BYTE_ORDER_MARK), path, stat)
 
     def check(self, columns: Collection[str]) -> None:
         """Check that the template names a column.
