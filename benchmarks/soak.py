@@ -22,7 +22,7 @@ from typing import Any
 from attrs import astuple, frozen
 
 from fanout_sync import AgentStepSpec, FunctionExecutor, Run, Runner, current_step
-from fanout_sync.workers.process_tree import MARK
+from fanout_sync.processes.process_tree import MARK
 
 from . import machine, report
 

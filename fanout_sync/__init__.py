@@ -23,6 +23,8 @@ if TYPE_CHECKING:  # the same modules as below, for type checkers; each says in 
     from .events.channel import *
     from .events.senders import *
     from .events.types import *
+    from .executors.command.command import *
+    from .executors.command.executor import *
     from .executors.current_step import *
     from .executors.executor import *
     from .executors.function import *
@@ -58,6 +60,8 @@ _NAMES_BY_MODULE = {
     "events.senders": "EventSender EventSink",
     "events.types": "BudgetExhausted Event RunEnd RunStart StepRetry StepReused SubagentEnd SubagentProgress "
     "SubagentStart TextDelta ToolEnd ToolStart UnknownEvent",
+    "executors.command.command": "Command",
+    "executors.command.executor": "CommandExecutor",
     "executors.current_step": "Cancelled CurrentStep current_step",
     "executors.executor": "AgentExecutor DEFAULT_MAX_PARALLEL_TASKS",
     "executors.function": "FunctionExecutor",

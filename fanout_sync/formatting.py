@@ -80,18 +80,31 @@ def level_of_the_caller() -> int:
 def message_of(error: BaseException) -> str:
     """Return the message of an exception; that of a program's end has the end of the program's output, too.
 
-    Of `subprocess.CalledProcessError` and `TimeoutExpired`, if the output was captured: the last `MAX_TAIL_LINES` lines
-    of stderr, or of the standard output if there are none, `MAX_TAIL_CHARS` characters at most. The last line of them
-    also stands in the first line of the message, which is what summaries show.
+    That is of `subprocess.CalledProcessError` and `TimeoutExpired`, if the output was captured; see `with_output_tail`.
     """
     subprocess: Any = sys.modules.get("subprocess")  # who has not imported it has no such error
     if subprocess is None or not isinstance(error, (subprocess.CalledProcessError, subprocess.TimeoutExpired)):
         return str(error)
-    for name, output in (("stderr", error.stderr), ("stdout", error.output)):
+    return with_output_tail(str(error), error.stderr, error.output)
+
+
+def with_output_tail(message: str, stderr: Any, stdout: Any = None) -> str:
+    """Return a message with the end of a program's output.
+
+    That is the last `MAX_TAIL_LINES` lines of stderr, or of the standard output if there are none, `MAX_TAIL_CHARS`
+    characters at most. The last line of them also stands in the first line of the message, which is what summaries
+    show.
+
+    Args:
+        message: What has happened.
+        stderr: What the program has written there, as text or bytes; `None` if that is not known.
+        stdout: As `stderr`.
+    """
+    for name, output in (("stderr", stderr), ("stdout", stdout)):
         if lines := _tail(output):
-            first = f"{str(error).rstrip('.')}; {name}: {lines[-1].strip()}"
+            first = f"{message.rstrip('.')}; {name}: {lines[-1].strip()}"
             return first if len(lines) == 1 else "\n".join([first, *lines])
-    return str(error)
+    return message
 
 
 def _tail(output: Any) -> list[str]:

@@ -50,6 +50,22 @@ class InvalidOutcome(StepOutcome):
         return cls(spec.task_id, session_id_of(spec.task_id), spec.agent, printable(output), False)
 
 
+class RefusedStep(InvalidOutcome):
+    """The failed outcome of a step that its executor cannot run, as another attempt could not either."""
+
+    __slots__ = ()
+
+
+class FinalOutcome(StepOutcome):
+    """A failed outcome that no other attempt would change, such as after a wrong key: `retry` does not cover it."""
+
+    __slots__ = ()
+
+    def plain(self) -> StepOutcome:
+        """Return it as the caller gets it."""
+        return StepOutcome(self.task_id, self.session_id, self.agent, self.output, self.success, self.structured)
+
+
 def outcome_of(spec: AgentStepSpec, value: Any) -> StepOutcome:
     """Return the outcome of a step whose function has returned `value`; an `InvalidOutcome` if that has no JSON."""
     if isinstance(value, StepOutcome):

@@ -16,7 +16,7 @@ from ..formatting import printable
 from ..records.report import Report, failure
 from ..records.status import StepError
 from ..records.steps import AgentStepSpec, StepOutcome
-from .answers import InvalidOutcome, refused, with_json
+from .answers import FinalOutcome, InvalidOutcome, refused, with_json
 from .async_steps import CodeCancelled, CodeOverdue
 from .clock import clock
 from .current_step import RunningStep, running_step
@@ -72,11 +72,12 @@ def run_attempt(
         report = failure(index, spec, "raised", error, started, duration_s, worker)
         report.retry_in, report.retry_after = retry_in, retry_after
         return report
+    is_final = type(outcome) is FinalOutcome
     outcome, invalid = _carried(spec, outcome)
     if invalid is not None:
         error = StepError("InvalidOutcome", invalid.reason)
         return failure(index, spec, "invalid", error, started, duration_s, worker, output=printable(invalid.output))
-    if rule is not None and rule.looks_at_outcomes:
+    if rule is not None and rule.looks_at_outcomes and not is_final:
         retry_in, error = _ask_rule(rule, spec, attempt, outcome, None, None)
     return Report(
         index, "succeeded" if outcome.success else "failed", outcome, error, started, duration_s, worker, retry_in
@@ -141,6 +142,8 @@ def _carried(spec: AgentStepSpec, outcome: Any) -> tuple[Any, InvalidOutcome | N
         is_plain = False
     if is_plain:
         return outcome, None
+    if type(outcome) is FinalOutcome:
+        outcome = outcome.plain()
     invalid = refused(spec, outcome)
     if invalid is None or not isinstance(outcome, StepOutcome):
         return outcome, invalid

@@ -9,7 +9,7 @@ from types import ModuleType
 from typing import Any
 
 from ..executors.clock import clock
-from . import pauses
+from ..processes import pauses
 from .worker import main
 
 

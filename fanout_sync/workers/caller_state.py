@@ -15,8 +15,8 @@ import time
 import warnings
 from typing import Any
 
+from ..processes.process_tree import MARK
 from .log_records import levels_here
-from .process_tree import MARK
 from .surroundings import working_directory
 
 State = dict[str, Any]

@@ -23,12 +23,12 @@ from attrs import define, field, frozen
 from .. import forks
 from ..executors.executor import TEARDOWN_GRACE_S
 from ..executors.late_import import late_imports
+from ..processes.guard_process import GuardProcess, release_guard
+from ..processes.process_tree import kill_group, kill_trees
 from .caller_state import State
-from .guard_process import GuardProcess, remove_worker
 from .link import LOST_LINK_EXIT_CODE, CallerLink
 from .module_versions import Versions
 from .output import Output
-from .process_tree import kill_group, kill_trees
 from .worker_start import StartedWorker
 
 with late_imports():
@@ -154,6 +154,12 @@ class Lane:
         if not self.is_inherited:
             kill_group(self.pid)
 
+    def kill_leftovers(self) -> None:
+        """Kill what the dead worker has left behind; after a death of its own also what has left its process group."""
+        self.kill_group()
+        if not self.is_inherited and not self.is_timed_out and self.exit_code() != 0:
+            kill_trees([], [self.mark])
+
     def label(self) -> str:
         """Return what marks the worker's output: the label of the running step, or the worker's process id."""
         step_label = "" if self.assignment is None else self.assignment.label
@@ -163,7 +169,7 @@ class Lane:
         """Close all descriptors that lead to the worker."""
         if not self.is_inherited:
             self._close_descriptors()
-            remove_worker(self.guard_process)
+            release_guard(self.guard_process)
 
     def _close_descriptors(self) -> None:
         self.link.close()

@@ -16,10 +16,10 @@ from typing import Any
 from ..executors.current_step import Meter
 from ..executors.executor import TEARDOWN_GRACE_S, warn_of_teardown
 from ..interrupts import InterruptScope, was_raised_by_handler
+from ..processes.guard_process import ensure_guard
 from ..records.status import StepError
 from . import messages
 from .caller_state import state_here
-from .guard_process import ensure_guard
 from .lane import CHECK_INTERVAL_S, Assignment, Lane, kill_and_reap, kill_lanes, reap_killed
 from .link import LinkLost
 from .log_records import emit_here
@@ -473,7 +473,7 @@ class Lanes:
             output.finish(lane.label())
         self._watched.forget(lane)
         lane.close()
-        lane.kill_group()
+        lane.kill_leftovers()
         exit_status = lane.exit_status()
         if not lane.has_reported_start:
             doing = f"unpickled {NOUNS[lane.loading]}" if lane.loading else "started"

@@ -7,7 +7,7 @@ import select
 import threading
 import time
 
-from .process_tree import kill_trees
+from ..processes.process_tree import kill_trees
 
 ORPHANED_EXIT_CODE = 83
 """The exit code of a worker whose caller is gone."""

@@ -20,7 +20,8 @@ from typing import Any
 from attrs import frozen
 
 from .. import forks
-from .launch import absolute_path, spawn
+from ..processes.spawn import spawn
+from .launch import absolute_path
 
 _PROGRAM = """\
 import sys

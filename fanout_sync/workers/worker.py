@@ -52,7 +52,7 @@ def main(descriptor: int, outputs: Sequence[int], mark: str) -> None:
     # The terminal is the caller's, and Ctrl-C does not reach this process; a step may still send it the signal.
     # A handler rather than SIG_IGN: programs that a step starts have the default action again.
     signal.signal(signal.SIGINT, lambda signum, frame: None)
-    signal.pthread_sigmask(signal.SIG_UNBLOCK, (signal.SIGINT,))  # see `launch.spawn`
+    signal.pthread_sigmask(signal.SIG_UNBLOCK, (signal.SIGINT,))  # see `processes.spawn`
     redirect(outputs)
     worker = Worker(adopt(descriptor), bool(outputs))
     try:

@@ -12,11 +12,12 @@ from attrs import define
 
 from .. import forks
 from ..interrupts import was_raised_by_handler
-from .guard_process import GuardProcess, add_worker, remove_worker
-from .launch import facts_for_boot, is_open, launch
+from ..processes.guard_process import GuardProcess, release_guard, use_guard
+from ..processes.process_tree import MARK, mark_below
+from ..processes.spawn import is_open
+from .launch import facts_for_boot, launch
 from .link import CallerLink, LinkLost, open_link
 from .output import Output, flush_streams, open_outputs
-from .process_tree import MARK, mark_below
 from .trackers import MODULES, tracker_descriptors
 
 
@@ -56,7 +57,7 @@ class StartedWorker:
             os.kill(self.pid, signal.SIGKILL)
             os.waitpid(self.pid, 0)
         self._close()
-        remove_worker(self.guard_process)
+        release_guard(self.guard_process)
 
     def _close(self) -> None:
         self.link.close()
@@ -86,8 +87,8 @@ def start_worker(captures_output: bool) -> StartedWorker:
             on_failure.callback(output.close)
         for end in their_outputs:
             after_start.callback(os.close, end)
-        guard_process = add_worker()
-        on_failure.callback(remove_worker, guard_process)
+        guard_process = use_guard()
+        on_failure.callback(release_guard, guard_process)
         mark = f"{guard_process.mark}/{os.urandom(8).hex()}"
         pauses = guard_process.pauses.descriptor
         streams.close()

@@ -10,7 +10,7 @@ from pathlib import Path
 
 from bounds import HANG_BOUND_S
 
-from fanout_sync.workers import interpreter
+from fanout_sync.processes import interpreter
 from fanout_sync.workers.pyinstaller import hook_folders
 
 

@@ -8,7 +8,7 @@ from collections.abc import Callable
 
 import pytest
 
-from fanout_sync.workers.pauses import Pauses
+from fanout_sync.processes.pauses import Pauses
 
 
 def _close(pauses: Pauses) -> None:

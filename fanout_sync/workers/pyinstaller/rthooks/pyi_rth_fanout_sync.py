@@ -4,7 +4,7 @@
 def _begin() -> None:
     import sys
 
-    sys._fanout_sync_is_hooked = True  # type: ignore[attr-defined]  # `workers/interpreter.py` looks for it
+    sys._fanout_sync_is_hooked = True  # type: ignore[attr-defined]  # `processes/interpreter.py` looks for it
     if sys.argv[1:2] == ["--fanout-sync-process"]:
         program = sys.argv[2]
         del sys.argv[1:]

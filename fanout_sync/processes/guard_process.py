@@ -1,7 +1,7 @@
-"""A small process that kills the workers of a caller that was killed, and what their steps started.
+"""A small process that kills what a caller has left behind that was killed: its workers, and what its steps started.
 
-A worker whose caller is gone does that itself (see `parent.py`), but not while a step is in a C call that holds the
-interpreter.
+A worker whose caller is gone does that itself (see `workers/parent.py`), but not while a step is in a C call that holds
+the interpreter. For a program that a step on a thread has started, nobody else does.
 """
 
 from __future__ import annotations
@@ -17,10 +17,11 @@ from pathlib import Path
 from attrs import define
 
 from .. import forks
+from ..errors import OptionError
 from . import interpreter, process_tree
 from . import pauses as pauses_module
-from .launch import spawn
 from .pauses import Pauses
+from .spawn import spawn
 
 logger = logging.getLogger(__name__)
 
@@ -34,8 +35,8 @@ from process_tree import run_guard
 run_guard({caller}, {mark!r}, Pauses({pauses}))
 """
 _PROGRAM_IF_FROZEN = """\
-from fanout_sync.workers.pauses import Pauses
-from fanout_sync.workers.process_tree import run_guard
+from fanout_sync.processes.pauses import Pauses
+from fanout_sync.processes.process_tree import run_guard
 run_guard({caller}, {mark!r}, Pauses({pauses}))
 """
 _IS_SUPPORTED = sys.platform.startswith("linux")
@@ -43,34 +44,31 @@ _IS_SUPPORTED = sys.platform.startswith("linux")
 
 @define
 class GuardProcess:
-    """The guard process of this process; it runs as long as there are workers.
+    """The guard process of this process; it runs as long as somebody uses it, such as a worker.
 
     Attributes:
-        mark: Part of the mark of every worker of this process; see `process_tree.MARK`.
+        mark: Part of the mark of every process that it is to kill; see `process_tree.MARK`.
         pauses: Tells how long this process was stopped.
     """
 
     mark: str
     pauses: Pauses
-    _workers: int = 0
+    users: int = 0
     _pid: int | None = None
 
-    def add_worker(self) -> None:
-        """Count one more worker."""
-        self._workers += 1
-
     def ensure_running(self) -> None:
-        """Start the process unless it runs already: a worker is about to get its first step."""
+        """Start the process unless it runs already: code of a step is about to run."""
         if self._pid is None and _IS_SUPPORTED:
             try:
                 self._pid = _spawn(self.mark, self.pauses.descriptor)
-            except OSError as error:  # the system has no more processes; workers still watch their caller themselves
-                logger.warning("no guard process: if this process is killed, workers may outlive it: %s", error)
+            except (OSError, OptionError) as error:  # no more processes, or no Python
+                # Workers still watch their caller themselves.
+                logger.warning("no guard process: if this process is killed, what it has started may go on: %s", error)
 
-    def remove_worker(self) -> None:
-        """Count one worker less; the last one ends the process."""
-        self._workers -= 1
-        if self._workers:
+    def remove_user(self) -> None:
+        """Count one user less; the last one ends the process."""
+        self.users -= 1
+        if self.users:
             return
         self.pauses.close()
         if self._pid is not None:
@@ -80,15 +78,15 @@ class GuardProcess:
                 os.waitpid(pid, 0)
 
 
-def add_worker() -> GuardProcess:
-    """Count one more worker of this process; return the guard process that counts it."""
+def use_guard() -> GuardProcess:
+    """Count one more user of the guard process of this process, and return it; it need not run yet."""
     global _guard_process
     with _lock:
         if _guard_process is None:
             _guard_process = GuardProcess(os.urandom(8).hex(), Pauses.create())
-        elif not _guard_process._workers:
+        elif not _guard_process.users:
             _guard_process.pauses = Pauses.create()
-        _guard_process.add_worker()
+        _guard_process.users += 1
         return _guard_process
 
 
@@ -98,14 +96,14 @@ def ensure_guard(guard_process: GuardProcess) -> None:
         guard_process.ensure_running()
 
 
-def remove_worker(guard_process: GuardProcess) -> None:
-    """Count one worker less; the last one ends the guard process."""
+def release_guard(guard_process: GuardProcess) -> None:
+    """Count one user less; the last one ends the guard process."""
     with _lock:
-        guard_process.remove_worker()
+        guard_process.remove_user()
 
 
 _guard_process: GuardProcess | None = None
-_lock = threading.RLock()  # a finalizer may remove a worker in a thread that holds it
+_lock = threading.RLock()  # a finalizer may release it in a thread that holds the lock
 
 
 def _disown() -> None:

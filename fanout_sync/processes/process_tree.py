@@ -40,13 +40,27 @@ def kill_group(pid: int) -> None:
             return
 
 
+def has_group(pid: int) -> bool:
+    """Return whether anything is left of the process group that `pid` has led, which has ended and was waited for.
+
+    It costs one system call; only a search in /proc would find what has left the group.
+    """
+    try:
+        os.killpg(pid, 0)
+    except ProcessLookupError:
+        return False
+    except PermissionError:  # another user's processes
+        return True
+    return True
+
+
 def kill_trees(pids: Iterable[int], marks: Iterable[str], spare: int | None = None) -> None:
     """Kill processes and everything that they started, children of children included.
 
     Without /proc only the processes that are still in the process groups of `pids` are found.
 
     Args:
-        pids: The processes; each leads a process group of its own.
+        pids: The processes; each leads a session and a process group of its own.
         marks: Their marks, which are in the environment of their descendants.
         spare: One of `pids` that is not killed itself: the process that calls this.
     """
@@ -72,20 +86,20 @@ def kill_trees(pids: Iterable[int], marks: Iterable[str], spare: int | None = No
 def _descendants(doomed: set[int], marks: list[bytes]) -> Iterator[tuple[int, int]]:
     """Yield process id and start time of the processes in `doomed` and of all their descendants."""
     processes = list(_all_processes())
-    first_start = min((started for pid, _, _, started in processes if pid in doomed), default=0)
+    first_start = min((started for pid, *_, started in processes if pid in doomed), default=0)
     family = set(doomed)
     is_growing = True
     while is_growing:
-        found = {pid for pid, parent, group, _ in processes if parent in family or group in family}
+        found = {pid for pid, parent, group, session, _ in processes if not family.isdisjoint((parent, group, session))}
         is_growing = not found <= family
         family |= found
-    for pid, _, _, started in processes:
+    for pid, *_, started in processes:
         if pid in family or (started >= first_start and _is_marked(pid, marks)):
             yield pid, started
 
 
-def _all_processes() -> Iterator[tuple[int, int, int, int]]:
-    """Yield process id, parent, process group and start time of all processes that are no zombies."""
+def _all_processes() -> Iterator[tuple[int, int, int, int, int]]:
+    """Yield process id, parent, process group, session and start time of all processes that are no zombies."""
     if not sys.platform.startswith("linux"):
         return
     try:
@@ -95,10 +109,10 @@ def _all_processes() -> Iterator[tuple[int, int, int, int]]:
     for name in names:
         text = _read(f"/proc/{name}/stat") if name.isdecimal() else b""
         if text:
-            # The name is in parentheses and may hold anything. After it: state, parent, group, … and the start time.
-            state, parent, group, *rest = text[text.rindex(b")") + 2 :].split()
+            # The name is in parentheses and may hold anything. After it: state, parent, group, session, … start time.
+            state, parent, group, session, *rest = text[text.rindex(b")") + 2 :].split()
             if state not in (b"Z", b"X"):
-                yield int(name), int(parent), int(group), int(rest[16])
+                yield int(name), int(parent), int(group), int(session), int(rest[15])
 
 
 def _is_marked(pid: int, marks: list[bytes]) -> bool:
@@ -172,7 +186,7 @@ def _stop_all(mark: str) -> dict[int, int]:
 
 
 def _continue(stopped: dict[int, int]) -> None:
-    started = {pid: start for pid, _, _, start in _all_processes()}
+    started = {pid: start for pid, *_, start in _all_processes()}
     for pid, start in stopped.items():
         if started.get(pid) == start:  # and no other process that has its number now
             _send(pid, _signal.SIGCONT)

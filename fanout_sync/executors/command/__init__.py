@@ -1,0 +1,1 @@
+"""An executor whose agents are programs: `CommandExecutor`, and the `Command` of each."""

@@ -1,0 +1,1 @@
+"""What is known of the command-line agents that `Command` has presets for: one module for each program."""

@@ -1,0 +1,84 @@
+"""What a preset tells `Command` about a program."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from typing import Literal, Protocol
+
+from ....events.types import Event
+from ....records.steps import AgentStepSpec
+from ..answer import Answer
+
+
+class Reader(Protocol):
+    """Reads the output of one attempt at a step."""
+
+    def line(self, line: str) -> Iterable[Event]:
+        """Take the next line of stdout, as soon as the program has written it.
+
+        Args:
+            line: The line without its newline. A line that is longer than `max_output_bytes` is cut.
+
+        Returns:
+            The events that it tells of: `text_delta`, `tool_start`, `tool_end`.
+        """
+
+    def is_complete(self) -> bool:
+        """Return whether the last line has said that the answer is complete and nothing follows.
+
+        The program has `exit_grace` seconds from then on to exit; after them it is killed, and its answer counts.
+        """
+
+    def answer(self, exit_status: int | None, stderr: str) -> Answer:
+        """Return what the program has said, after its end.
+
+        Args:
+            exit_status: Its exit status; negative if a signal has ended it, and `None` if it was killed because it had
+                not exited after its answer.
+            stderr: The end of what it has written to stderr.
+        """
+
+
+class Preset(Protocol):
+    """A program that `Command` knows. Frozen, and it pickles: there is one object for each `Command`.
+
+    Attributes:
+        program: The name of the binary.
+        prompt: How the program gets the prompt: on its standard input, or as its last argument.
+        needs_schema_file: Whether `arguments` wants the path of a file with the `output_schema` of the spec.
+        how_to_get: How to install the program, such as `"npm install -g @openai/codex"`.
+    """
+
+    @property
+    def program(self) -> str: ...
+    @property
+    def prompt(self) -> Literal["stdin", "argument"]: ...
+    @property
+    def needs_schema_file(self) -> bool: ...
+    @property
+    def how_to_get(self) -> str: ...
+
+    def arguments(self, spec: AgentStepSpec, schema_file: str | None) -> list[str]:
+        """Return the arguments for `spec`: all after the binary, but for `extra_args` and a prompt, which follow.
+
+        Args:
+            spec: The step.
+            schema_file: The path of the file with its `output_schema`; `None` if it has none, or `needs_schema_file` is
+                false.
+        """
+
+    def environment(self) -> dict[str, str]:
+        """Return the environment variables to set, unless `env` of the command sets them."""
+
+    def private_folder_variable(self) -> str | None:
+        """Return the variable that names the configuration folder; `None` if programs that run at once may share it.
+
+        Each of the programs that run at once gets a folder of its own. It is `None` as well where a program with a
+        folder of its own would not find its login.
+        """
+
+    def unsupported(self, spec: AgentStepSpec) -> str | None:
+        """Return what `spec` asks for that the program cannot do; `None` if it can do it all."""
+
+    def reader(self, spec: AgentStepSpec) -> Reader:
+        """Return a new reader for one attempt at `spec`."""
