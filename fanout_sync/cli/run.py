@@ -9,7 +9,6 @@ from contextlib import ExitStack, closing, contextmanager, nullcontext
 from typing import TYPE_CHECKING, Any, Literal, NoReturn
 
 import click
-from attrs import frozen
 
 from ..checks import NAMES_ELSEWHERE, positive_amount, positive_seconds
 from ..engine.stream import latest_status
@@ -19,7 +18,9 @@ from ..interrupts import InterruptScope
 from ..records.status import Status
 from ..records.steps import StepOutcome
 from ..runner.runner import Runner
-from .import_target import resolve_target
+from .executor_choice import PRESETS, ExecutorChoice
+from .inputs import Inputs, input_options
+from .limits import Limits
 from .lines_file import EventsFile, LinesFile, lines_to
 from .output import INTERRUPTED, SOME_FAILED, write_error, write_line
 from .resume import resume_line
@@ -29,9 +30,7 @@ from .steps_file import StepsFile
 from .summary import Summary
 
 if TYPE_CHECKING:
-    from ..journal import Workflow
-    from ..limits.budget import Budget
-    from ..limits.rate_limit import RateLimit
+    pass
 
 
 def _checked(check: Callable[[str, Any], Any]) -> Callable[[click.Context, click.Parameter, Any], Any]:
@@ -64,14 +63,22 @@ _JOBS_ELSEWHERE = {
 
 
 @click.command(cls=_RunCommand)
-@click.argument("steps", metavar="STEPS.jsonl")
+@input_options
 @click.option(
     "--executor",
     "target",
     metavar="TARGET",
-    required=True,
     help="What runs the steps: package.module:name or path/file.py:name, where the name is an executor, an executor "
     "class or a function that makes one, or a dict of functions.",
+)
+@click.option(
+    "--command",
+    metavar="'PROGRAM ARG …'",
+    help="Or a program that gets each prompt on its standard input; split as by a shell, and run without one.",
+)
+@click.option("--preset", type=click.Choice(PRESETS), help="Or a coding agent that is installed.")
+@click.option(
+    "--model", metavar="M", callback=_checked(_not_empty), help="The model of the preset.  [default: its own]"
 )
 @click.option(
     "--backend", type=click.Choice(["thread", "process"]), default="thread", show_default=True, help="Where steps run."
@@ -137,8 +144,14 @@ _JOBS_ELSEWHERE = {
     "at the end.",
 )
 def run(
-    steps: str,
-    target: str,
+    steps: str | None,
+    prompts: str | None,
+    template: str | None,
+    rows: str | None,
+    target: str | None,
+    command: str | None,
+    preset: str | None,
+    model: str | None,
     backend: Literal["thread", "process"],
     jobs: int | None,
     output: str,
@@ -147,6 +160,8 @@ def run(
     **limits: Any,
 ) -> None:
     """Run the steps of a file; "-" is the standard input.
+
+    The steps are JSON Lines, or prompts, one a line, if the name of the file ends in .txt.
 
     Writes one outcome for each step, in the order of the steps, each as soon as all before it are written, and a
     summary to the standard error. All steps are checked before the first one runs.
@@ -160,23 +175,26 @@ def run(
     asked = Limits(**limits)
     if output == events == "-":
         raise OptionError("outcomes and events cannot both go to the standard output; name a file with -o")
+    inputs, choice = Inputs(steps, prompts, template, rows), ExecutorChoice(target, command, preset, model)
     workflow, budget = asked.journal_workflow(), asked.budget()
     with ExitStack() as files:
-        source = files.enter_context(StepsFile(steps))
+        source = files.enter_context(inputs.open())
         outcomes = files.enter_context(lines_to(output))
         event_lines = None if events is None else files.enter_context(lines_to(events))
         refuse_same_file(
             {
                 "the steps": source,
+                "the template": inputs.template_file(),
                 "the outcomes": outcomes,
                 "the events": event_lines,
                 "the journal": None if asked.journal is None else JournalFile(asked.journal),
             }
         )
+        source.check(before_first=outcomes.begin)
         event_tx = None if event_lines is None else EventsFile(event_lines)
         shown_progress = ShownProgress.on_stderr([outcomes, event_lines]) if progress else None
         runner = Runner(
-            resolve_target(target),
+            choice.executor(source.agents),
             backend=backend,
             max_concurrency=jobs,
             timeout=asked.timeout,
@@ -188,7 +206,6 @@ def run(
             event_tx=event_tx,
             progress=None if shown_progress is None else shown_progress.as_option(),
         )
-        source.check(before_first=outcomes.begin)
         summary = Summary(len(source), "standard output" if output == "-" else output)
         resume = None if workflow is None else resume_line(source, outcomes)
         with (
@@ -210,52 +227,6 @@ def run(
             raise write_error(event_tx.lines, event_tx.error, "events")
     if summary.unsuccessful:
         raise click.exceptions.Exit(SOME_FAILED)
-
-
-@frozen(kw_only=True)
-class Limits:
-    """The journal and the limits of a run; each is `None` if the command line does not give it."""
-
-    journal: str | None
-    workflow: str | None
-    on_conflict: Literal["refuse", "rerun"] | None
-    retry: int | None
-    timeout: float | None
-    rpm: float | None
-    tpm: int | None
-    max_cost: float | None
-    max_failures: int | None
-
-    def journal_workflow(self) -> Workflow | None:
-        """Return the workflow of the journal; `None` without a journal.
-
-        Raises:
-            OptionError: There is no journal, but an option that needs one.
-        """
-        if self.journal is None:
-            for name, value in (("--workflow", self.workflow), ("--on-conflict", self.on_conflict)):
-                if value is not None:
-                    raise OptionError(f"{name} needs a journal; name its file with --journal")
-            return None
-        from ..journal import DEFAULT_WORKFLOW_ID, SqliteJournal  # imported lazily: slow, and few need it
-
-        return SqliteJournal(self.journal).workflow(self.workflow or DEFAULT_WORKFLOW_ID, self.on_conflict or "refuse")
-
-    def rate_limit(self) -> RateLimit | None:
-        """Return the rate limit; `None` if there is none."""
-        if self.rpm is self.tpm is None:
-            return None
-        from ..limits.rate_limit import RateLimit  # imported lazily: slow, and few need it
-
-        return RateLimit(self.rpm, self.tpm)
-
-    def budget(self) -> Budget | None:
-        """Return the budget; `None` if there is none."""
-        if self.max_cost is None:
-            return None
-        from ..limits.budget import Budget  # imported lazily: slow, and few need it
-
-        return Budget(max_cost_usd=self.max_cost)
 
 
 def _write_outcomes(

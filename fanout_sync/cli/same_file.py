@@ -12,6 +12,7 @@ from attrs import frozen
 from ..errors import OptionError
 from .lines_file import LinesFile
 from .steps_file import StepsFile
+from .templates import Template
 
 
 @frozen
@@ -39,7 +40,7 @@ class JournalFile:
             return None
 
 
-def refuse_same_file(files: Mapping[str, StepsFile | LinesFile | JournalFile | None]) -> None:
+def refuse_same_file(files: Mapping[str, StepsFile | Template | LinesFile | JournalFile | None]) -> None:
     """Refuse to write to a file that is read, or twice to one.
 
     Args:

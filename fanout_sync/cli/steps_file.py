@@ -30,18 +30,25 @@ class StepsFile(Rereadable):
 
     Call `check` before `len` and before iterating. Only the input of a pipe is held, in memory if it is short.
 
+    Args:
+        path: The file; `"-"` is the standard input.
+        read: Makes steps of what is in the file; its `WireError` needs to have no more than the line.
+
     Attributes:
         name: The name of the file, for messages.
         stat: The `os.fstat` of the file.
         journal: The journal that the steps were checked with; `None` without a journal.
+        agents: The agents of the steps, when these have been checked.
     """
 
     journal: RunJournal | None = None
 
-    def __init__(self, path: str) -> None:
+    def __init__(self, path: str, read: Callable[[BinaryIO], Iterator[AgentStepSpec]] = read_specs) -> None:
+        self._read_from = read
         self.name = "<stdin>" if path == "-" else path
         self._is_stdin = path == "-"
         self._count = 0
+        self.agents: set[str] = set()
         self._begin: Callable[[], None] | None = None
         try:
             self._file = _stdin() if self._is_stdin else _open(path)
@@ -56,10 +63,14 @@ class StepsFile(Rereadable):
             WireError: A line is not a step; its number and the field at fault are named.
             OptionError: The file cannot be read.
         """
+        count = 0
         try:
-            return sum(1 for _ in self._read())
+            for spec in self._read():
+                self.agents.add(spec.agent)
+                count += 1
         except OSError as error:
             raise self._unreadable(error) from None
+        return count
 
     def check(self, before_first: Callable[[], None]) -> None:
         """Check that every line is a step.
@@ -111,7 +122,7 @@ class StepsFile(Rereadable):
 
     def _read(self) -> Iterator[AgentStepSpec]:
         try:
-            yield from read_specs(self._file)
+            yield from self._read_from(self._file)
         except WireError as error:
             raise WireError(error.reason, error.field, self.name, error.line) from None
 

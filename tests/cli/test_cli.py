@@ -587,11 +587,11 @@ def test_bad_command_line_is_refused(arguments: list[str], said: str, folder: Fo
 
 
 def test_missing_executor(folder: Folder) -> None:
-    """There is no run without an executor."""
+    """There is no run without something that runs the steps."""
     folder.steps()
     done = folder.call("run", "steps.jsonl")
     assert done.returncode == 2
-    assert "Missing option '--executor'" in done.stderr
+    assert "nothing to run the steps with: give --executor, --command or --preset" in done.stderr
 
 
 @pytest.mark.parametrize("redirection", ["- < steps.jsonl -o steps.jsonl", "steps.jsonl >> steps.jsonl"])
