@@ -4,13 +4,15 @@ from __future__ import annotations
 
 import multiprocessing
 import threading
+import uuid
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
 from bounds import HANG_BOUND_S
 from naming import without_address
-from scripts import Launcher
+from processes import eventually
+from scripts import TOKEN, Launcher, processes_with
 
 from fanout_sync import Runner
 from fanout_sync.executors.executor import AgentExecutor
@@ -36,6 +38,23 @@ def _nothing_left_behind() -> Iterator[None]:
         thread.join(HANG_BOUND_S)
         assert not thread.is_alive(), f"{thread} was left behind"
     assert multiprocessing.active_children() == [], "a worker process was left behind"
+
+
+@pytest.fixture
+def no_program_left(monkeypatch: pytest.MonkeyPatch) -> Iterator[str]:
+    """Marks all programs that the test starts, and sees that none of them is left; its value is the mark."""
+    token = uuid.uuid4().hex
+    monkeypatch.setenv(TOKEN, token)
+    yield token
+    assert eventually(lambda: not list(filter(_is_no_tracker, processes_with(token)))), "a program was left behind"
+
+
+def _is_no_tracker(pid: int) -> bool:
+    """Return whether it is not a resource tracker of multiprocessing or loky, which lasts as long as this process."""
+    try:
+        return b"resource_tracker" not in Path(f"/proc/{pid}/cmdline").read_bytes()
+    except OSError:  # it has ended just now
+        return False
 
 
 @pytest.fixture

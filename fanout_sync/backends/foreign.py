@@ -11,6 +11,7 @@ from time import monotonic, time
 
 from ..executors.async_steps import is_waiting, note_if_blocked
 from ..executors.step_events import EventForwarder
+from ..executors.stopping import patience_with
 from ..records.report import Report, failure
 from ..records.status import Status, StepError
 from ..records.steps import AgentStepSpec
@@ -171,13 +172,16 @@ class ForeignSession(Session):
             began = step.presumed if step.began is None else step.began
             if began is None:
                 check_at = min(check_at, now + POLL_S)
-            elif now < began + step.timeout_s:
-                check_at = min(check_at, began + step.timeout_s)
+            elif now < (give_up_at := self._give_up_at(step, began + step.timeout_s, now)):
+                check_at = min(check_at, give_up_at)
             elif step.began is not None or step.withdraw():
                 return now, self._give_up(step, now - began)
             else:  # only now it is seen that the pool has called it
                 step.presumed = None
         return check_at, self._cancel_one_without_place(now)
+
+    def _give_up_at(self, step: ForeignStep, deadline: float, now: float) -> float:
+        return deadline if now < deadline else deadline + patience_with(self._context.stop, step.index)
 
     def _find_begun(self, now: float) -> None:
         """Find out which steps have begun.

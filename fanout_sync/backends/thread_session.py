@@ -17,6 +17,7 @@ from ..executors.attempt import run_attempt, timed_out
 from ..executors.current_step import RunningStep, begun
 from ..executors.executor import TEARDOWN_GRACE_S, warn_of_teardown
 from ..executors.step_events import RevocableSender
+from ..executors.stopping import patience_with
 from ..executors.thread_start import start_thread
 from ..records.report import Report, failure
 from ..records.status import StepError
@@ -43,7 +44,8 @@ class ThreadSession(Session):
     """Worker threads that take steps off one queue and put reports on another.
 
     The number of threads is the bound, so no more steps than that run at once. The first thread runs `setup`, the last
-    one to end runs `teardown`. A thread whose step is overdue is abandoned, and another one is started in its place.
+    one to end runs `teardown`. A thread whose step is overdue is abandoned, and another one is started in its place;
+    only a step that stops by itself is waited for, for a moment.
 
     If the executor is copied, each thread sets up a copy before it takes a step, and tears it down when it ends; an
     abandoned one too.
@@ -214,8 +216,9 @@ class ThreadSession(Session):
         self._check_at = math.inf if have_all_begun else now + max(self._shortest_s, MIN_CHECK_INTERVAL_S)
         for key, (step, worker) in list(self._limited.items()):
             deadline = step[4] or math.inf
-            if now < deadline:
-                self._check_at = min(self._check_at, deadline)
+            abandon_at = deadline if now < deadline else deadline + patience_with(step[5], step[1])
+            if now < abandon_at:
+                self._check_at = min(self._check_at, abandon_at)
             else:
                 self._begin_to_cancel(step, worker)
                 if self._limited.pop(key, None) is not None:

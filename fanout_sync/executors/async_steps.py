@@ -12,14 +12,14 @@ from .current_step import StopSignal
 
 
 class CodeCancelled(BaseException):
-    """The run was given up while a step waited for its async code."""
+    """The run was given up while a step waited for its async code or its program."""
 
 
 class CodeOverdue(Exception):
-    """The timeout of a step was over while it waited for its async code.
+    """The timeout of a step was over while it waited for its async code or its program.
 
     Attributes:
-        note: A text to add to the message of the timeout; empty unless the event loop is blocked.
+        note: A text to add to the message of the timeout, such as what blocks the event loop; may be empty.
     """
 
     def __init__(self, note: str) -> None:

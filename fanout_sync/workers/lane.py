@@ -154,6 +154,12 @@ class Lane:
         if not self.is_inherited:
             kill_group(self.pid)
 
+    def kill_leftovers(self) -> None:
+        """Kill what the dead worker has left behind; after a death of its own also what has left its process group."""
+        self.kill_group()
+        if not self.is_inherited and not self.is_timed_out and self.exit_code() != 0:
+            kill_trees([], [self.mark])
+
     def label(self) -> str:
         """Return what marks the worker's output: the label of the running step, or the worker's process id."""
         step_label = "" if self.assignment is None else self.assignment.label

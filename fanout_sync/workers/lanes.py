@@ -473,7 +473,7 @@ class Lanes:
             output.finish(lane.label())
         self._watched.forget(lane)
         lane.close()
-        lane.kill_group()
+        lane.kill_leftovers()
         exit_status = lane.exit_status()
         if not lane.has_reported_start:
             doing = f"unpickled {NOUNS[lane.loading]}" if lane.loading else "started"

@@ -160,7 +160,7 @@ def check_at_hand(agent: str, command: Command) -> None:
     program = command.argv[0]
     if placeholders_in(program) or program_path(command, dict(os.environ)) is not None:
         return
-    raise OptionError(f"agent {agent!r}: {not_found(command)}")
+    raise OptionError(f"agent {agent!r}: {not_found(command, program)}")
 
 
 def program_path(command: Command, environment: Mapping[str, str]) -> str | None:
@@ -172,16 +172,16 @@ def program_path(command: Command, environment: Mapping[str, str]) -> str | None
     return shutil.which(program, path=path)
 
 
-def not_found(command: Command) -> str:
+def not_found(command: Command, program: str) -> str:
     """Return the message for a program that is not there."""
     how = "give its path, or put its folder on the PATH"
     if command._preset is not None:
         how = f"install it ({command._preset.how_to_get}), or put its folder on the PATH"
-    where = "is no program" if os.sep in command.argv[0] else "was not found on the PATH"
-    return f"{command.argv[0]!r} {where}: {how}"
+    where = "is no program" if os.sep in program else "was not found on the PATH"
+    return f"{program!r} {where}: {how}"
 
 
-def why_not_started(error: OSError, command: Command) -> str:
+def why_not_started(error: OSError, command: Command, program: str) -> str:
     """Return the message for a program that the system did not start."""
     if error.errno == errno.E2BIG:
         return (
@@ -191,5 +191,5 @@ def why_not_started(error: OSError, command: Command) -> str:
     if isinstance(error, FileNotFoundError):
         if command.cwd is not None and not Path(command.cwd).is_dir():
             return f"the folder {command.cwd!r}, cwd of the command, does not exist any more"
-        return not_found(command)
-    return f"{command.argv[0]!r} cannot be started: {error.strerror or error}"
+        return not_found(command, program)
+    return f"{program!r} cannot be started: {error.strerror or error}"

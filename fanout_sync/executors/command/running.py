@@ -9,6 +9,7 @@ from ...formatting import with_output_tail
 from ...records.steps import AgentStepSpec, StepOutcome
 from ..async_steps import CodeCancelled, CodeOverdue
 from ..current_step import Cancelled, RunningStep, StopSignal, running_step
+from ..stopping import stops_by_itself
 from .command import Command
 from .conclusion import concluded
 from .invocation import environment_of, invocation_of, schema_file, why_not_started
@@ -39,7 +40,18 @@ def run_command(
         OSError: It cannot be started.
     """
     step = running_step.get()
-    _await_start(command, step)
+    with stops_by_itself(step):
+        _await_start(command, step)
+        return _run(command, spec, event_tx, programs, step)
+
+
+def _run(
+    command: Command,
+    spec: AgentStepSpec,
+    event_tx: EventSender | None,
+    programs: OwnPrograms,
+    step: RunningStep | None,
+) -> StepOutcome:
     with (
         programs.one_more() as (mark, folders),
         schema_file(command, spec) as schema_path,
@@ -51,7 +63,7 @@ def run_command(
         try:
             program = Program(invocation.arguments, environment, command.cwd, invocation.stdin, mark)
         except OSError as error:
-            raise type(error)(error.errno, masker(why_not_started(error, command))) from None
+            raise type(error)(error.errno, masker(why_not_started(error, command, invocation.arguments[0]))) from None
         status = _status_of(program, command, step, output)
     return concluded(command, spec, status, output, masker)
 
