@@ -82,7 +82,7 @@ def test_the_body_of_an_answer_in_a_message_is_opened() -> None:
     """What the server says is shorter than its JSON."""
     body = '{"type":"error","status":400,"error":{"type":"invalid_request_error","message":"no"}}'
     assert message_in(body) == ("no (invalid_request_error)", 400)
-    assert message_in(f"[API Error: {body}]") == ("no (invalid_request_error)", 400)
+    assert message_in(f"[API Error: {body}]\nPlease wait") == ("no (invalid_request_error)", 400)
     assert message_in('{"error":{"code":429,"message":"slow","status":"RESOURCE_EXHAUSTED"}}') == (
         "slow (RESOURCE_EXHAUSTED)",
         429,

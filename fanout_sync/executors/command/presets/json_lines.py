@@ -138,18 +138,24 @@ def parsed_object(line: str) -> dict[str, Json] | None:
 
 def last_object_with(key: str, output: str) -> dict[str, Json] | None:
     """Return the last JSON object that begins a line of a text and has a key; `None` if there is none."""
-    decoder, end = json.JSONDecoder(), len(output)
+    end = len(output)
     while (start := output.rfind("{", 0, end)) >= 0:
         end = start
-        if start and output[start - 1] != "\n":
-            continue
-        try:
-            value, _ = decoder.raw_decode(output, start)
-        except (ValueError, RecursionError):
-            continue
-        if key in value:
-            return dict(value)
+        value = object_at(output, start) if start == 0 or output[start - 1] == "\n" else None
+        if value is not None and key in value:
+            return value
     return None
+
+
+def object_at(output: str, start: int) -> dict[str, Json] | None:
+    """Return the JSON object that begins at a place of a text; `None` if there is none."""
+    if start < 0:
+        return None
+    try:
+        value, _ = json.JSONDecoder().raw_decode(output, start)
+    except (ValueError, RecursionError):
+        return None
+    return dict(value)
 
 
 def fields_of(value: Json) -> Fields:
@@ -199,8 +205,7 @@ def status_of(value: Json) -> int | None:
 
 def message_in(value: str) -> tuple[str, int | None]:
     """Return the message and the status in a message that may be the JSON body of an answer."""
-    start = value.find("{")
-    body = parsed_object(value[start:].rstrip("] \n")) if start >= 0 else None
+    body = object_at(value, value.find("{"))
     if body is None:
         return value, None
     error = fields_of(body.get("error")) or body
