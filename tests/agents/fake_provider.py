@@ -14,18 +14,23 @@ from typing import Any
 PROMPT_TOKENS, COMPLETION_TOKENS = 100, 5
 """What each answer is said to have used."""
 
-RETRY_AFTER_S = 7
+RETRY_AFTER_S = 1
 
-ORDER = re.compile(r"\[\[(say|status|empty|hang|loop|tool)(?: (\w+))?\]\]")
+ORDER = re.compile(r"\[\[(say|status|busy|empty|hang|loop|tool)(?: (\w+))?\]\]")
 """What a prompt asks of the server, such as `[[status 429]]`, `[[say word]]` or `[[hang]]`."""
+
+
+ASKS_FOR_JSON = "valid under this JSON Schema"
+"""What the prompt of a program without an option for a schema has."""
 
 
 class FakeProvider:
     """Answers as the APIs of Anthropic, OpenAI (both) and Gemini do, in threads, on 127.0.0.1.
 
     An answer is `hello WORD`, for the word of `[[say WORD]]` in the prompt; with a schema it is `{"name": "WORD"}`.
-    `[[status 429]]` is refused with that status, `[[hang]]` gets no answer until the server is closed, and the answer
-    to `[[loop]]` is always the call of a tool.
+    `[[status 429]]` is refused with that status, and the first `[[busy WORD]]` of each word with 429. `[[hang]]` gets no
+    answer until the server is closed. The answer to `[[loop]]` is always the call of a tool; to `[[tool]]` only the
+    first time.
 
     Attributes:
         url: Where it listens, without a path.
@@ -35,6 +40,7 @@ class FakeProvider:
 
     def __init__(self) -> None:
         self.asked = Counter[str]()
+        self._busy = Counter[str]()
         self.hanging = threading.Event()
         self.closing = threading.Event()
         self._lock = threading.Lock()
@@ -53,6 +59,12 @@ class FakeProvider:
         self._server.shutdown()
         self._server.server_close()
         self._thread.join()
+
+    def is_first(self, word: str) -> bool:
+        """Return whether this is the first busy request with a word."""
+        with self._lock:
+            self._busy[word] += 1
+            return self._busy[word] == 1
 
     def note(self, order: str) -> None:
         """Count a request."""
@@ -93,11 +105,17 @@ class _Handler(BaseHTTPRequestHandler):
         self.server.provider.note(order)
         if order == "status":
             return self._refuse(int(argument))
+        if order == "busy":
+            if self.server.provider.is_first(argument):
+                return self._refuse(429)
+            order = "say"
         if order == "hang":
             self.server.provider.hanging.set()
             self.server.provider.closing.wait(60)
             return self._refuse(503)
         request = json.loads(body)
+        if order == "say" and ASKS_FOR_JSON in body:
+            order = "json"
         for ending, answer in ANSWERS.items():
             if path.endswith(ending):
                 return self._stream(answer(request, order, argument or "world"))
@@ -259,6 +277,8 @@ def gemini(request: dict[str, Any], order: str, word: str) -> Iterator[str]:
 
 
 def _parts(order: str, word: str) -> list[str]:
+    if order == "json":
+        return [json.dumps({"name": word})]
     return [] if order == "empty" else ["hello ", word]
 
 
