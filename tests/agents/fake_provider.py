@@ -28,8 +28,8 @@ class FakeProvider:
     """Answers as the APIs of Anthropic, OpenAI (both) and Gemini do, in threads, on 127.0.0.1.
 
     An answer is `hello WORD`, for the word of `[[say WORD]]` in the prompt; with a schema it is `{"name": "WORD"}`.
-    `[[status 429]]` is refused with that status, and the first `[[busy WORD]]` of each word with 429. `[[hang]]` gets no
-    answer until the server is closed. The answer to `[[loop]]` is always the call of a tool; to `[[tool]]` only the
+    `[[status 429]]` is refused with that status, and the first `[[busy WORD]]` of each word with 429. `[[hang]]` gets
+    no answer until the server is closed. The answer to `[[loop]]` is always the call of a tool; to `[[tool]]` only the
     first time.
 
     Attributes:

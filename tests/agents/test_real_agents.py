@@ -115,7 +115,7 @@ def test_a_401_is_not_tried_again(agent: Agent, backend: str) -> None:
     """It says which key to check."""
     run = agent.run("[[status 401]] please", backend=backend, retry=Retry(attempts=3, on_failure=True))
     assert (run.records[0].status, len(run.records[0].attempts)) == ("failed", 1)
-    assert re.search(r"the login or key is refused \(401\).*To do: ", run[0].output)
+    assert re.search(r"the login or key is refused.*401.*To do: ", run[0].output)
 
 
 def test_an_unknown_model_is_not_tried_again(agent: Agent) -> None:
@@ -178,11 +178,11 @@ def test_a_kill_in_the_middle(agent: Agent, backend: str) -> None:
 
 @backends
 def test_sixteen_in_parallel(agent: Agent, backend: str) -> None:
-    """Each gets its own answer, the first time as later."""
-    prompts = [f"[[say w{number}]] please" for number in range(32)]
+    """Each gets its own answer; the last four come where others have been before."""
+    prompts = [f"[[say w{number}]] please" for number in range(20)]
     run = agent.run(*prompts, backend=backend, max_concurrency=16, timeout=300)
-    assert [outcome.output for outcome in run] == [f"hello w{number}" for number in range(32)]
-    assert len({outcome.session_id for outcome in run}) == 32
+    assert [outcome.output for outcome in run] == [f"hello w{number}" for number in range(20)]
+    assert len({outcome.session_id for outcome in run}) == 20
 
 
 @backends
