@@ -23,6 +23,7 @@ class Sizes:
         streamed: Steps of the long stream; the short one has a hundredth.
         uneven_steps: Steps of 10 ms beside one that takes as long as all of them together.
         deadly_steps: Steps of which every tenth kills its worker.
+        commands: Steps that run a program.
     """
 
     rounds: int
@@ -32,10 +33,11 @@ class Sizes:
     streamed: int
     uneven_steps: int
     deadly_steps: int
+    commands: int
 
 
-FULL = Sizes(7, 20_000, 2_000, 2_000, 1_000_000, 100, 400)
-QUICK = Sizes(2, 1_000, 640, 200, 20_000, 20, 100)
+FULL = Sizes(7, 20_000, 2_000, 2_000, 1_000_000, 100, 400, 500)
+QUICK = Sizes(2, 1_000, 640, 200, 20_000, 20, 100, 50)
 
 
 @frozen

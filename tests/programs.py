@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import sys
 from collections.abc import Iterator
-from concurrent.futures import Executor, ProcessPoolExecutor, ThreadPoolExecutor
+from concurrent.futures import ProcessPoolExecutor, ThreadPoolExecutor
 from contextlib import contextmanager
 from multiprocessing import get_context
 from typing import Any
@@ -35,7 +35,7 @@ def spec_for(prompt: str = "hello", task_id: str = "t", **fields: Any) -> AgentS
 
 
 @contextmanager
-def backend_named(name: str) -> Iterator[str | Executor]:
+def backend_named(name: str) -> Iterator[Any]:
     """Yield what a runner takes for a backend."""
     if name == "pool of threads":
         with ThreadPoolExecutor(4) as pool:

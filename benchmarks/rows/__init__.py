@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable
 
 from ..row import Row, Sizes
-from . import async_agents, fresh, journals, live_view, processes, refusals, threads
+from . import async_agents, commands, fresh, journals, live_view, processes, refusals, threads
 
 ROWS: dict[str, Callable[[Sizes], Row]] = {
     "thread-noop": threads.noop,
@@ -27,6 +27,7 @@ ROWS: dict[str, Callable[[Sizes], Row]] = {
     "async-sleep": async_agents.naps,
     "async-noop": async_agents.noop,
     "live-view": live_view.noop,
+    "commands": commands.short,
     "few-refusals": refusals.few_refusals,
     "thread-extras": threads.extras,
     "process-extras": processes.extras,

@@ -23,7 +23,7 @@ from ..records.report import Report
 from ..records.steps import AgentStepSpec
 from ..results.run import Run, with_retried
 from .dispatch import Dispatch, Setting
-from .input import an_iterator, check, is_at_hand, length_of, listed, raising_after, read_all
+from .input import an_iterator, check, is_at_hand, length_of, listed, raising_after, read_all, refuse_unsupported
 from .plan import RunPlan
 from .tracking import Counted, Tracker
 from .warn import warn_at_the_end
@@ -285,6 +285,8 @@ class Call:
             failures: How many steps have failed in the rounds before.
         """
         plan, scope = self.plan, self.scope
+        if self.dispatch is None and is_at_hand(specs):  # what a later round of a loop asks for fails its step
+            refuse_unsupported(cast("Sequence[Any]", specs), plan.executor)
         nothing: Iterator[Any] = iter(())
         source = cast("Sequence[Any]", specs) if is_at_hand(specs) else self.ask(lambda: an_iterator(specs), nothing)
         # Whoever reads them from elsewhere may be away for long, too, while the next spec is being made.

@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any
 
 from .. import forks
 from ..errors import InputError
+from ..executors.executor import AgentExecutor
 from ..formatting import describe
 from ..interrupts import InterruptScope
 from ..records.status import StepError
@@ -282,6 +283,20 @@ def check(specs: Iterable[Any], journal: RunJournal) -> None:
             journal.check(specs)
     except SpecNotJournallable as error:
         raise InputError(str(error), Run([], 0.0)) from error.__cause__
+
+
+def refuse_unsupported(specs: Sequence[Any], executor: AgentExecutor) -> None:
+    """Refuse a list of specs if the executor cannot do what one of them asks for; nothing has run by now.
+
+    Raises:
+        InputError: There is one.
+    """
+    if type(executor)._unsupported is AgentExecutor._unsupported:  # it takes every spec
+        return
+    for index, spec in enumerate(specs):
+        reason = executor._unsupported(spec) if isinstance(spec, AgentStepSpec) else None
+        if reason is not None:
+            raise InputError(f"specs[{index}], step {spec.task_id!r} of agent {spec.agent!r}: {reason}", Run([], 0.0))
 
 
 def length_of(specs: Iterable[Any]) -> int | None:

@@ -74,6 +74,10 @@ class AgentExecutor(abc.ABC):
         """
         return None
 
+    def _unsupported(self, spec: AgentStepSpec) -> str | None:
+        """Return what `spec` asks for that the executor cannot do; `None` if it can do it all."""
+        return None
+
     def _runs_in_event_loop(self) -> bool:
         """Return whether all its steps do, being async: then its hooks are called in the thread of the loop, too."""
         return inspect.iscoroutinefunction(self.execute_step)

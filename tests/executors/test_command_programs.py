@@ -7,6 +7,7 @@ import os
 import pickle
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
+from typing import Any
 
 import pytest
 from bounds import HANG_BOUND_S
@@ -71,7 +72,7 @@ def test_a_prompt_among_the_arguments_comes_only_there() -> None:
     """If `{prompt}` stands in an argument, the prompt is neither appended nor written to stdin."""
     source = "import json, sys; print(json.dumps([sys.argv[1:], sys.stdin.read()]))"
     for prompt in ("stdin", "argument"):
-        command = Command(python(source, "-p", "{prompt}"), prompt=prompt, extra_args=["x"], output="json")  # type: ignore[arg-type]
+        command = Command(python(source, "-p", "{prompt}"), prompt=prompt, extra_args=["x"], output="json")
         assert run_command(command)[0].structured == [["-p", "hello", "x"], ""]
 
 
@@ -225,7 +226,7 @@ def test_what_is_not_there_is_refused_before_anything_runs(argv: list[str], cwd:
 
 
 @own_backends
-def test_what_vanishes_later_fails_its_step(backend: str, tmp_path: Path) -> None:
+def test_what_vanishes_later_fails_its_step(backend: Any, tmp_path: Path) -> None:
     """A program or folder that is gone when a step begins fails that step."""
     folder = tmp_path / "folder"
     folder.mkdir()
@@ -277,7 +278,9 @@ def test_many_at_once_leave_nothing(tmp_path: Path, monkeypatch: pytest.MonkeyPa
 
     def left() -> tuple[set[str], list[str]]:
         children = Path("/proc/self/task").glob("*/children")
-        return set(os.listdir("/proc/self/fd")), [pid for path in children for pid in path.read_text().split()]
+        return {path.name for path in Path("/proc/self/fd").iterdir()}, [
+            pid for path in children for pid in path.read_text().split()
+        ]
 
     Runner(executor, max_concurrency=16).run(specs[:16])
     before = left()

@@ -16,6 +16,9 @@ from attrs import frozen
 import fanout_sync
 
 ROOT = Path(__file__).parents[2]
+STAND_INS = Path(__file__).parent / "stand_ins"
+"""Programs that the examples call, and that a machine need not have."""
+
 PAGES = [ROOT / "README.md", *sorted((ROOT / "docs").rglob("*.md"))]
 END_OF_BLOCK = "\x1e"
 
@@ -94,6 +97,7 @@ def test_python_of_a_page_prints_what_the_page_shows(page: str, tmp_path: Path) 
     done = subprocess.run(
         [sys.executable, "-W", "error", "page.py"],
         cwd=tmp_path,
+        env={**os.environ, "PATH": os.pathsep.join([str(STAND_INS), os.environ["PATH"]])},
         capture_output=True,
         encoding="utf-8",
         timeout=60,

@@ -20,6 +20,7 @@ from .presets.preset import Preset
 __all__ = ["Command"]
 
 Output = Literal["text", "json"] | Callable[[str], Any]
+Argument = str | os.PathLike[str]
 
 
 def _arguments(name: str, value: Any) -> tuple[str, ...]:
@@ -40,18 +41,18 @@ def _arguments(name: str, value: Any) -> tuple[str, ...]:
     return tuple(items)
 
 
-def _argv(value: Any) -> tuple[str, ...]:
+def _argv(value: Iterable[Argument]) -> tuple[str, ...]:
     items = _arguments("argv", value)
     if not items or not items[0]:
         raise OptionError(f"argv of Command must begin with the name of a program, got {describe(value)}")
     return items
 
 
-def _folder(value: Any) -> str | None:
+def _folder(value: Argument | None) -> str | None:
     if value is None:
         return None
     try:
-        path = os.fspath(value)
+        path: Any = os.fspath(value)
     except TypeError:
         path = None
     if not isinstance(path, str) or not path or "\0" in path:
@@ -59,18 +60,19 @@ def _folder(value: Any) -> str | None:
     return path
 
 
-def _variables(value: Any) -> tuple[tuple[str, str | None], ...]:
-    if value is None:
+def _variables(value: Mapping[str, str | None] | None) -> tuple[tuple[str, str | None], ...]:
+    given: Any = value
+    if given is None:
         return ()
-    if not isinstance(value, Mapping):
-        raise OptionError(f"env of Command must map names of variables to str or None, got {describe(value)}")
-    for name, text in value.items():
+    if not isinstance(given, Mapping):
+        raise OptionError(f"env of Command must map names of variables to str or None, got {describe(given)}")
+    for name, text in given.items():
         if not isinstance(name, str) or not name or "=" in name or "\0" in name:
             raise OptionError(f"env of Command must have names of variables as keys, got {describe(name)}")
         if text is not None and (not isinstance(text, str) or "\0" in text):
             got = type(text).__name__  # and not the value, which may be a secret
             raise OptionError(f"env of Command must map {name!r} to a str without NUL characters or None, got a {got}")
-    return tuple(value.items())
+    return tuple(given.items())
 
 
 def _shown_variables(variables: tuple[tuple[str, str | None], ...]) -> str:
@@ -91,23 +93,23 @@ def _a_prompt(_: Any, attribute: Attribute[Any], value: Any) -> None:
     one_of("prompt of Command", value, ("stdin", "argument"))
 
 
-def _extra_args(value: Any) -> tuple[str, ...]:
+def _extra_args(value: Iterable[Argument]) -> tuple[str, ...]:
     return _arguments("extra_args", value)
 
 
-def _most_bytes(value: Any) -> int:
+def _most_bytes(value: int) -> int:
     return positive_int("max_output_bytes of Command", value)
 
 
-def _idle_timeout(value: Any) -> float | None:
+def _idle_timeout(value: float | None) -> float | None:
     return None if value is None else positive_seconds("idle_timeout of Command", value)
 
 
-def _exit_grace(value: Any) -> float:
+def _exit_grace(value: float) -> float:
     return not_negative_seconds("exit_grace of Command", value)
 
 
-def _start_interval(value: Any) -> float:
+def _start_interval(value: float) -> float:
     return not_negative_seconds("start_interval of Command", value)
 
 
@@ -167,32 +169,32 @@ class Command:
             raise OptionError(f"answer of Command must be a path such as 'result.text', got {describe(value)}")
 
     @classmethod
-    def claude(cls, model: str | None = None, *, extra_args: Iterable[str] = (), **options: Any) -> Command:
+    def claude(cls, model: str | None = None, *, extra_args: Iterable[Argument] = (), **options: Any) -> Command:
         """Return the command that runs Claude Code; `options` are other arguments of `Command`."""
         return cls._of("claude", model, extra_args, options)
 
     @classmethod
-    def codex(cls, model: str | None = None, *, extra_args: Iterable[str] = (), **options: Any) -> Command:
+    def codex(cls, model: str | None = None, *, extra_args: Iterable[Argument] = (), **options: Any) -> Command:
         """Return the command that runs Codex; `options` are other arguments of `Command`."""
         return cls._of("codex", model, extra_args, options)
 
     @classmethod
-    def gemini(cls, model: str | None = None, *, extra_args: Iterable[str] = (), **options: Any) -> Command:
+    def gemini(cls, model: str | None = None, *, extra_args: Iterable[Argument] = (), **options: Any) -> Command:
         """Return the command that runs Gemini CLI; `options` are other arguments of `Command`."""
         return cls._of("gemini", model, extra_args, options)
 
     @classmethod
-    def opencode(cls, model: str | None = None, *, extra_args: Iterable[str] = (), **options: Any) -> Command:
+    def opencode(cls, model: str | None = None, *, extra_args: Iterable[Argument] = (), **options: Any) -> Command:
         """Return the command that runs OpenCode; `options` are other arguments of `Command`."""
         return cls._of("opencode", model, extra_args, options)
 
     @classmethod
-    def copilot(cls, model: str | None = None, *, extra_args: Iterable[str] = (), **options: Any) -> Command:
+    def copilot(cls, model: str | None = None, *, extra_args: Iterable[Argument] = (), **options: Any) -> Command:
         """Return the command that runs GitHub Copilot CLI; `options` are other arguments of `Command`."""
         return cls._of("copilot", model, extra_args, options)
 
     @classmethod
-    def _of(cls, name: str, model: str | None, extra_args: Iterable[str], options: Mapping[str, Any]) -> Command:
+    def _of(cls, name: str, model: str | None, extra_args: Iterable[Argument], options: Mapping[str, Any]) -> Command:
         refuse_unknown(f"Command.{name}()", options, _PRESET_OPTIONS)
         given: Any = model
         if given is not None and (not isinstance(given, str) or not given):

@@ -49,22 +49,31 @@ def concluded(
     if isinstance(output, LineOutput):
         outcome = _completed(spec, answer)
     elif command.output == "json":
-        try:
-            found = answer_in_json(output.stdout.text(), command.answer, masker)
-        except AnswerNotFound as error:
-            if output.stdout.is_empty:
-                raise _no_answer(command, status, output) from None
-            cut = f" (it was longer than max_output_bytes={command.max_output_bytes})" if output.stdout.is_cut else ""
-            return InvalidOutcome.because(spec, masker(f"{command.name}: {error}{cut}"), output.masked_stdout())
-        outcome = _completed(spec, found)
+        outcome = _of_json(command, spec, output, masker)
     elif command.output == "text":
-        outcome = _completed(spec, Answer(output.masked_stdout().rstrip("\r\n")))
+        outcome = StepOutcome.completed(spec, output.masked_stdout().rstrip("\r\n"))
     else:
         assert callable(command.output)
         outcome = outcome_of(spec, command.output(output.masked_stdout()))
     if outcome.success and outcome.structured is None and not outcome.output.strip():
-        raise _no_answer(command, status, output)
+        raise _no_answer(command, output)
     return outcome
+
+
+def _of_json(command: Command, spec: AgentStepSpec, output: WholeOutput, masker: Masker) -> StepOutcome:
+    """Return the outcome of a program that writes JSON; it is invalid without an answer that an outcome can hold."""
+    if output.stdout.is_empty:
+        raise _no_answer(command, output)
+    try:
+        outcome = _completed(spec, answer_in_json(output.stdout.text(), command.answer, masker))
+    except AnswerNotFound as error:
+        cut = f" (it was longer than max_output_bytes={command.max_output_bytes})" if output.stdout.is_cut else ""
+        reason = masker(f"{command.name}: {error}{cut}")
+    else:
+        if not isinstance(outcome, InvalidOutcome):
+            return outcome
+        reason = outcome.reason
+    return InvalidOutcome.because(spec, reason, output.masked_stdout())
 
 
 def _completed(spec: AgentStepSpec, answer: Answer) -> StepOutcome:
@@ -133,7 +142,7 @@ def _signal_name(number: int) -> str:
         return f"signal {number}"
 
 
-def _no_answer(command: Command, status: int | None, output: WholeOutput) -> ProgramFailed:
+def _no_answer(command: Command, output: WholeOutput) -> ProgramFailed:
     return _failure(f"{command.name} has ended with exit status 0, but without an answer", command, 0, output)
 
 

@@ -62,6 +62,10 @@ class CommandExecutor(AgentExecutor):
     def concurrency_hint(self) -> int:
         return self._concurrency
 
+    def _unsupported(self, spec: AgentStepSpec) -> str | None:
+        command = self._commands.get(spec.agent)
+        return None if command is None or command._preset is None else command._preset.unsupported(spec)
+
     def setup(self) -> None:
         self._programs.add_user()
 
