@@ -16,7 +16,7 @@ from loopback_only import why_not
 from real_agents import ALLOWS_THE_SHELL, MODELS, NAMES, Agent, prepare
 from scripts import SEARCHED
 
-from fanout_sync import AgentStepSpec, EventChannel, Retry
+from fanout_sync import AgentStepSpec, EventChannel, InputError, Retry
 from fanout_sync.events.types import TextDelta, ToolEnd, ToolStart
 
 pytestmark = [
@@ -156,16 +156,16 @@ def test_a_schema(agent: Agent, backend: str) -> None:
 def test_a_cap_on_turns(agent: Agent, backend: str) -> None:
     """A program that has one stops there, and any other is not started."""
     spec = AgentStepSpec("t0", "a", "a step", "[[loop]] please", max_steps=2)
-    extra_args = ALLOWS_THE_SHELL.get(agent.name, [])
-    run = agent.run_specs([spec], backend=backend, extra_args=extra_args, retry=Retry(attempts=2, on_failure=True))
-    if agent.name in ("claude", "gemini"):
-        assert (run.records[0].status, len(run.records[0].attempts)) == ("failed", 1)
-        assert "a cap is reached" in run[0].output
-        assert agent.provider.asked["loop"] == 2
-    else:
-        assert run.records[0].status == "invalid"
-        assert f"{agent.name} has no cap on turns (max_steps=2)" in run[0].output
+    options = {"extra_args": ALLOWS_THE_SHELL.get(agent.name, []), "retry": Retry(attempts=2, on_failure=True)}
+    if agent.name not in ("claude", "gemini"):
+        with pytest.raises(InputError, match=rf"{agent.name} has no cap on turns \(max_steps=2\)"):
+            agent.run_specs([spec], backend=backend, **options)
         assert not agent.provider.asked
+        return
+    run = agent.run_specs([spec], backend=backend, **options)
+    assert (run.records[0].status, len(run.records[0].attempts)) == ("failed", 1)
+    assert "a cap is reached" in run[0].output
+    assert agent.provider.asked["loop"] == 2
 
 
 @backends

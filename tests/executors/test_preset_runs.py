@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import re
 from pathlib import Path
 from typing import Any
 
@@ -11,7 +12,7 @@ import pytest
 from preset_samples import FOLDER, NAMES, exit_status_of
 from programs import own_backends, run_command, spec_for
 
-from fanout_sync import Command, CommandExecutor, OptionError, Retry, Run, Runner
+from fanout_sync import Command, CommandExecutor, InputError, OptionError, Retry, Run, Runner
 
 ANSWERS = {"claude": "claude-stream-tool", "codex": "codex-tool", "gemini": "gemini-stream-tool"}
 ANSWERS |= {"opencode": "opencode-tool", "copilot": "copilot-tool"}
@@ -126,11 +127,15 @@ def test_each_of_the_programs_that_run_at_once_has_a_folder_of_its_own(
 
 @pytest.mark.parametrize("name", ["codex", "opencode", "copilot"])
 def test_a_step_that_asks_for_a_cap_is_refused(name: str, programs: Path) -> None:
-    """The program is not started for it."""
+    """A list of steps is refused before the first one; from any other input the step is invalid."""
     prints(programs, name, ANSWERS[name])
-    done = run_command(getattr(Command, name)(), spec_for(max_steps=3))
+    runner = Runner(CommandExecutor({"a": getattr(Command, name)()}))
+    told = rf"{name} has no cap on turns \(max_steps=3\)"
+    with pytest.raises(InputError, match=told):
+        runner.run([spec_for(max_steps=3)])
+    done = runner.run(iter([spec_for(max_steps=3)]))
     assert done.records[0].status == "invalid"
-    assert f"{name} has no cap on turns (max_steps=3)" in done[0].output
+    assert re.match(told, done[0].output)
     assert not (programs.parent / f"{name}.starts").exists()
 
 

@@ -14,7 +14,9 @@ LONGEST_MESSAGE = 1000
 
 _ANY_CASE = re.IGNORECASE
 
-_STATUS = re.compile(r"(?:\bstatus(?: code)?|\bHTTP|\brejected|\bAPI Error|\blast error|^)\W{0,3}([45]\d\d)\b", _ANY_CASE)
+_STATUS = re.compile(
+    r"(?:\bstatus(?: code)?|\bHTTP|\brejected|\bAPI Error|\blast error|^)\W{0,3}([45]\d\d)\b", _ANY_CASE
+)
 """The status of a server in the message of a program."""
 
 _WAIT = re.compile(
