@@ -170,27 +170,76 @@ class Command:
 
     @classmethod
     def claude(cls, model: str | None = None, *, extra_args: Iterable[Argument] = (), **options: Any) -> Command:
-        """Return the command that runs Claude Code; `options` are other arguments of `Command`."""
+        """Return the command that runs Claude Code.
+
+        It is `claude -p` with JSON lines. `max_steps` is `--max-turns`, and `output_schema` is `--json-schema`. Own
+        retries are off. If the environment has the login, such as `ANTHROPIC_API_KEY`, each of the programs that run
+        at once has a configuration folder of its own, with links to your settings; a login by `/login` is shared.
+
+        Args:
+            model: The model; by default the one that the program's settings name.
+            extra_args: More arguments of the program.
+            options: `cwd`, `env`, `max_output_bytes`, `idle_timeout`, `exit_grace` and `start_interval` of `Command`.
+        """
         return cls._of("claude", model, extra_args, options)
 
     @classmethod
     def codex(cls, model: str | None = None, *, extra_args: Iterable[Argument] = (), **options: Any) -> Command:
-        """Return the command that runs Codex; `options` are other arguments of `Command`."""
+        """Return the command that runs Codex.
+
+        It is `codex exec` with JSON lines. `output_schema` is `--output-schema`; `max_steps` is refused. It saves no
+        session, and reads only, unless `extra_args` has `-s workspace-write`. Own retries can only be set in its
+        `config.toml`.
+
+        Args:
+            model: The model; by default the one that the program's settings name.
+            extra_args: More arguments of the program.
+            options: `cwd`, `env`, `max_output_bytes`, `idle_timeout`, `exit_grace` and `start_interval` of `Command`.
+        """
         return cls._of("codex", model, extra_args, options)
 
     @classmethod
     def gemini(cls, model: str | None = None, *, extra_args: Iterable[Argument] = (), **options: Any) -> Command:
-        """Return the command that runs Gemini CLI; `options` are other arguments of `Command`."""
+        """Return the command that runs Gemini CLI.
+
+        It is `gemini` with JSON lines. Each of the programs that run at once has a home of its own, with links to
+        yours, the login included, in whose settings own retries are off and `max_steps` is the cap on turns. An
+        `output_schema` is put below the prompt.
+
+        Args:
+            model: The model; by default the one that the program's settings name.
+            extra_args: More arguments of the program.
+            options: `cwd`, `env`, `max_output_bytes`, `idle_timeout`, `exit_grace` and `start_interval` of `Command`.
+        """
         return cls._of("gemini", model, extra_args, options)
 
     @classmethod
     def opencode(cls, model: str | None = None, *, extra_args: Iterable[Argument] = (), **options: Any) -> Command:
-        """Return the command that runs OpenCode; `options` are other arguments of `Command`."""
+        """Return the command that runs OpenCode.
+
+        It is `opencode run` with JSON lines. Each of the programs that run at once has a database of its own.
+        `max_steps` is refused; an `output_schema` is put below the prompt. Own retries cannot be switched off.
+
+        Args:
+            model: The model; by default the one that the program's settings name.
+            extra_args: More arguments of the program.
+            options: `cwd`, `env`, `max_output_bytes`, `idle_timeout`, `exit_grace` and `start_interval` of `Command`.
+        """
         return cls._of("opencode", model, extra_args, options)
 
     @classmethod
     def copilot(cls, model: str | None = None, *, extra_args: Iterable[Argument] = (), **options: Any) -> Command:
-        """Return the command that runs GitHub Copilot CLI; `options` are other arguments of `Command`."""
+        """Return the command that runs GitHub Copilot CLI.
+
+        It is `copilot` with JSON lines and with all tools allowed, because it would ask a person otherwise.
+        `max_steps` is refused; an `output_schema` is put below the prompt. It is ended when it goes on retrying a
+        refused request for `exit_grace` seconds.
+
+        Args:
+            model: The model; by default the one that the program's settings name.
+            extra_args: More arguments of the program.
+            options: `cwd`, `env`, `max_output_bytes`, `idle_timeout`, `exit_grace` and `start_interval` of `Command`.
+        """
         return cls._of("copilot", model, extra_args, options)
 
     @classmethod

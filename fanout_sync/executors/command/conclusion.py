@@ -94,7 +94,8 @@ def _failed(
     status: int | None,
     output: WholeOutput,
 ) -> StepOutcome:
-    error = _failure(failure.message, command, status or 0, output)
+    # The reader of the preset has read stdout, which is no text for people.
+    error = ProgramFailed(failure.message, status or 0, command.name, "", output.masked_stderr())
     if failure.kind == "rate_limited":
         raise RetryAfter(_wait_s(failure)) from error
     if failure.kind in ("overloaded", "network", "program"):

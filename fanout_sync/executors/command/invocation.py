@@ -64,12 +64,13 @@ def invocation_of(command: Command, spec: AgentStepSpec, schema_file: str | None
         arguments += [filled(argument, spec, schema_file) for argument in command.extra_args]
     except MissingValue as missing:
         raise Unsuitable(str(missing)) from None
+    prompt = spec.prompt if preset is None else preset.prompt_of(spec)
     has_prompt = any("prompt" in placeholders_in(argument) for argument in (*command.argv, *command.extra_args))
     if command.prompt == "argument" and not has_prompt:
-        arguments.append(spec.prompt)
+        arguments.append(prompt)
     for argument in arguments:
         _check(argument)
-    return Invocation(arguments, b"" if has_prompt or command.prompt == "argument" else _encoded(spec.prompt))
+    return Invocation(arguments, b"" if has_prompt or command.prompt == "argument" else _encoded(prompt))
 
 
 def refusal_of(command: Command, spec: AgentStepSpec) -> str | None:
@@ -126,8 +127,8 @@ def schema_file(command: Command, spec: AgentStepSpec) -> Iterator[str | None]:
 
 
 @contextlib.contextmanager
-def environment_of(command: Command, folders: PrivateFolders) -> Iterator[dict[str, str]]:
-    """Yield all environment variables of a program.
+def environment_of(command: Command, spec: AgentStepSpec, folders: PrivateFolders) -> Iterator[dict[str, str]]:
+    """Yield all environment variables of a program for `spec`.
 
     Raises:
         OSError: Its private folder cannot be made.
@@ -137,9 +138,8 @@ def environment_of(command: Command, folders: PrivateFolders) -> Iterator[dict[s
     with contextlib.ExitStack() as stack:
         if preset is not None:
             environment.update(preset.environment())
-            variable = preset.private_folder_variable()
-            if variable is not None and variable not in own:
-                environment[variable] = stack.enter_context(folders.one())
+            so_far = changed(environment, own)
+            environment.update(preset.private_variables(spec, so_far, lambda: stack.enter_context(folders.one())))
         yield changed(environment, own)
 
 

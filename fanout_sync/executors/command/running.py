@@ -55,7 +55,7 @@ def _run(
     with (
         programs.one_more() as (mark, folders),
         schema_file(command, spec) as schema_path,
-        environment_of(command, folders) as environment,
+        environment_of(command, spec, folders) as environment,
     ):
         invocation = invocation_of(command, spec, schema_path)
         masker = Masker(secrets_in(environment))

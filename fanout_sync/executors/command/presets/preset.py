@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable, Mapping
 from typing import Literal, Protocol
 
 from ....events.types import Event
@@ -70,12 +70,22 @@ class Preset(Protocol):
     def environment(self) -> dict[str, str]:
         """Return the environment variables to set, unless `env` of the command sets them."""
 
-    def private_folder_variable(self) -> str | None:
-        """Return the variable that names the configuration folder; `None` if programs that run at once may share it.
+    def private_variables(
+        self, spec: AgentStepSpec, environment: Mapping[str, str], folder: Callable[[], str]
+    ) -> dict[str, str]:
+        """Return the variables that give the program a folder of its own; empty if programs that run at once share one.
 
-        Each of the programs that run at once gets a folder of its own. It is `None` as well where a program with a
-        folder of its own would not find its login.
+        It is empty as well where a program with a folder of its own would not find its login.
+
+        Args:
+            spec: The step.
+            environment: All variables that the program has so far, those of `env` included.
+            folder: Returns the path of a folder that no other program uses meanwhile. An earlier program may have used
+                it.
         """
+
+    def prompt_of(self, spec: AgentStepSpec) -> str:
+        """Return the prompt as the program gets it."""
 
     def unsupported(self, spec: AgentStepSpec) -> str | None:
         """Return what `spec` asks for that the program cannot do; `None` if it can do it all."""
