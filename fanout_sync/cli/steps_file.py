@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, BinaryIO, cast
 from ..engine.input import Rereadable
 from ..errors import OptionError, WireError
 from ..records.steps import AgentStepSpec
-from ..wire.jsonl import read_specs
+from ..wire.jsonl import checked_specs
 
 if TYPE_CHECKING:
     from ..journal.run_journal import RunJournal
@@ -49,15 +49,18 @@ class StepsFile(Rereadable):
         except OSError as error:
             raise self._unreadable(error) from None
 
-    def count(self) -> int:
+    def count(self, check: Callable[[AgentStepSpec], object] | None = None) -> int:
         """Read all steps once and return how many there are.
+
+        Args:
+            check: Called with each; it raises a `WireError` for what is wrong with it.
 
         Raises:
             WireError: A line is not a step; its number and the field at fault are named.
             OptionError: The file cannot be read.
         """
         try:
-            return sum(1 for _ in self._read())
+            return sum(1 for _ in self._read(check))
         except OSError as error:
             raise self._unreadable(error) from None
 
@@ -109,9 +112,9 @@ class StepsFile(Rereadable):
     ) -> None:
         self._file.close()
 
-    def _read(self) -> Iterator[AgentStepSpec]:
+    def _read(self, check: Callable[[AgentStepSpec], object] | None = None) -> Iterator[AgentStepSpec]:
         try:
-            yield from read_specs(self._file)
+            yield from checked_specs(self._file, check)
         except WireError as error:
             raise WireError(error.reason, error.field, self.name, error.line) from None
 

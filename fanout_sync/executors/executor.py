@@ -5,10 +5,12 @@ from __future__ import annotations
 import abc
 import inspect
 import logging
-from collections.abc import Awaitable
+from collections.abc import Awaitable, Callable
+from typing import Any
 
 from ..checks import flag
 from ..events.senders import EventSender
+from ..records.status import StepError
 from ..records.steps import AgentStepSpec, StepOutcome
 
 __all__ = ["DEFAULT_MAX_PARALLEL_TASKS", "AgentExecutor"]
@@ -72,6 +74,33 @@ class AgentExecutor(abc.ABC):
 
         Called in the caller's thread, before each attempt; `math.inf` means no limit.
         """
+        return None
+
+    def repair(self, spec: AgentStepSpec, outcome: StepOutcome, errors: list[str]) -> StepOutcome:
+        """Return a better outcome than one that does not fit the `output_schema` of its spec. Plain or `async def`.
+
+        Called in the worker and the attempt of the step, at most twice, so the time it takes counts, and
+        `current_step()` is still the step. An executor that does not override this is not asked.
+
+        Args:
+            spec: What was run.
+            outcome: What came of it: a successful outcome whose `structured`, or whose `output` if that is `None`, does
+                not fit. The second time, what `repair` returned the first time.
+            errors: Up to ten things that are wrong with it, each as `"path: message"`, such as
+                `"$.items[0].price: 'ten' is not of type 'number'"`.
+
+        Returns:
+            An outcome, or an awaitable of it. If it does not fit either, or has failed, the step is `invalid`, and has
+            the text of the outcome that `execute_step` returned. If this method raises, so has the step.
+        """
+        return outcome
+
+    def _repair(self) -> Callable[[AgentStepSpec, StepOutcome, list[str]], Any] | None:
+        """Return its `repair`; `None` if it has none of its own."""
+        return None if getattr(self.repair, "__func__", None) is AgentExecutor.repair else self.repair
+
+    def _output_of(self, error: StepError) -> str | None:
+        """Return the output of a step that has raised an error; `None` if it is just the error."""
         return None
 
     def _runs_in_event_loop(self) -> bool:
