@@ -102,7 +102,7 @@ def _converter() -> Any:
 def _read_at(key: str | int, value: Json, kind: Any) -> Any:
     """Read a field or an item; its errors have the way to it."""
     try:
-        return _converter().structure(value, kind)
+        return _converter().structure(value, without_wrapping(kind))
     except WireError as error:
         raise WireError(error.reason, _step(key) + error.field) from None
 
@@ -174,7 +174,7 @@ def _read_mapping(value: Json, kind: Any) -> dict[str, Any]:
 
 def _read_union(value: Json, kind: Any) -> Any:
     """Read what the first type takes; of several classes, one that knows the most fields of the value goes first."""
-    members = union_of(kind) or ()
+    members = [without_wrapping(member) for member in union_of(kind) or ()]
     closest = unexpected(shortened(" or ".join(map(name_of, members)), 200), value)
     for member in sorted(members, key=lambda member: -_fields_known(member, value)):
         try:
@@ -186,7 +186,6 @@ def _read_union(value: Json, kind: Any) -> Any:
 
 
 def _fields_known(kind: Any, value: Json) -> int:
-    kind = without_wrapping(kind)
     if not is_record(kind) or not isinstance(value, dict):
         return 0
     return sum(field.name in value for field in _fields_of(kind))

@@ -10,7 +10,7 @@ import functools
 import sys
 from collections import UserString, deque
 from collections.abc import Callable, Iterable, Mapping, Sequence, Set, ValuesView
-from datetime import time, timedelta
+from datetime import date, time, timedelta
 from decimal import Decimal
 from pathlib import PurePath
 from typing import Any
@@ -108,6 +108,7 @@ def _converter() -> Any:
     hooks: dict[type, Callable[[Any], Any]] = {
         **dict.fromkeys(BYTES, _text_or_bytes),
         **dict.fromkeys((Decimal, UUID, PurePath, UserString), str),
+        date: date.isoformat,
         time: time.isoformat,
         timedelta: timedelta.total_seconds,
     }
