@@ -40,7 +40,7 @@ def run_attempt(
     forks_before = forks.count
     spec, index, attempt, _, deadline, _, _ = step
     note = ""
-    error = retry_in = retry_after = None
+    checked = error = retry_in = retry_after = None
     running_step.set(step)
     started = time()
     began = perf_counter()
@@ -48,7 +48,7 @@ def run_attempt(
         if spec.output_schema is not None:
             from .structured.checked import Checked  # imported lazily: slow, and most specs have no schema
 
-            executor = Checked(executor, step)
+            executor = checked = Checked(executor, step)
         outcome = executor.execute_step(spec, event_tx)
         if type(outcome) is not StepOutcome and inspect.isawaitable(outcome):
             from .async_code import complete  # imported lazily: slow, and few executors are async
@@ -72,7 +72,8 @@ def run_attempt(
     if is_late:
         return timed_out(step, started, duration_s, worker, note)
     if error is not None:
-        report = failure(index, spec, "raised", error, started, duration_s, worker, executor._output_of(error))
+        output = None if checked is None else checked.output_of(error)
+        report = failure(index, spec, "raised", error, started, duration_s, worker, output)
         report.retry_in, report.retry_after = retry_in, retry_after
         return report
     outcome, invalid = carried(spec, outcome)

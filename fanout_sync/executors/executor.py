@@ -5,12 +5,10 @@ from __future__ import annotations
 import abc
 import inspect
 import logging
-from collections.abc import Awaitable, Callable
-from typing import Any
+from collections.abc import Awaitable
 
 from ..checks import flag
 from ..events.senders import EventSender
-from ..records.status import StepError
 from ..records.steps import AgentStepSpec, StepOutcome
 
 __all__ = ["DEFAULT_MAX_PARALLEL_TASKS", "AgentExecutor"]
@@ -94,14 +92,6 @@ class AgentExecutor(abc.ABC):
             the text of the outcome that `execute_step` returned. If this method raises, so has the step.
         """
         return outcome
-
-    def _repair(self) -> Callable[[AgentStepSpec, StepOutcome, list[str]], Any] | None:
-        """Return its `repair`; `None` if it has none of its own."""
-        return None if getattr(self.repair, "__func__", None) is AgentExecutor.repair else self.repair
-
-    def _output_of(self, error: StepError) -> str | None:
-        """Return the output of a step that has raised an error; `None` if it is just the error."""
-        return None
 
     def _runs_in_event_loop(self) -> bool:
         """Return whether all its steps do, being async: then its hooks are called in the thread of the loop, too."""

@@ -3,13 +3,16 @@
 from __future__ import annotations
 
 import asyncio
+import multiprocessing
 import os
 import subprocess
 import sys
 import threading
 import warnings
 from collections.abc import Callable
+from concurrent.futures import ProcessPoolExecutor
 from typing import Any
+from unittest.mock import create_autospec
 
 import attrs
 import pytest
@@ -22,6 +25,7 @@ from fanout_sync import (
     EventSender,
     FunctionExecutor,
     MemoryJournal,
+    OptionError,
     Retry,
     RetryAfter,
     Run,
@@ -351,6 +355,35 @@ def test_a_worker_may_die_in_a_repair(ledger: Ledger) -> None:
 
     run = Runner(Dying(), backend="process").run([spec_of("no", task_id="t0"), spec_of(ADA_TEXT, task_id="t1")])
     assert [record.status for record in run.records] == ["crashed", "succeeded"]
+
+
+@pytest.mark.parametrize("repair", [lambda spec, outcome: outcome, "text"])
+def test_a_repair_that_cannot_be_called_is_refused(repair: Any) -> None:
+    """The error comes before anything runs, as for the other methods of an executor."""
+    executor: Any = Echo()
+    executor.repair = repair
+    with pytest.raises(OptionError, match=r"repair of Echo must take \(self, spec, outcome, errors\), but it"):
+        Runner(executor)
+
+
+def test_an_imitation_of_an_executor_may_raise() -> None:
+    """What `create_autospec` makes of a class is an executor like any other."""
+    imitation = create_autospec(Echo, instance=True)
+    imitation.thread_safe = True
+    imitation.concurrency_hint.return_value = 2
+    imitation.timeout_for.return_value = None
+    imitation.execute_step.side_effect = [ValueError("no"), StepOutcome("t1", "s", "a", ADA_TEXT, True)]
+    run = Runner(imitation, max_concurrency=1).run([spec_of("", None, "t0"), spec_of("", SCHEMA, "t1")])
+    assert (run[0].output, run[1].structured) == ("ValueError: no", ADA)
+
+
+def test_processes_of_a_pool_check_it_too() -> None:
+    """Answers, repairs and schemas that are none, in processes of a pool of the caller's."""
+    specs = [spec_of(ADA_TEXT, task_id="t0"), spec_of("no", task_id="t1"), spec_of("", {"type": "strng"}, "t2")]
+    with ProcessPoolExecutor(1, mp_context=multiprocessing.get_context("spawn")) as pool:
+        run = Runner(AsyncAgent(), backend=pool).run(specs)
+    assert [outcome.structured for outcome in run] == [ADA, ADA, None]
+    assert [record.status for record in run.records] == ["succeeded", "succeeded", "invalid"]
 
 
 # --- schemas that are none ----------------------------------------------------------------------------------------

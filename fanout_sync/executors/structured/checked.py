@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import inspect
 import os
+from collections.abc import Callable
 from typing import Any
 
 from attrs import evolve
@@ -80,13 +81,18 @@ class Checked(AgentExecutor):
         answer, errors = _checked(outcome, schema)
         return self._repaired(outcome, errors, schema) if errors else answer
 
-    def _output_of(self, error: StepError) -> str | None:
+    def output_of(self, error: StepError) -> str | None:
+        """Return the output of a step that has raised an error, with what `execute_step` had returned.
+
+        Returns:
+            `None` if it had returned nothing.
+        """
         return None if self._original is None else f"{error}\n{_kept(self._original)}"
 
     def _repaired(self, original: StepOutcome, errors: list[str], schema: CompiledSchema) -> StepOutcome:
         """Return an outcome of the executor's `repair` that fits; if there is none, the original one as invalid."""
         spec, _, _, _, deadline, stop, _ = self._step
-        repair, should_stop = self._executor._repair(), Cancelled(stop, deadline)
+        repair, should_stop = _repair_of(self._executor), Cancelled(stop, deadline)
         outcome = original
         reason = first_reason = STRUCTURED_FAILED + _joined(errors)
         repairs = 0
@@ -114,6 +120,11 @@ class Checked(AgentExecutor):
         if self._forks != forks.count:  # a child that the step has forked: the step belongs to the parent
             os._exit(0)
         return outcome
+
+
+def _repair_of(executor: AgentExecutor) -> Callable[[AgentStepSpec, StepOutcome, list[str]], Any] | None:
+    """Return the `repair` of an executor; `None` if it has none of its own."""
+    return None if getattr(executor.repair, "__func__", None) is AgentExecutor.repair else executor.repair
 
 
 def _checked(outcome: StepOutcome, schema: CompiledSchema) -> tuple[StepOutcome, list[str]]:

@@ -102,6 +102,8 @@ def _compiled(text: str) -> CompiledSchema | str:
         return str(fault)
     except SchemaError as error:
         return _line(error)
+    except MemoryError:  # which is no fault of the schema
+        raise
     except RecursionError:
         return "it is nested too deeply, or refers to itself without end"
     except Exception as error:  # of a library, about a schema that nobody has thought of
