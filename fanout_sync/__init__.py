@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 from .records.display import DisplayedRecord
 from .records.steps import WireRecord
+from .wire.classes import UserClasses
 from .wire.codec import RecordCodec
 
 if TYPE_CHECKING:  # the same modules as below, for type checkers; each says in its `__all__` what it offers
@@ -43,6 +44,7 @@ if TYPE_CHECKING:  # the same modules as below, for type checkers; each says in 
     from .runner.fanout import *
     from .runner.functions import *
     from .runner.runner import *
+    from .wire.class_schema import *
     from .wire.jsonl import *
 
     __version__: str
@@ -80,6 +82,7 @@ _NAMES_BY_MODULE = {
     "runner.fanout": "fanout_map fanout_stream",
     "runner.functions": "execute_loop execute_pipeline execute_steps_parallel execute_steps_parallel_resumable",
     "runner.runner": "Runner",
+    "wire.class_schema": "schema_of",
     "wire.jsonl": "read_specs write_outcomes",
 }
 _MODULE_OF = {name: module for module, names in _NAMES_BY_MODULE.items() for name in names.split()}
@@ -93,6 +96,7 @@ def _html_of(record: Any) -> str:
 
 # Set here, because records/ must not import wire/ and results/.
 WireRecord.codec = RecordCodec()
+WireRecord.classes = UserClasses()
 DisplayedRecord.html_of = _html_of
 
 

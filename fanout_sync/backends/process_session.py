@@ -6,11 +6,12 @@ from collections import deque
 from collections.abc import Callable
 from queue import Empty, SimpleQueue
 
-from ..errors import ExecutorNotPicklable, WireError
+from ..errors import ExecutorNotPicklable
 from ..records.report import Report, failure
 from ..records.status import StepError
 from ..records.steps import AgentStepSpec
 from ..wire.item_spec import ItemSpec
+from ..wire.schema_text import NotASchema
 from ..workers.lanes import Lanes
 from ..workers.loss import Lost
 from ..workers.messages import pack_item_step, pack_step, read_report
@@ -42,9 +43,11 @@ class ProcessSession(Session):
         except ItemNotPicklable as error:
             self._refused.append(failure(index, spec, "invalid", StepError("InvalidItem", str(error))))
             return
-        except Exception as error:  # WireError, or MemoryError, or an error from a class of the caller
-            reason = error if isinstance(error, WireError) else StepError.of(error)
-            refusal = StepError("InvalidSpec", f"the spec cannot be sent to a worker: {reason}")
+        except NotASchema as fault:
+            self._refused.append(failure(index, spec, "invalid", fault.error))
+            return
+        except Exception as error:  # such as MemoryError
+            refusal = StepError("InvalidSpec", f"the spec cannot be sent to a worker: {StepError.of(error)}")
             self._refused.append(failure(index, spec, "invalid", refusal))
             return
         self._specs[index] = spec

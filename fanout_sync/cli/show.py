@@ -9,6 +9,7 @@ import click
 
 from ..errors import OptionError
 from ..formatting import did_you_mean
+from ..records.report import reason_in
 from .lines_file import lines_to
 from .output import print_table, shown, write_line
 from .same_file import JournalFile, refuse_same_file
@@ -76,7 +77,7 @@ def _step_row(record: JournalRecord) -> tuple[str, ...]:
         record.status,
         UNKNOWN if record.duration_s is None else f"{record.duration_s:.1f} s",
         str(len(record.attempts)) if record.attempts else UNKNOWN,
-        "" if outcome.success else shown(outcome.output),
+        "" if outcome.success else shown(reason_in(outcome.output)),
     )
 
 

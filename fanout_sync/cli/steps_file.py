@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, BinaryIO, cast
 from ..engine.input import Rereadable
 from ..errors import OptionError, WireError
 from ..records.steps import AgentStepSpec
-from ..wire.jsonl import read_specs
+from ..wire.jsonl import checked_specs
 
 if TYPE_CHECKING:
     from ..journal.run_journal import RunJournal
@@ -32,7 +32,8 @@ class StepsFile(Rereadable):
 
     Args:
         path: The file; `"-"` is the standard input.
-        read: Makes steps of what is in the file; its `WireError` needs to have no more than the line.
+        read: Makes steps of what is in the file; its `WireError` needs to have no more than the line. By default the
+            file has specs as JSON Lines.
 
     Attributes:
         name: The name of the file, for messages.
@@ -43,7 +44,7 @@ class StepsFile(Rereadable):
 
     journal: RunJournal | None = None
 
-    def __init__(self, path: str, read: Callable[[BinaryIO], Iterator[AgentStepSpec]] = read_specs) -> None:
+    def __init__(self, path: str, read: Callable[[BinaryIO], Iterator[AgentStepSpec]] | None = None) -> None:
         self._read_from = read
         self.name = "<stdin>" if path == "-" else path
         self._is_stdin = path == "-"
@@ -56,8 +57,11 @@ class StepsFile(Rereadable):
         except OSError as error:
             raise self._unreadable(error) from None
 
-    def count(self) -> int:
+    def count(self, check: Callable[[AgentStepSpec], object] | None = None) -> int:
         """Read all steps once and return how many there are.
+
+        Args:
+            check: Called with each; it raises a `WireError` for what is wrong with it.
 
         Raises:
             WireError: A line is not a step; its number and the field at fault are named.
@@ -65,7 +69,7 @@ class StepsFile(Rereadable):
         """
         count = 0
         try:
-            for spec in self._read():
+            for spec in self._read(check):
                 self.agents.add(spec.agent)
                 count += 1
         except OSError as error:
@@ -120,9 +124,12 @@ class StepsFile(Rereadable):
     ) -> None:
         self._file.close()
 
-    def _read(self) -> Iterator[AgentStepSpec]:
+    def _read(self, check: Callable[[AgentStepSpec], object] | None = None) -> Iterator[AgentStepSpec]:
         try:
-            yield from self._read_from(self._file)
+            if self._read_from is None:
+                yield from checked_specs(self._file, check)
+            else:  # prompts have nothing to check
+                yield from self._read_from(self._file)
         except WireError as error:
             raise WireError(error.reason, error.field, self.name, error.line) from None
 

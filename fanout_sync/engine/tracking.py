@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Protocol, TypeVar
 from attrs import define
 
 from .. import forks
-from ..records.report import Report
+from ..records.report import Report, reason_in
 from ..records.steps import AgentStepSpec
 from ..records.usage import Usage
 from ..results.failures import FailureGroups, first_line
@@ -149,7 +149,7 @@ class Tracker:
         elif not (outcome := report.outcome).success:
             self._failed += 1
             if self._failures is not None:
-                self._failures.add(outcome.task_id, outcome.agent, "", outcome.output[:MAX_REASON_READ])
+                self._failures.add(outcome.task_id, outcome.agent, "", reason_in(outcome.output)[:MAX_REASON_READ])
         if report.journalled is not None:
             self._reused += 1
 

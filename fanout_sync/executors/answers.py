@@ -56,6 +56,12 @@ class RefusedStep(InvalidOutcome):
     __slots__ = ()
 
 
+class SchemaFault(RefusedStep):
+    """The failed outcome of a step that was not run, because the `output_schema` of its spec is no JSON Schema."""
+
+    __slots__ = ()
+
+
 class FinalOutcome(StepOutcome):
     """A failed outcome that no other attempt would change, such as after a wrong key: `retry` does not cover it."""
 
@@ -119,6 +125,39 @@ def _fault_of_type(value: Any) -> str | None:
     if isinstance(value, (Iterator, AsyncIterator)):
         return "an iterator is not read: return a list of its items"
     return "a spec is no answer" if isinstance(value, AgentStepSpec) else None
+
+
+def carried(spec: AgentStepSpec, outcome: Any) -> tuple[Any, InvalidOutcome | None]:
+    """Return the outcome that a step returned, with `structured` as JSON data; or the invalid one of what it returned.
+
+    The second is `None` if the wire can carry the first.
+    """
+    try:
+        is_plain = _is_plain(outcome)
+    except BaseException:  # from an incomplete outcome: `refused` finds out what is wrong with it
+        is_plain = False
+    if is_plain:
+        return outcome, None
+    if type(outcome) is FinalOutcome:
+        outcome = outcome.plain()
+    invalid = refused(spec, outcome)
+    if invalid is None or not isinstance(outcome, StepOutcome):
+        return outcome, invalid
+    converted = with_json(outcome)
+    return converted, refused(spec, converted)
+
+
+def _is_plain(outcome: Any) -> bool:
+    """Whether `outcome` is of the most common kind, for which this fast check is enough."""
+    return (
+        type(outcome) is StepOutcome
+        and outcome.structured is None
+        and outcome.output.isascii()
+        and outcome.task_id.isascii()
+        and outcome.session_id.isascii()
+        and outcome.agent.isascii()
+        and isinstance(outcome.success, bool)
+    )
 
 
 def refused(spec: AgentStepSpec, outcome: Any) -> InvalidOutcome | None:

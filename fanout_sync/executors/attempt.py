@@ -5,7 +5,7 @@ from __future__ import annotations
 import inspect
 import os
 from time import perf_counter, time
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from attrs import evolve
 
@@ -16,7 +16,7 @@ from ..formatting import printable
 from ..records.report import Report, failure
 from ..records.status import StepError
 from ..records.steps import AgentStepSpec, StepOutcome
-from .answers import FinalOutcome, InvalidOutcome, refused, with_json
+from .answers import FinalOutcome, InvalidOutcome, RefusedStep, SchemaFault, carried
 from .async_steps import CodeCancelled, CodeOverdue
 from .clock import clock
 from .current_step import RunningStep, running_step
@@ -40,11 +40,15 @@ def run_attempt(
     forks_before = forks.count
     spec, index, attempt, _, deadline, _, _ = step
     note = ""
-    error = retry_in = retry_after = None
+    checked = error = retry_in = retry_after = None
     running_step.set(step)
     started = time()
     began = perf_counter()
     try:
+        if spec.output_schema is not None:
+            from .structured.checked import Checked  # imported lazily: slow, and most specs have no schema
+
+            executor = checked = Checked(executor, step)
         outcome = executor.execute_step(spec, event_tx)
         if type(outcome) is not StepOutcome and inspect.isawaitable(outcome):
             from .async_code import complete  # imported lazily: slow, and few executors are async
@@ -62,21 +66,20 @@ def run_attempt(
             return failure(index, spec, "cancelled", cancelled, started, duration_s, worker)
         note = raised.note if isinstance(raised, CodeOverdue) else ""
         error, retry_after = _described(raised)
-        if rule is not None and forks_before == forks.count:
-            retry_in, error = _ask_rule(rule, spec, attempt, None, raised, error)
+        retry_in, error = _ask_rule(rule if forks_before == forks.count else None, spec, attempt, None, raised, error)
     if forks_before != forks.count:
         os._exit(0)
     if is_late:
         return timed_out(step, started, duration_s, worker, note)
     if error is not None:
-        report = failure(index, spec, "raised", error, started, duration_s, worker)
+        output = None if checked is None else checked.output_of(error)
+        report = failure(index, spec, "raised", error, started, duration_s, worker, output)
         report.retry_in, report.retry_after = retry_in, retry_after
         return report
     is_final = type(outcome) is FinalOutcome
-    outcome, invalid = _carried(spec, outcome)
+    outcome, invalid = carried(spec, outcome)
     if invalid is not None:
-        error = StepError("InvalidOutcome", invalid.reason)
-        return failure(index, spec, "invalid", error, started, duration_s, worker, output=printable(invalid.output))
+        return _invalid(step, invalid, started, duration_s, worker)
     if rule is not None and rule.looks_at_outcomes and not is_final:
         retry_in, error = _ask_rule(rule, spec, attempt, outcome, None, None)
     return Report(
@@ -100,13 +103,15 @@ def _described(raised: BaseException) -> tuple[StepError, float | None]:
 
 
 def _ask_rule(
-    rule: RetryRule,
+    rule: RetryRule | None,
     spec: AgentStepSpec,
     attempt: int,
     outcome: StepOutcome | None,
     raised: BaseException | None,
     error: StepError | None,
 ) -> tuple[float | None, StepError | None]:
+    if rule is None:
+        return None, error
     try:
         return rule.wait_after(spec, attempt, outcome, raised), error
     except BaseException as second:  # from a strategy of the caller: it costs the step only its other attempts
@@ -114,6 +119,20 @@ def _ask_rule(
 
         note = report_strategy_error(second)
         return None, None if error is None else evolve(error, message=f"{error.message}{note}")
+
+
+def _invalid(
+    step: RunningStep, invalid: InvalidOutcome, started: float, duration_s: float, worker: str | int
+) -> Report:
+    """Return the report of a step that has returned an invalid outcome, or could not run."""
+    spec, index, _, _, _, _, _ = step
+    if isinstance(invalid, RefusedStep):  # without a time, it counts as no attempt
+        kind = "InvalidSchema" if isinstance(invalid, SchemaFault) else "InvalidOutcome"
+        return failure(index, spec, "invalid", StepError(kind, invalid.reason))
+    error = StepError("InvalidOutcome", invalid.reason)
+    report = failure(index, spec, "invalid", error, started, duration_s, worker, output=printable(invalid.output))
+    report.outcome = evolve(report.outcome, session_id=invalid.session_id)
+    return report
 
 
 def timed_out(step: RunningStep, started: float, duration_s: float, worker: str | int, note: str = "") -> Report:
@@ -129,36 +148,3 @@ def timed_out(step: RunningStep, started: float, duration_s: float, worker: str 
     spec, index, _, timeout_s, _, _, _ = step
     error = StepError("TimeoutError", f"timed out after {timeout_s:g} s{note}")
     return failure(index, spec, "timed_out", error, started, duration_s, worker)
-
-
-def _carried(spec: AgentStepSpec, outcome: Any) -> tuple[Any, InvalidOutcome | None]:
-    """Return the outcome that a step returned, with `structured` as JSON data; or the invalid one of what it returned.
-
-    The second is `None` if the wire can carry the first.
-    """
-    try:
-        is_plain = _is_plain(outcome)
-    except BaseException:  # from an incomplete outcome: `refused` finds out what is wrong with it
-        is_plain = False
-    if is_plain:
-        return outcome, None
-    if type(outcome) is FinalOutcome:
-        outcome = outcome.plain()
-    invalid = refused(spec, outcome)
-    if invalid is None or not isinstance(outcome, StepOutcome):
-        return outcome, invalid
-    converted = with_json(outcome)
-    return converted, refused(spec, converted)
-
-
-def _is_plain(outcome: Any) -> bool:
-    """Whether `outcome` is of the most common kind, for which this fast check is enough."""
-    return (
-        type(outcome) is StepOutcome
-        and outcome.structured is None
-        and outcome.output.isascii()
-        and outcome.task_id.isascii()
-        and outcome.session_id.isascii()
-        and outcome.agent.isascii()
-        and isinstance(outcome.success, bool)
-    )

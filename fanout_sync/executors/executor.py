@@ -78,6 +78,25 @@ class AgentExecutor(abc.ABC):
         """Return what `spec` asks for that the executor cannot do; `None` if it can do it all."""
         return None
 
+    def repair(self, spec: AgentStepSpec, outcome: StepOutcome, errors: list[str]) -> StepOutcome:
+        """Return a better outcome than one that does not fit the `output_schema` of its spec. Plain or `async def`.
+
+        Called in the worker and the attempt of the step, at most twice, so the time it takes counts, and
+        `current_step()` is still the step. An executor that does not override this is not asked.
+
+        Args:
+            spec: What was run.
+            outcome: What came of it: a successful outcome whose `structured`, or whose `output` if that is `None`, does
+                not fit. The second time, what `repair` returned the first time.
+            errors: Up to ten things that are wrong with it, each as `"path: message"`, such as
+                `"$.items[0].price: 'ten' is not of type 'number'"`.
+
+        Returns:
+            An outcome, or an awaitable of it. If it does not fit either, or has failed, the step is `invalid`, and has
+            the text of the outcome that `execute_step` returned. If this method raises, so has the step.
+        """
+        return outcome
+
     def _runs_in_event_loop(self) -> bool:
         """Return whether all its steps do, being async: then its hooks are called in the thread of the loop, too."""
         return inspect.iscoroutinefunction(self.execute_step)

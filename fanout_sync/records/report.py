@@ -63,6 +63,18 @@ class Report:
         return self.outcome.output if self.error is None else str(self.error)
 
 
+STRUCTURED_FAILED = "structured output failed: "
+"""How the note begins that is added to an answer which does not fit the schema of its spec."""
+
+
+def reason_in(output: str) -> str:
+    """Return the part of a failed step's output that says why it failed: all of it, or the note after an answer."""
+    begin = output.rfind(f"[{STRUCTURED_FAILED}")
+    if begin < 0 or output[begin - 1 : begin] not in ("", "\n"):
+        return output
+    return output[begin + 1 :].partition("\n")[0].removesuffix("]")
+
+
 def failure(
     index: int,
     spec: AgentStepSpec,

@@ -20,8 +20,9 @@ Status = Literal["succeeded", "failed", "raised", "crashed", "timed_out", "cance
 - `timed_out`: it took longer than its timeout.
 - `cancelled`: the run was interrupted, or a foreign pool cancelled the step, before it ended; or it was not started,
   because the budget was exhausted, too many steps had failed, or the journal failed.
-- `invalid`: it returned something of which no outcome can be made, or an outcome that the wire cannot carry. The
-  `output` has what came.
+- `invalid`: it returned something of which no outcome can be made, an outcome that the wire cannot carry, or one that
+  does not fit the `output_schema` of its spec; the `output` has what came. Or the `output_schema` is no JSON Schema,
+  and the step was not run.
 """
 
 
@@ -31,8 +32,9 @@ class StepError:
 
     Attributes:
         type: The exception's qualified name, such as `"ValueError"` or `"json.decoder.JSONDecodeError"`; for a dead
-            worker `"WorkerDied"`, for an invalid return value `"InvalidOutcome"`, for a timeout `"TimeoutError"`, for a
-            cancelled step `"CancelledError"`, or `"BudgetExhausted"` if the budget is the reason.
+            worker `"WorkerDied"`, for an invalid return value `"InvalidOutcome"`, for an `output_schema` that is no
+            JSON Schema `"InvalidSchema"`, for a timeout `"TimeoutError"`, for a cancelled step `"CancelledError"`, or
+            `"BudgetExhausted"` if the budget is the reason.
         message: The exception's message; of a program that failed or took too long, with the end of its stderr, if
             that was captured.
         traceback: The formatted traceback, without the frames of this package; `None` if there is none.

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Any, ClassVar, Protocol, TypeVar
+from typing import Any, ClassVar, Protocol, TypeVar, get_origin
 
 from attrs import Attribute, evolve, field, frozen
 
@@ -19,6 +19,7 @@ MAX_STEPS_LIMIT = 2**64 - 1
 """The largest `max_steps`: the reference stores it in a 64-bit `usize`."""
 
 R = TypeVar("R", bound="WireRecord")
+T = TypeVar("T")
 
 
 class WireCodec(Protocol):
@@ -30,11 +31,19 @@ class WireCodec(Protocol):
     def from_json(self, cls: type[R], text: str | bytes) -> R: ...
 
 
+class ClassCodec(Protocol):
+    """Converts JSON to objects of the caller's classes; implemented by `fanout_sync.wire.classes`."""
+
+    def schema_of(self, cls: Any) -> Json: ...
+    def structure(self, outcome: StepOutcome, cls: type[T]) -> T: ...
+
+
 class WireRecord:
     """The four methods that convert a record to JSON and back."""
 
     __slots__ = ()
     codec: ClassVar[WireCodec]
+    classes: ClassVar[ClassCodec]
 
     def to_dict(self) -> dict[str, Json]:
         """Return the record as plain JSON data.
@@ -109,7 +118,8 @@ class AgentStepSpec(WireRecord):
         prompt: The prompt for the agent.
         max_steps: The agent's own limit on its inner steps, 0 to 2**64 - 1.
         parent_session_id: The session that asked for this step.
-        output_schema: A JSON Schema for `StepOutcome.structured`.
+        output_schema: A JSON Schema for `StepOutcome.structured`: the step succeeds only with a value that fits. Use
+            `with_output_schema` to have it made of a class.
 
     Raises:
         TypeError: A field has the wrong type; nothing is coerced, so `True` is no `max_steps`.
@@ -132,8 +142,14 @@ class AgentStepSpec(WireRecord):
         """Return a copy with this `parent_session_id`."""
         return evolve(self, parent_session_id=parent_session_id)
 
-    def with_output_schema(self, output_schema: Json | None) -> AgentStepSpec:
-        """Return a copy with this `output_schema`."""
+    def with_output_schema(self, output_schema: Json | type[Any] | None) -> AgentStepSpec:
+        """Return a copy with this `output_schema`: a JSON Schema, or a class of which `schema_of` makes one.
+
+        Raises:
+            OptionError: There is no schema of the class; the error names the field at fault.
+        """
+        if isinstance(output_schema, type) or get_origin(output_schema) is not None:
+            output_schema = self.classes.schema_of(output_schema)
         return evolve(self, output_schema=output_schema)
 
 
@@ -147,7 +163,8 @@ class StepOutcome(WireRecord, DisplayedRecord):
         agent: The agent that ran it.
         output: The agent's text; for a failed step the reason.
         success: Whether it succeeded.
-        structured: A JSON value, in addition to the text.
+        structured: A JSON value, in addition to the text. If the spec has an `output_schema` and the step has
+            succeeded, it fits that.
 
     Raises:
         TypeError: A field has the wrong type.
@@ -171,6 +188,20 @@ class StepOutcome(WireRecord, DisplayedRecord):
     def completed(cls, spec: AgentStepSpec, output: str, structured: Json | None = None) -> StepOutcome:
         """Return a successful outcome of `spec`, with the default session id."""
         return cls(spec.task_id, session_id_of(spec.task_id), spec.agent, output, True, structured)
+
+    def structured_as(self, cls: type[T]) -> T:
+        """Return `structured` as an object of a class.
+
+        Args:
+            cls: A class that `schema_of` takes. A pydantic model validates the value itself; of other classes each
+                field must have a value of its type, nothing is coerced, and unknown fields are ignored.
+
+        Raises:
+            WireError: The value does not fit, or there is none; the error names the field, as in
+                `"structured.items[0].price"`.
+            OptionError: `cls` is no such class; the error names the field at fault.
+        """
+        return self.classes.structure(self, cls)
 
 
 def session_id_of(task_id: str) -> str:

@@ -7,6 +7,8 @@ from collections.abc import Callable
 
 from attrs import define, field
 
+from ..records.report import reason_in
+
 MAX_REASON_CHARS = 200
 """How many characters of a reason are shown."""
 
@@ -74,10 +76,10 @@ class FailureGroups:
             task_id: Its task id.
             agent: Its agent.
             verb: What happened to it, in a word; `""` if that is not known, `"cancelled"` if it is a cancelled step.
-            reason: Its reason; the first line counts.
+            reason: Its output; the first line counts, or the note after an answer that does not fit its schema.
         """
         self.count += 1
-        reason = _LONG_COMMAND.sub(r"\1…", reason)
+        reason = _LONG_COMMAND.sub(r"\1…", reason_in(reason))
         # Cut after that: the words that do not count may be of any length.
         key = verb, "" if verb == "cancelled" else same_reason(self._shown(reason, MAX_READ))[:MAX_REASON_CHARS]
         reason = self._shown(reason, MAX_REASON_CHARS)

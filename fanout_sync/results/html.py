@@ -19,7 +19,7 @@ from typing import Any
 
 from ..formatting import describe, printable
 from ..records.conversion import record_of
-from ..records.report import Report
+from ..records.report import Report, reason_in
 from ..records.step_record import AttemptRecord, JournalRecord, StepRecord, iso_time
 from ..records.steps import Json, StepOutcome
 from ..records.usage import Usage
@@ -114,6 +114,8 @@ def _columns_of_usage(usages: Iterable[Usage | None]) -> list[Column]:
 
 
 def _output(outcome: StepOutcome) -> str:
+    if not outcome.success:
+        return reason_in(outcome.output)
     if outcome.output or outcome.structured is None:
         return outcome.output
     return _json(outcome.structured)

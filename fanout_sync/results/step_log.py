@@ -12,7 +12,7 @@ import attrs
 from attrs import evolve
 
 from ..records.conversion import record_of
-from ..records.report import Report
+from ..records.report import Report, reason_in
 from ..records.step_record import AttemptRecord, StepRecord
 from ..records.steps import StepOutcome
 from ..records.usage import Usage
@@ -123,7 +123,7 @@ class StepLog(Sequence[Report]):
     def _trimmed(self, report: Report) -> Report:
         """Return a report without what may be large: outputs, long texts, and the tracebacks of later failures."""
         given, record = report.outcome, report.journalled
-        output = "" if given.success else _cut(given.output)
+        output = "" if given.success else _cut_output(given.output)
         outcome = StepOutcome(given.task_id, given.session_id, given.agent, output, given.success)
         error = report.error if record is None else record.error
         if error is not None:
@@ -174,6 +174,12 @@ def _names(task_id: str) -> tuple[str, str]:
 
 def _cut(text: str) -> str:
     return text if len(text) <= MAX_TEXT_CHARS else f"{text[:MAX_TEXT_CHARS]} …"
+
+
+def _cut_output(output: str) -> str:
+    """Return the beginning of a failed step's output, and the note after an answer that does not fit its schema."""
+    cut, reason = _cut(output), reason_in(output)
+    return cut if cut == output or reason == output else f"{cut}\n[{_cut(reason)}]"
 
 
 def _cut_attempts(attempts: tuple[AttemptRecord, ...]) -> tuple[AttemptRecord, ...]:

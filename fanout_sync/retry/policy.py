@@ -91,6 +91,8 @@ class Retry:
         on_timeout: Whether a step that timed out is tried again.
         on_crash: Whether a step whose worker process died is tried again.
         on_failure: Whether a step whose executor returned a failed outcome is tried again.
+        on_invalid: Whether a step of status `invalid` is tried again, such as one whose answer does not fit its
+            `output_schema`. One that cannot run, because its schema is no JSON Schema, never is.
 
     Raises:
         OptionError: An argument has no usable value; the error names it.
@@ -104,6 +106,7 @@ class Retry:
     on_timeout: bool = field(default=False, validator=_a_flag)
     on_crash: bool = field(default=False, validator=_a_flag)
     on_failure: bool = field(default=False, validator=_a_flag)
+    on_invalid: bool = field(default=False, validator=_a_flag)
 
     @attempts.validator
     def _check_attempts(self, attribute: Any, value: Any) -> None:
@@ -134,6 +137,7 @@ class RetryRule:
     looks_at_outcomes: bool
     on_timeout: bool = False
     on_crash: bool = False
+    on_invalid: bool = False
 
     def wait_after(
         self, spec: AgentStepSpec, number: int, outcome: StepOutcome | None, error: BaseException | None
@@ -151,11 +155,13 @@ class RetryRule:
         return self._wait(state) if self.retry(state) else None
 
     def wait_after_loss(self, spec: AgentStepSpec, number: int, status: Status, reason: str) -> float | None:
-        """As `wait_after`, for an attempt that timed out or crashed: only the reason is known."""
+        """As `wait_after`, for an attempt that timed out, crashed or was invalid: only the reason is known."""
         if status == "timed_out" and self.on_timeout:
             return self._wait(_state(spec, number, None, TimeoutError(reason)))
         if status == "crashed" and self.on_crash:
             return self._wait(_state(spec, number, None, RuntimeError(reason)))
+        if status == "invalid" and self.on_invalid:
+            return self._wait(_state(spec, number, None, ValueError(reason)))
         return None
 
     def _wait(self, state: RetryCallState) -> float:
@@ -241,7 +247,9 @@ def _from_config(config: Retry) -> RetryPolicy:
     if config.on_failure:
         retry_on = tenacity.retry_any(retry_on, tenacity.retry_if_result(_is_failure))
     return RetryPolicy(
-        RetryRule(retry_on, wait, config.on_failure or is_strategy, config.on_timeout, config.on_crash),
+        RetryRule(
+            retry_on, wait, config.on_failure or is_strategy, config.on_timeout, config.on_crash, config.on_invalid
+        ),
         tenacity.stop_after_attempt(config.attempts),
     )
 

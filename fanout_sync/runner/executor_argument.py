@@ -52,6 +52,7 @@ _METHODS = (
     ("setup", "(self)", 0),
     ("teardown", "(self)", 0),
     ("timeout_for", "(self, spec)", 1),
+    ("repair", "(self, spec, outcome, errors)", 3),
     ("concurrency_hint", "(self)", 0),
 )
 """The methods of an executor: how they are written, and how many arguments they are called with."""

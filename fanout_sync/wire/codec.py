@@ -110,13 +110,18 @@ def _named(cls: type[Any], mapping: Mapping[str, Json], error: ClassValidationEr
 
 @functools.cache
 def _converter() -> Converter:
+    return exact_converter()
+
+
+def exact_converter() -> Converter:
+    """Return a new converter that coerces nothing; its errors name places relative to the value, as in `".a[0]"`."""
     from cattrs import Converter
 
     converter = Converter()  # it coerces by default (3 to "3", "7" to 7), so every type gets a hook
-    converter.register_structure_hook(str, _read_str)
+    converter.register_structure_hook(str, read_str)
     converter.register_structure_hook(bool, _read_bool)
     converter.register_structure_hook(int, _read_int)
-    converter.register_structure_hook(float, _read_float)
+    converter.register_structure_hook(float, read_float)
     converter.register_structure_hook_func(lambda cls: cls is Any, _read_any)
     return converter
 
@@ -124,34 +129,36 @@ def _converter() -> Converter:
 # cattrs does not pass the field to a hook, so a hook names places relative to the field, and `_named` puts it in front.
 
 
-def _read_str(value: Json, _: Any) -> str:
+def read_str(value: Json, _: Any) -> str:
+    """Return a string that UTF-8 can carry."""
     if not isinstance(value, str):
-        raise _unexpected("a string", value)
+        raise unexpected("a string", value)
     check_text(value, "")
     return value
 
 
 def _read_bool(value: Json, _: Any) -> bool:
     if not isinstance(value, bool):
-        raise _unexpected("true or false", value)
+        raise unexpected("true or false", value)
     return value
 
 
 def _read_int(value: Json, _: Any) -> int:
     if not isinstance(value, int) or isinstance(value, bool):
-        raise _unexpected("an integer", value)
+        raise unexpected("an integer", value)
     return value
 
 
-def _read_float(value: Json, _: Any) -> float:
+def read_float(value: Json, _: Any) -> float:
+    """Return any finite number."""
     if not isinstance(value, (int, float)) or isinstance(value, bool):
-        raise _unexpected("a number", value)
+        raise unexpected("a number", value)
     try:
         number = float(value)
     except OverflowError:
         number = math.inf
     if not math.isfinite(number):
-        raise _unexpected("a finite number", value)
+        raise unexpected("a finite number", value)
     return number
 
 
@@ -159,5 +166,6 @@ def _read_any(value: Json, _: Any) -> Json:
     return check_json(value, "")
 
 
-def _unexpected(expected: str, value: Any) -> WireError:
+def unexpected(expected: str, value: Any) -> WireError:
+    """Return the error about a value that is something else than what was expected."""
     return WireError(f"expected {expected}, got {described(value)}")

@@ -6,7 +6,7 @@ import contextlib
 import io
 import os
 import sys
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import AbstractContextManager
 from typing import IO, Any
 
@@ -35,8 +35,13 @@ def read_specs(path_or_file: PathOrFile) -> Iterator[AgentStepSpec]:
         OSError: The file cannot be opened; raised by this call, not by the first `next`.
         WireError: A line is no spec; raised by the iterator, which ends there. It has the `source` and the `line`.
     """
+    return checked_specs(path_or_file, None)
+
+
+def checked_specs(path_or_file: PathOrFile, check: Callable[[AgentStepSpec], object] | None) -> Iterator[AgentStepSpec]:
+    """Read specs as `read_specs` does, and call `check` with each; a `WireError` of it gets the place, too."""
     opened, source = _opened(path_or_file, "rb")
-    specs = _specs(opened, source)
+    specs = _specs(opened, source, check)
     next(specs)  # enters the `with` block, so that the file is closed even if no line is ever read
     return specs
 
@@ -87,7 +92,9 @@ def _opened(path_or_file: PathOrFile, mode: str) -> tuple[AbstractContextManager
     return contextlib.nullcontext(path_or_file), name if isinstance(name, str) else "<stream>"
 
 
-def _specs(opened: AbstractContextManager[Any], source: str) -> Iterator[Any]:
+def _specs(
+    opened: AbstractContextManager[Any], source: str, check: Callable[[AgentStepSpec], object] | None
+) -> Iterator[Any]:
     with opened as file:
         yield None
         line = 0
@@ -95,7 +102,10 @@ def _specs(opened: AbstractContextManager[Any], source: str) -> Iterator[Any]:
             for text in file:
                 line += 1
                 if text.strip(" \t\r\n" if isinstance(text, str) else b" \t\r\n"):
-                    yield AgentStepSpec.from_json(text)
+                    spec = AgentStepSpec.from_json(text)
+                    if check is not None:
+                        check(spec)
+                    yield spec
         except WireError as error:
             raise WireError(error.reason, error.field, source, line) from None
         except UnicodeDecodeError as error:  # from a text file, which decodes several lines at once

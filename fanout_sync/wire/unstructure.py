@@ -10,7 +10,7 @@ import functools
 import sys
 from collections import UserString, deque
 from collections.abc import Callable, Iterable, Mapping, Sequence, Set, ValuesView
-from datetime import time, timedelta
+from datetime import date, time, timedelta
 from decimal import Decimal
 from pathlib import PurePath
 from typing import Any
@@ -20,6 +20,7 @@ import attrs
 
 from ..errors import WireError
 from ..records.steps import Json
+from .class_types import is_model, is_record
 from .codec import json_converter
 from .strict_json import MAX_DEPTH, write_json
 
@@ -107,14 +108,15 @@ def _converter() -> Any:
     hooks: dict[type, Callable[[Any], Any]] = {
         **dict.fromkeys(BYTES, _text_or_bytes),
         **dict.fromkeys((Decimal, UUID, PurePath, UserString), str),
+        date: date.isoformat,
         time: time.isoformat,
         timedelta: timedelta.total_seconds,
     }
     for kind, hook in hooks.items():
         converter.register_unstructure_hook(kind, hook)
     # The last one that applies to a class wins.
-    converter.register_unstructure_hook_func(_is_record, _fields_of)
-    converter.register_unstructure_hook_func(_is_model, _dump_of_model)
+    converter.register_unstructure_hook_func(is_record, _fields_of)
+    converter.register_unstructure_hook_func(is_model, _dump_of_model)
     converter.register_unstructure_hook_func(_is_array, _items_of_array)
     return converter
 
@@ -127,23 +129,12 @@ def _text_or_bytes(value: bytes | bytearray | memoryview) -> str | bytes:
         return data
 
 
-def _is_record(kind: Any) -> bool:
-    return isinstance(kind, type) and (attrs.has(kind) or dataclasses.is_dataclass(kind))
-
-
 def _fields_of(record: Any) -> dict[str, Any]:
     """Return all fields that have a value, also those that `__init__` does not take, which cattrs would leave out."""
     kind = type(record)
     fields: Iterable[Any] = attrs.fields(kind) if attrs.has(kind) else dataclasses.fields(kind)
     values = ((field.name, getattr(record, field.name, _UNSET)) for field in fields)
     return {name: value for name, value in values if value is not _UNSET}
-
-
-def _is_model(kind: Any) -> bool:
-    """Whether it is a class of pydantic, of version 1 or 2, which need not be imported for that."""
-    return isinstance(kind, type) and any(
-        base.__name__ == "BaseModel" and base.__module__.partition(".")[0] == "pydantic" for base in kind.__mro__
-    )
 
 
 def _dump_of_model(model: Any) -> Any:
@@ -171,7 +162,7 @@ def _dump_of_field(model: Any, name: str, value: Any) -> Any:
     except Exception:
         own = getattr(model, name, value)
         # Only one part of it may be at fault.
-        return own if _is_model(type(own)) or isinstance(own, (Mapping, *_ARRAYS_OF_ITEMS)) else value
+        return own if is_model(type(own)) or isinstance(own, (Mapping, *_ARRAYS_OF_ITEMS)) else value
 
 
 def _is_array(kind: Any) -> bool:

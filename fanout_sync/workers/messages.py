@@ -16,7 +16,7 @@ from ..records.report import Report, failure
 from ..records.status import StepError
 from ..records.steps import AgentStepSpec, Json, StepOutcome
 from ..wire.item_spec import ItemSpec, PackedItem
-from ..wire.strict_json import check_json
+from ..wire.schema_text import schema_text
 
 # From the caller.
 STATE = "state"  # (STATE, see `caller_state`, names of modules that were reloaded, whether no PREPARE follows)
@@ -56,10 +56,9 @@ def pack_step(index: int, spec: AgentStepSpec, attempt: int, timeout_s: float | 
     """Return the STEP message of an attempt at a spec.
 
     Raises:
-        WireError: JSON cannot carry the spec's `output_schema`.
+        NotASchema: JSON cannot carry the spec's `output_schema`.
     """
-    check_json(spec.output_schema, "output_schema")
-    schema = None if spec.output_schema is None else _dump(spec.output_schema)
+    schema = None if spec.output_schema is None else schema_text(spec.output_schema)
     texts = (spec.task_id, spec.agent, spec.description, spec.prompt)
     parent_session_id = _exact_or_none(spec.parent_session_id)
     return pack((STEP, index, *map(_exact, texts), spec.max_steps, parent_session_id, schema, attempt, timeout_s))

@@ -343,7 +343,7 @@ class Text(str):
 def test_specs_and_outcomes_are_sent_as_plain_data() -> None:
     """All fields arrive, and instances of subclasses of `str` arrive as plain `str`."""
     spec = AgentStepSpec(
-        Text("t"), "tester", Text("é"), Text("p"), 2**64 - 1, Text("parent"), {"type": ["é", 1.5, None]}
+        Text("t"), "tester", Text("é"), Text("p"), 2**64 - 1, Text("parent"), {"default": ["é", 1.5, None]}
     )
 
     def agent(spec: AgentStepSpec) -> StepOutcome:

@@ -247,7 +247,7 @@ def test_a_changed_spec_is_refused_before_anything_runs(ledger: Ledger, journal:
 
 def test_every_field_counts(ledger: Ledger, journal: Journal) -> None:
     """Also a schema that is equal in Python and not as JSON; not the order of its keys."""
-    spec = AgentStepSpec("t", "tester", "d", "p", 1, "parent", {"a": 1, "b": [True]})
+    spec = AgentStepSpec("t", "tester", "d", "{}", 1, "parent", {"a": 1, "b": [True]})
     Runner(LedgerExecutor(ledger), journal=journal).run([spec])
     same = evolve(spec, output_schema={"b": [True], "a": 1})
     assert Runner(LedgerExecutor(ledger), journal=journal).run([same]).records[0].from_journal

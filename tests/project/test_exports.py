@@ -36,6 +36,7 @@ CONTRACT = {
     "WireError",
     "execute_steps_parallel",
     "read_specs",
+    "schema_of",
     "write_outcomes",
 }
 
@@ -71,7 +72,7 @@ def test_the_contract_is_exported() -> None:
 def test_heavy_libraries_are_imported_when_needed() -> None:
     """Importing all names loads neither multiprocessing and loky nor the libraries of single features."""
     code = "import sys; from fanout_sync import *; print([m for m in sys.argv[1:] if m in sys.modules])"
-    heavy = ["loky", "cloudpickle", "tenacity", "jsonschema", "tqdm", "click", "cattrs"]
+    heavy = ["loky", "cloudpickle", "tenacity", "jsonschema", "referencing", "rpds", "tqdm", "click", "cattrs"]
     heavy += ["asyncio", "multiprocessing"]
     done = subprocess.run([sys.executable, "-c", code, *heavy], capture_output=True, text=True, check=True, timeout=60)
     assert done.stdout == "[]\n"

@@ -58,6 +58,7 @@ from fanout_sync import (
     fanout_map,
     fanout_stream,
     read_specs,
+    schema_of,
     write_outcomes,
 )
 
@@ -67,6 +68,9 @@ class Agent(AgentExecutor):
 
     def timeout_for(self, spec: AgentStepSpec) -> float | None:
         return None if spec.max_steps is None else 2.0 * spec.max_steps
+
+    def repair(self, spec: AgentStepSpec, outcome: StepOutcome, errors: list[str]) -> StepOutcome:
+        return StepOutcome.completed(spec, "; ".join(errors), outcome.structured)
 
     def execute_step(self, spec: AgentStepSpec, event_tx: EventSender | None = None) -> StepOutcome:
         if current_step().cancelled.wait(0.1) or current_step().deadline is None:
@@ -79,8 +83,12 @@ class Agent(AgentExecutor):
 
 
 spec: AgentStepSpec = AgentStepSpec("t", "a", "d", "p", max_steps=3).with_max_steps(None).with_output_schema(True)
+typed: AgentStepSpec = spec.with_output_schema(Usage).with_output_schema({"type": "object"}).with_output_schema(None)
+schema: dict[str, Any] = schema_of(Usage)
 again: AgentStepSpec = AgentStepSpec.from_json(spec.to_json())
 outcome: StepOutcome = StepOutcome.from_dict(StepOutcome.failed("t", "a", "no").to_dict())
+
+made: Usage = outcome.structured_as(Usage)
 
 outcomes: list[StepOutcome] = execute_steps_parallel(Agent(), [spec], max_concurrency=2, backend="process")
 run: Run = Runner(Agent(), backend=ThreadPoolExecutor()).run(spec for _ in range(3))
@@ -282,6 +290,8 @@ handle.result("5")  # type: ignore[arg-type]  # seconds
 Runner(Agent(), event_tx="events.jsonl")  # type: ignore[arg-type]  # no function
 Runner(Agent(), event_tx=lambda: None)  # type: ignore[arg-type,misc]  # which takes no event
 EventChannel().listen(lambda event: event.nonsense)  # type: ignore[attr-defined]  # an event has no such field
+outcome.structured_as("Usage")  # type: ignore[arg-type]  # the class itself
+Runner(Agent(), retry=Retry(on_invalid=1))  # type: ignore[arg-type]  # yes or no
 Runner(Agent(), budget=5)  # type: ignore[arg-type]  # dollars or tokens?
 Runner(Agent()).loop([spec], 5, lambda outcomes: None)  # type: ignore[arg-type,return-value]  # go on or not?
 journal.workflow("nightly", on_conflict="overwrite")  # type: ignore[arg-type]  # neither refuse nor rerun
