@@ -110,7 +110,7 @@ def test_a_step_that_the_command_cannot_run(argument: str, spec: AgentStepSpec, 
     status, output = one(run)
     assert status == "invalid"
     assert expected in output
-    assert len(run.records[0].attempts) == 1
+    assert run.records[0].attempts == ()
 
 
 def test_arguments_that_are_too_long_together() -> None:
@@ -274,7 +274,7 @@ def test_many_at_once_leave_nothing(tmp_path: Path, monkeypatch: pytest.MonkeyPa
     monkeypatch.setenv("TMPDIR", str(tmp_path))
     monkeypatch.setattr("tempfile.tempdir", None)
     executor = CommandExecutor({"a": Command(["cat", "{schema_file}"])})
-    specs = [spec_for(task_id=f"t{i}", output_schema={"const": i}) for i in range(500)]
+    specs = [spec_for(task_id=f"t{i}", output_schema={"title": str(i)}) for i in range(500)]
 
     def left() -> tuple[set[str], list[str]]:
         children = Path("/proc/self/task").glob("*/children")
@@ -285,7 +285,7 @@ def test_many_at_once_leave_nothing(tmp_path: Path, monkeypatch: pytest.MonkeyPa
     Runner(executor, max_concurrency=16).run(specs[:16])
     before = left()
     run = Runner(executor, max_concurrency=16).run(specs)
-    assert [outcome.output for outcome in run] == [json.dumps({"const": i}) for i in range(500)]
+    assert [outcome.output for outcome in run] == [json.dumps({"title": str(i)}) for i in range(500)]
     assert left() == before
     assert list(tmp_path.iterdir()) == []
 
