@@ -245,15 +245,14 @@ def test_a_repair_may_fail(make_runner: MakeRunner, ledger: Ledger, answer: Any,
 
 def test_what_repair_gets(make_runner: MakeRunner) -> None:
     """The outcome that does not fit, and each error with its path."""
-    seen = []
 
     class Asking(Echo):
         def repair(self, spec: AgentStepSpec, outcome: StepOutcome, errors: list[str]) -> StepOutcome:
             return StepOutcome.completed(spec, f"{outcome.output} {errors}", ADA)
 
     outcome, _ = run_one(make_runner, Asking(), spec_of('{"name": 1, "age": "x"}'))
-    seen = ["$.name: 1 is not of type 'string'", "$.age: 'x' is not of type 'integer'"]
-    assert outcome.output == f'{{"name": 1, "age": "x"}} {seen}'
+    errors = ["$.name: 1 is not of type 'string'", "$.age: 'x' is not of type 'integer'"]
+    assert outcome.output == f'{{"name": 1, "age": "x"}} {errors}'
 
 
 def test_what_repair_raises_the_step_has_raised(make_runner: MakeRunner) -> None:
@@ -285,8 +284,8 @@ def test_async_agents_may_repair(make_runner: MakeRunner) -> None:
     assert (outcome.output, outcome.structured) == ("$: the output has no JSON is mended", ADA)
 
 
-def test_a_function_of_an_object_repairs() -> None:
-    """`repair` may be set on an executor of the box, too."""
+def test_repair_may_be_set_on_an_object() -> None:
+    """So functions can be repaired, too."""
     executor = FunctionExecutor({"a": lambda spec: "no"})
     executor.repair = lambda spec, outcome, errors: StepOutcome.completed(spec, ADA_TEXT)  # type: ignore[method-assign]
     outcome, _ = run_one(Runner, executor, spec_of(""))
