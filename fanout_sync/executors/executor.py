@@ -31,10 +31,10 @@ class AgentExecutor(abc.ABC):
     With the process backend the executor is pickled once per worker. Create objects that do not pickle, such as
     clients, locks and connections, in `setup`.
 
-    `execute_step`, `setup` and `teardown` may be `async def`. All async code of a process, the caller's or a worker's,
-    runs in one event loop in a thread of its own, which goes on until the process ends; a forked child has a new one.
-    So a client, a lock or a pool that belongs to a loop can be shared by all steps and all runs. If all steps are
-    async, a plain `setup` and `teardown` are called in that thread, too. The task of a step is cancelled when its
+    `execute_step`, `repair`, `setup` and `teardown` may be `async def`. All async code of a process, the caller's or a
+    worker's, runs in one event loop in a thread of its own, which goes on until the process ends; a forked child has a
+    new one. So a client, a lock or a pool that belongs to a loop can be shared by all steps and all runs. If all steps
+    are async, a plain `setup` and `teardown` are called in that thread, too. The task of a step is cancelled when its
     timeout is over or its run is given up; if it does not end within a second, it is abandoned.
 
     Async code must not block. If one task blocks the loop for more than a second, that is logged once for each agent.
@@ -60,7 +60,9 @@ class AgentExecutor(abc.ABC):
 
         Returns:
             The outcome, `success` true or false, or an awaitable of it; the runner keeps its `task_id` and `agent`. If
-            this method raises, the runner makes a failed outcome with the `task_id` and the `agent` of the spec.
+            this method raises, the runner makes a failed outcome with the `task_id` and the `agent` of the spec. If the
+            spec has an `output_schema`, a successful outcome must fit it: its `structured`, or if that is `None` the
+            first JSON in its `output` that does, which becomes `structured`.
         """
 
     def concurrency_hint(self) -> int:

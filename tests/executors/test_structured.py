@@ -245,15 +245,14 @@ def test_a_repair_may_fail(make_runner: MakeRunner, ledger: Ledger, answer: Any,
 
 def test_what_repair_gets(make_runner: MakeRunner) -> None:
     """The outcome that does not fit, and each error with its path."""
-    seen = []
 
     class Asking(Echo):
         def repair(self, spec: AgentStepSpec, outcome: StepOutcome, errors: list[str]) -> StepOutcome:
             return StepOutcome.completed(spec, f"{outcome.output} {errors}", ADA)
 
     outcome, _ = run_one(make_runner, Asking(), spec_of('{"name": 1, "age": "x"}'))
-    seen = ["$.name: 1 is not of type 'string'", "$.age: 'x' is not of type 'integer'"]
-    assert outcome.output == f'{{"name": 1, "age": "x"}} {seen}'
+    errors = ["$.name: 1 is not of type 'string'", "$.age: 'x' is not of type 'integer'"]
+    assert outcome.output == f'{{"name": 1, "age": "x"}} {errors}'
 
 
 def test_what_repair_raises_the_step_has_raised(make_runner: MakeRunner) -> None:
@@ -285,8 +284,8 @@ def test_async_agents_may_repair(make_runner: MakeRunner) -> None:
     assert (outcome.output, outcome.structured) == ("$: the output has no JSON is mended", ADA)
 
 
-def test_a_function_of_an_object_repairs() -> None:
-    """`repair` may be set on an executor of the box, too."""
+def test_repair_may_be_set_on_an_object() -> None:
+    """So functions can be repaired, too."""
     executor = FunctionExecutor({"a": lambda spec: "no"})
     executor.repair = lambda spec, outcome, errors: StepOutcome.completed(spec, ADA_TEXT)  # type: ignore[method-assign]
     outcome, _ = run_one(Runner, executor, spec_of(""))
@@ -311,22 +310,27 @@ def test_a_repair_counts_in_the_timeout(backend: str, ledger: Ledger) -> None:
 
 def test_no_repair_begins_after_the_timeout(ledger: Ledger) -> None:
     """An answer that comes too late is not repaired: nobody would use it."""
+    threads: list[threading.Thread] = []
 
     class Late(Repairing):
         def execute_step(self, spec: AgentStepSpec, event_tx: EventSender | None = None) -> StepOutcome:
+            threads.append(threading.current_thread())
             current_step().cancelled.wait(HANG_BOUND_S)
             return StepOutcome.completed(spec, "no")
 
-        def teardown(self) -> None:
-            done.set()
-
-    done = threading.Event()
     _, record = run_one(Runner, Late(ADA_TEXT, ledger=ledger), spec_of("no"), timeout=0.1)
     assert record.status == "timed_out"
-    for thread in threading.enumerate():
-        if thread is not threading.current_thread() and thread.name.startswith("fanout"):
-            thread.join(1)
+    threads[0].join(HANG_BOUND_S)
+    assert not threads[0].is_alive()
     assert ledger.counts() == {}
+
+
+def test_a_check_that_takes_for_ever_counts_in_the_timeout() -> None:
+    """A pattern that backtracks without end is killed with its worker, and the other steps run."""
+    patient = {"type": "string", "pattern": "^(a+)+$"}
+    specs = [spec_of(f'"{"a" * 60}!"', patient, "t0"), spec_of('"aaa"', patient, "t1")]
+    run = Runner(Echo(), backend="process", timeout=2).run(specs)
+    assert [record.status for record in run.records] == ["timed_out", "succeeded"]
 
 
 def test_a_forked_child_asks_for_no_repair(make_runner: MakeRunner, ledger: Ledger) -> None:
