@@ -76,6 +76,15 @@ def test_a_schema_is_an_argument_a_file_or_below_the_prompt() -> None:
             assert json.loads(prompt.splitlines()[-1]) == SCHEMA
 
 
+@pytest.mark.parametrize("name", NAMES)
+def test_a_schema_may_be_any_json(name: str) -> None:
+    """The schema `true` takes any answer."""
+    spec = evolve(SPEC, output_schema=True)
+    preset = preset_named(name)
+    assert preset.unsupported(spec) is None
+    assert "true" in [*preset.arguments(spec, None), preset.prompt_of(spec).splitlines()[-1]] or name == "codex"
+
+
 def test_a_schema_that_is_too_long_for_an_argument_is_refused() -> None:
     """The message says what takes it."""
     spec = SPEC.with_output_schema({"description": "ä" * 100_000})

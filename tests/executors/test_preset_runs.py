@@ -193,3 +193,34 @@ def test_the_program_and_its_options_are_those_of_the_command(name: str, program
     assert (programs.parent / "last").read_text() == "--more=x y\n"
     assert (programs.parent / "retries").read_text() == "4\n"
     assert (programs.parent / "prompt").read_text() == "--help\nme"
+
+
+@own_backends
+@pytest.mark.parametrize("name", NAMES)
+def test_a_program_that_does_not_exit_after_its_answer_is_killed(
+    name: str, backend: str, programs: Path, no_program_left: str
+) -> None:
+    """The answer counts, and is there when `exit_grace` is over."""
+    write(programs, name, f"#!/bin/sh\ncat > /dev/null\ncat '{FOLDER}/{ANSWERS[name]}.txt'\nsleep 3600")
+    done = run_command(getattr(Command, name)(exit_grace=0.1), backend=backend, timeout=60)
+    assert done[0].output == "hello world"
+
+
+def test_copilot_is_killed_when_it_goes_on_retrying(programs: Path, no_program_left: str) -> None:
+    """It has no switch for that; the runner sees the 429 in place of its retries."""
+    lines = (FOLDER / "copilot-429.txt").read_text().splitlines()
+    begun = next(number for number, line in enumerate(lines) if "assistant.turn_retry" in line)
+    (programs.parent / "begun").write_text("\n".join(lines[: begun + 1]) + "\n")
+    write(programs, "copilot", f"#!/bin/sh\ncat > /dev/null\ncat {programs.parent}/begun\nsleep 3600")
+    done = run_command(Command.copilot(exit_grace=0.1), timeout=60, retry=Retry(attempts=1))
+    assert done.records[0].status == "raised"
+    assert "the server limits the rate of requests (429)" in done[0].output
+
+
+def test_codex_is_killed_when_it_waits_for_a_network(programs: Path, no_program_left: str) -> None:
+    """It would wait for ever; the error is one that `retry` covers."""
+    waiting = '{"type":"error","message":"Reconnecting... waiting for network (Connection failed: error)"}'
+    write(programs, "codex", f"#!/bin/sh\ncat > /dev/null\necho '{waiting}'\nsleep 3600")
+    done = run_command(Command.codex(exit_grace=0.1), timeout=60, retry=Retry(attempts=2, wait=0))
+    assert len(done.records[0].attempts) == 2
+    assert "the server cannot be reached" in done[0].output

@@ -6,7 +6,7 @@ import json
 import time
 from collections.abc import Callable, Iterable, Mapping
 from pathlib import Path
-from typing import Any, ClassVar, Literal
+from typing import ClassVar, Literal
 
 from attrs import frozen
 
@@ -106,9 +106,10 @@ class ClaudePreset:
         return ClaudeReader(spec, REMEDIES)
 
 
-def _schema(schema: dict[str, Any]) -> str:
+def _schema(schema: Json) -> str:
     # Claude Code refuses a schema that names any dialect but draft 7; it knows the keywords of the later ones.
-    return json.dumps({name: value for name, value in schema.items() if name != "$schema"})
+    is_object = isinstance(schema, dict)
+    return json.dumps({name: value for name, value in schema.items() if name != "$schema"} if is_object else schema)
 
 
 class ClaudeReader(JsonLineReader):
