@@ -30,7 +30,7 @@ GOING_ON = {
     "its grandchildren are in the background": "(sleep 600 & sleep 601 &) ; exec sleep 602",
     "its child has a session of its own": "setsid sleep 600 & exec sleep 601",
     "it has forked twice": "(setsid sh -c 'sleep 600 >/dev/null 2>&1 </dev/null &' &) ; exec sleep 601",
-    "its child has cleared its environment": "env -i setsid sleep 600 & exec sleep 601",
+    "its child has cleared its environment": "env -i setsid sh -c 'sleep 600; :' $FANOUT_SYNC_TEST & exec sleep 601",
     "it is stopped": "kill -STOP $$",
     "it has closed its outputs": "exec >&- 2>&-; exec sleep 600",
     "it writes for ever": "exec yes",
