@@ -93,6 +93,15 @@ def test_other_steps_go_on_after_a_timeout(backend: str) -> None:
     assert [record.status for record in run.records] == ["timed_out", *["succeeded"] * 5]
 
 
+def test_many_timeouts_at_once() -> None:
+    """Many programs that are overdue at the same time are killed together; no thread is abandoned."""
+    specs = [spec_for(task_id=f"t{i}") for i in range(64)]
+    command = Command(shell("setsid sleep 600 & exec sleep 601"))
+    run = run_command(command, *specs, timeout=3, max_concurrency=64)
+    assert {record.status for record in run.records} == {"timed_out"}
+    assert not [outcome.output for outcome in run if "abandoned" in outcome.output]
+
+
 @own_backends
 def test_a_timeout_may_be_tried_again(backend: str) -> None:
     """`on_timeout` covers a program that was killed."""
