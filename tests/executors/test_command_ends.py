@@ -171,6 +171,18 @@ def test_ctrl_c(source: str, backend: str, launch: Launcher) -> None:
 
 
 @own_backends
+def test_ctrl_c_again_and_again(backend: str, launch: Launcher) -> None:
+    """However often Ctrl-C is pressed, nothing is left of the programs."""
+    source = GOING_ON["its child has a session of its own"]
+    script = launch.script(STATUSES + SCRIPT.format(source=source, backend=backend))
+    script.expect("ready")
+    await_condition(lambda: _begun(launch))
+    for _ in range(3):
+        script.press_ctrl_c()
+    script.end()
+
+
+@own_backends
 @pytest.mark.parametrize("ending", [signal.SIGKILL, signal.SIGTERM])
 @each_program
 def test_the_caller_is_killed(source: str, ending: signal.Signals, backend: str, launch: Launcher) -> None:
