@@ -138,8 +138,6 @@ def carried(spec: AgentStepSpec, outcome: Any) -> tuple[Any, InvalidOutcome | No
         is_plain = False
     if is_plain:
         return outcome, None
-    if type(outcome) is FinalOutcome:
-        outcome = outcome.plain()
     invalid = refused(spec, outcome)
     if invalid is None or not isinstance(outcome, StepOutcome):
         return outcome, invalid

@@ -76,11 +76,12 @@ def run_attempt(
         report = failure(index, spec, "raised", error, started, duration_s, worker, output)
         report.retry_in, report.retry_after = retry_in, retry_after
         return report
-    is_final = type(outcome) is FinalOutcome
     outcome, invalid = carried(spec, outcome)
     if invalid is not None:
         return _invalid(step, invalid, started, duration_s, worker)
-    if rule is not None and rule.looks_at_outcomes and not is_final:
+    if type(outcome) is FinalOutcome:
+        outcome = outcome.plain()
+    elif rule is not None and rule.looks_at_outcomes:
         retry_in, error = _ask_rule(rule, spec, attempt, outcome, None, None)
     return Report(
         index, "succeeded" if outcome.success else "failed", outcome, error, started, duration_s, worker, retry_in
@@ -126,11 +127,11 @@ def _invalid(
 ) -> Report:
     """Return the report of a step that has returned an invalid outcome, or could not run."""
     spec, index, _, _, _, _, _ = step
-    if isinstance(invalid, RefusedStep):  # without a time, it counts as no attempt
-        kind = "InvalidSchema" if isinstance(invalid, SchemaFault) else "InvalidOutcome"
-        return failure(index, spec, "invalid", StepError(kind, invalid.reason))
-    error = StepError("InvalidOutcome", invalid.reason)
-    report = failure(index, spec, "invalid", error, started, duration_s, worker, output=printable(invalid.output))
+    kind = "InvalidSchema" if isinstance(invalid, SchemaFault) else "InvalidOutcome"
+    error, output = StepError(kind, invalid.reason), printable(invalid.output)
+    if isinstance(invalid, RefusedStep):  # it has not begun, so it is not tried again
+        return failure(index, spec, "invalid", error, output=output)
+    report = failure(index, spec, "invalid", error, started, duration_s, worker, output=output)
     report.outcome = evolve(report.outcome, session_id=invalid.session_id)
     return report
 

@@ -30,7 +30,7 @@ GOING_ON = {
     "its grandchildren are in the background": "(sleep 600 & sleep 601 &) ; exec sleep 602",
     "its child has a session of its own": "setsid sleep 600 & exec sleep 601",
     "it has forked twice": "(setsid sh -c 'sleep 600 >/dev/null 2>&1 </dev/null &' &) ; exec sleep 601",
-    "its child has cleared its environment": "env -i setsid sleep 600 & exec sleep 601",
+    "its child has cleared its environment": "env -i setsid sh -c 'sleep 600; :' $FANOUT_SYNC_TEST & exec sleep 601",
     "it is stopped": "kill -STOP $$",
     "it has closed its outputs": "exec >&- 2>&-; exec sleep 600",
     "it writes for ever": "exec yes",
@@ -91,6 +91,15 @@ def test_other_steps_go_on_after_a_timeout(backend: str) -> None:
     slow, fast = spec_for("sleep 600", "slow"), [spec_for("echo ok", f"fast-{i}") for i in range(5)]
     run = run_command(Command(["sh"]), slow, *fast, backend=backend, timeout=1, max_concurrency=1)
     assert [record.status for record in run.records] == ["timed_out", *["succeeded"] * 5]
+
+
+def test_many_timeouts_at_once() -> None:
+    """Many programs that are overdue at the same time are killed together; no thread is abandoned."""
+    specs = [spec_for(task_id=f"t{i}") for i in range(64)]
+    command = Command(shell("setsid sleep 600 & exec sleep 601"))
+    run = run_command(command, *specs, timeout=3, max_concurrency=64)
+    assert {record.status for record in run.records} == {"timed_out"}
+    assert not [outcome.output for outcome in run if "abandoned" in outcome.output]
 
 
 @own_backends
@@ -158,6 +167,18 @@ def test_ctrl_c(source: str, backend: str, launch: Launcher) -> None:
     await_condition(lambda: _begun(launch))
     script.press_ctrl_c()
     script.expect("cancelled cancelled cancelled []")
+    script.end()
+
+
+@own_backends
+def test_ctrl_c_again_and_again(backend: str, launch: Launcher) -> None:
+    """However often Ctrl-C is pressed, nothing is left of the programs."""
+    source = GOING_ON["its child has a session of its own"]
+    script = launch.script(STATUSES + SCRIPT.format(source=source, backend=backend))
+    script.expect("ready")
+    await_condition(lambda: _begun(launch))
+    for _ in range(3):
+        script.press_ctrl_c()
     script.end()
 
 

@@ -20,6 +20,8 @@ from fanout_sync import (
     Budget,
     BudgetExhausted,
     BudgetUsed,
+    Command,
+    CommandExecutor,
     Continue,
     Event,
     EventChannel,
@@ -112,6 +114,15 @@ copies: Run = Runner(FunctionExecutor({"a": len}), backend=ThreadBackend(copies=
 write_outcomes("out.jsonl", Runner(Agent()).stream(read_specs("-")))
 
 executor = FunctionExecutor({"shout": lambda spec: spec.prompt.upper()}, concurrency=4)
+programs: CommandExecutor = CommandExecutor(
+    {
+        "a": Command(["llm", Path("file")], prompt="argument", cwd=Path(), env={"A": "b", "C": None}),
+        "b": Command(("llm",), output="json", answer="result.text", idle_timeout=60, exit_grace=0),
+        "c": Command(["llm"], output=str.splitlines, extra_args=("-v",), start_interval=0.5),
+        "d": Command.claude(model="m", extra_args=["-v"], idle_timeout=60),
+    },
+    concurrency=16,
+)
 
 
 @executor.register("plan")
@@ -282,6 +293,8 @@ execute_pipeline(Agent(), ["an item"], [refine], backend="proces")  # type: igno
 execute_loop(Agent(), [spec], 5, next_round, max_failures="3")  # type: ignore[arg-type]  # a number
 execute_steps_parallel_resumable(Agent(), [spec], "nightly", journal, bugdet=budget)  # type: ignore[call-arg]
 FunctionExecutor({"a": "no function"})  # type: ignore[dict-item]
+CommandExecutor({"a": ["llm"]})  # type: ignore[dict-item]
+Command(["llm"], prompt="file")  # type: ignore[arg-type]
 Runner(Agent(), max_concurency=3)  # type: ignore[arg-type]  # an option that does not exist
 Runner(Agent(), backend="proces")  # type: ignore[arg-type]  # nor does this backend
 Runner(Agent()).run([1])  # type: ignore[list-item]  # and this is no spec

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import atexit
 import contextlib
 import logging
 import math
@@ -18,7 +17,8 @@ from typing import IO, Any, Protocol
 from attrs import frozen
 
 from ... import forks
-from ...processes.process_tree import MARK, has_group, kill_group, kill_trees, mark_below
+from ...processes.killing import tree_killer
+from ...processes.process_tree import MARK, has_group, mark_below
 from ..async_steps import CodeCancelled
 from ..clock import clock
 from ..current_step import StopSignal
@@ -119,7 +119,6 @@ class Program:
                 start_new_session=True,
             )
             on_failure.pop_all()
-        _running.add(self)
         forks.disown_in_child(self)
         with contextlib.suppress(AttributeError, OSError):  # where the system has no pidfd, or no more descriptors
             self._pidfd = os.pidfd_open(self._process.pid)
@@ -174,7 +173,7 @@ class Program:
             return
         # Once it was waited for, the number is its own only as long as its group is.
         is_own = self._process.returncode is None or has_group(self.pid)
-        kill_trees([self.pid] if is_own else [], [self._mark])
+        tree_killer.kill([self.pid] if is_own else [], self._mark)
         self._reap()
 
     def _reap(self) -> int | None:
@@ -185,7 +184,6 @@ class Program:
             return None
 
     def _close(self) -> None:
-        _running.discard(self)
         forks.keep_in_child(self)
         for pipe in self._pipes():
             pipe.close()
@@ -336,23 +334,3 @@ def _wake_descriptors() -> tuple[int, int]:
         descriptor = os.eventfd(0, os.EFD_CLOEXEC | os.EFD_NONBLOCK)
         return descriptor, descriptor
     return os.pipe()
-
-
-_running: set[Program] = set()
-"""The programs of this process that are running."""
-
-
-@atexit.register
-def _kill_at_exit() -> None:
-    programs = [program for program in list(_running) if not program._is_inherited]
-    for program in programs:
-        kill_group(program.pid)
-    if programs:
-        kill_trees([program.pid for program in programs], [program._mark for program in programs])
-
-
-def _forget_in_child() -> None:
-    _running.clear()
-
-
-forks.call_in_child(_forget_in_child)

@@ -17,7 +17,7 @@ from ...records.status import StepError
 from ...records.steps import AgentStepSpec, StepOutcome
 from ...wire.schema_text import NotASchema
 from ...wire.strict_json import shortened, write_json
-from ..answers import FinalOutcome, InvalidOutcome, SchemaFault, carried
+from ..answers import InvalidOutcome, SchemaFault, carried
 from ..current_step import Cancelled, RunningStep
 from ..executor import AgentExecutor
 from .candidates import Candidate, candidates, why_no_json
@@ -72,12 +72,11 @@ class Checked(AgentExecutor):
             schema = compiled(spec.output_schema)
         except NotASchema as fault:
             return SchemaFault.because(spec, fault.error.message)
-        returned = self._awaited(self._executor.execute_step(spec, event_tx))
-        outcome, invalid = carried(spec, returned)
+        outcome, invalid = carried(spec, self._awaited(self._executor.execute_step(spec, event_tx)))
         if invalid is not None:
             return invalid
         if not outcome.success:
-            return returned if type(returned) is FinalOutcome else outcome
+            return outcome
         self._original = outcome
         answer, errors = _checked(outcome, schema)
         return self._repaired(outcome, errors, schema) if errors else answer
