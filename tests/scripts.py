@@ -216,15 +216,15 @@ def run_python(
 
 
 def processes_with(token: str) -> list[int]:
-    """Return the processes in whose environment `token` is; those that are dead have none."""
+    """Return the processes in whose environment or command line `token` is; those that are dead have none."""
     found = []
     for process in Path("/proc").iterdir():
         if process.name.isdecimal():
             try:
-                environment = (process / "environ").read_bytes()
+                texts = (process / "environ").read_bytes() + (process / "cmdline").read_bytes()
             except OSError:  # it has ended, or belongs to another user
                 continue
-            if token.encode() in environment:
+            if token.encode() in texts:
                 found.append(int(process.name))
     return found
 

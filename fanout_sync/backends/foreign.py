@@ -181,7 +181,7 @@ class ForeignSession(Session):
         return check_at, self._cancel_one_without_place(now)
 
     def _give_up_at(self, step: ForeignStep, deadline: float, now: float) -> float:
-        return deadline if now < deadline else deadline + patience_with(self._context.stop, step.index)
+        return deadline if now < deadline else deadline + patience_with(self._context.stop, step.index, step.attempt)
 
     def _find_begun(self, now: float) -> None:
         """Find out which steps have begun.

@@ -156,7 +156,7 @@ class ForeignStep:
     """
 
     def __init__(self, run: ForeignRun, step: Step, number: int) -> None:
-        self.spec, self.index, _, self.timeout_s = step
+        self.spec, self.index, self.attempt, self.timeout_s = step
         self.future: Future[Result] | None = None
         self.submitted = monotonic()
         self.began: float | None = None

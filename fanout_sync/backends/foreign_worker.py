@@ -159,7 +159,8 @@ class _RemoteExecutor:
             if self._loaded is None:
                 executor, rule = load_executor(self._payload, load_apart)
                 make_copy = None if is_thread_safe(executor) else self._copy
-                self._loaded = ExecutorInUse(executor, rule, StopSignal(), make_copy)
+                stop = StopSignal() if self.states is None else _RemoteStop(self.states)
+                self._loaded = ExecutorInUse(executor, rule, stop, make_copy)
             return self._loaded
 
     def _copy(self) -> AgentExecutor:
@@ -173,6 +174,22 @@ class _RemoteExecutor:
             self._loaded.close()
         if self.states is not None:
             self.states.close()
+
+
+class _RemoteStop(StopSignal):
+    """Set when the file of the run says that it is over. Nobody tells: it has to be polled."""
+
+    check_interval_s = 0.2
+
+    def __init__(self, states: StateFile) -> None:
+        super().__init__()
+        self._states = states
+
+    def is_set(self) -> bool:
+        return super().is_set() or self._states.is_over()
+
+    def wait(self, timeout_s: float | None) -> None:
+        super().wait(self.check_interval_s if timeout_s is None else min(timeout_s, self.check_interval_s))
 
 
 class _RemoteExecutors:

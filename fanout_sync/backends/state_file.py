@@ -64,7 +64,8 @@ class StateFile:
             return None
 
     def close(self) -> None:
-        os.close(self._descriptor)
+        descriptor, self._descriptor = self._descriptor, -1
+        os.close(descriptor)
 
     # For the caller
 
@@ -94,6 +95,13 @@ class StateFile:
     def set_begun(self, number: int) -> None:
         """Note that the time of this step has begun."""
         self._write(2 * number, self.BEGUN)
+
+    def is_over(self) -> bool:
+        """Return whether the run is over; also if this file was closed, as it is after the last step."""
+        try:
+            return bool(self._read(0))
+        except OSError:
+            return True
 
     def _read(self, offset: int) -> int:
         return int.from_bytes(os.pread(self._descriptor, 1, offset), "little")

@@ -216,7 +216,7 @@ class ThreadSession(Session):
         self._check_at = math.inf if have_all_begun else now + max(self._shortest_s, MIN_CHECK_INTERVAL_S)
         for key, (step, worker) in list(self._limited.items()):
             deadline = step[4] or math.inf
-            abandon_at = deadline if now < deadline else deadline + patience_with(step[5], step[1])
+            abandon_at = deadline if now < deadline else deadline + patience_with(step[5], step[1], step[2])
             if now < abandon_at:
                 self._check_at = min(self._check_at, abandon_at)
             else:

@@ -16,7 +16,7 @@ from ..formatting import printable
 from ..records.report import Report, failure
 from ..records.status import StepError
 from ..records.steps import AgentStepSpec, StepOutcome
-from .answers import FinalOutcome, InvalidOutcome, refused, with_json
+from .answers import FinalOutcome, InvalidOutcome, RefusedStep, refused, with_json
 from .async_steps import CodeCancelled, CodeOverdue
 from .clock import clock
 from .current_step import RunningStep, running_step
@@ -62,8 +62,7 @@ def run_attempt(
             return failure(index, spec, "cancelled", cancelled, started, duration_s, worker)
         note = raised.note if isinstance(raised, CodeOverdue) else ""
         error, retry_after = _described(raised)
-        if rule is not None and forks_before == forks.count:
-            retry_in, error = _ask_rule(rule, spec, attempt, None, raised, error)
+        retry_in, error = _ask_rule(rule if forks_before == forks.count else None, spec, attempt, None, raised, error)
     if forks_before != forks.count:
         os._exit(0)
     if is_late:
@@ -72,12 +71,12 @@ def run_attempt(
         report = failure(index, spec, "raised", error, started, duration_s, worker)
         report.retry_in, report.retry_after = retry_in, retry_after
         return report
-    is_final = type(outcome) is FinalOutcome
     outcome, invalid = _carried(spec, outcome)
     if invalid is not None:
-        error = StepError("InvalidOutcome", invalid.reason)
-        return failure(index, spec, "invalid", error, started, duration_s, worker, output=printable(invalid.output))
-    if rule is not None and rule.looks_at_outcomes and not is_final:
+        return _invalid(step, invalid, started, duration_s, worker)
+    if type(outcome) is FinalOutcome:
+        outcome = outcome.plain()
+    elif rule is not None and rule.looks_at_outcomes:
         retry_in, error = _ask_rule(rule, spec, attempt, outcome, None, None)
     return Report(
         index, "succeeded" if outcome.success else "failed", outcome, error, started, duration_s, worker, retry_in
@@ -100,13 +99,15 @@ def _described(raised: BaseException) -> tuple[StepError, float | None]:
 
 
 def _ask_rule(
-    rule: RetryRule,
+    rule: RetryRule | None,
     spec: AgentStepSpec,
     attempt: int,
     outcome: StepOutcome | None,
     raised: BaseException | None,
     error: StepError | None,
 ) -> tuple[float | None, StepError | None]:
+    if rule is None:
+        return None, error
     try:
         return rule.wait_after(spec, attempt, outcome, raised), error
     except BaseException as second:  # from a strategy of the caller: it costs the step only its other attempts
@@ -114,6 +115,17 @@ def _ask_rule(
 
         note = report_strategy_error(second)
         return None, None if error is None else evolve(error, message=f"{error.message}{note}")
+
+
+def _invalid(
+    step: RunningStep, invalid: InvalidOutcome, started: float, duration_s: float, worker: str | int
+) -> Report:
+    """Return the report of a step that has returned an invalid outcome, or that its executor refuses to run."""
+    spec, index, _, _, _, _, _ = step
+    error = StepError("InvalidOutcome", invalid.reason)
+    if isinstance(invalid, RefusedStep):  # it has not begun, so it is not tried again
+        return failure(index, spec, "invalid", error, output=printable(invalid.output))
+    return failure(index, spec, "invalid", error, started, duration_s, worker, output=printable(invalid.output))
 
 
 def timed_out(step: RunningStep, started: float, duration_s: float, worker: str | int, note: str = "") -> Report:
@@ -142,8 +154,6 @@ def _carried(spec: AgentStepSpec, outcome: Any) -> tuple[Any, InvalidOutcome | N
         is_plain = False
     if is_plain:
         return outcome, None
-    if type(outcome) is FinalOutcome:
-        outcome = outcome.plain()
     invalid = refused(spec, outcome)
     if invalid is None or not isinstance(outcome, StepOutcome):
         return outcome, invalid

@@ -22,7 +22,13 @@ __all__ = ["Cancelled", "CurrentStep", "current_step"]
 
 
 class StopSignal:
-    """Set once, when a run is cancelled. Steps can poll it, and listeners are called."""
+    """Set once, when a run is cancelled. Steps can poll it, and listeners are called.
+
+    Attributes:
+        check_interval_s: How often to poll it; `None` if listeners are enough.
+    """
+
+    check_interval_s: float | None = None
 
     def __init__(self) -> None:
         self._event = threading.Event()

@@ -5,8 +5,7 @@ Imports little: every backend needs this, and few steps do it.
 
 from __future__ import annotations
 
-import contextlib
-from collections.abc import Iterator
+import threading
 
 from .. import forks
 from .current_step import RunningStep, StopSignal
@@ -14,27 +13,21 @@ from .current_step import RunningStep, StopSignal
 STOP_BOUND_S = 2.0
 """So many seconds after its deadline such a step may take to stop."""
 
-_stopping: set[tuple[int, int]] = set()
-"""The `id` of the stop signal of the run, and the index of the step."""
+_promises: dict[int, tuple[StopSignal, int, int]] = {}
+"""The latest step of each thread that has promised to stop: the signal of its run, its index, and its attempt.
+
+It stays there until the thread promises the same for another step, so that it holds until the step is reported."""
 
 
-@contextlib.contextmanager
-def stops_by_itself(step: RunningStep | None) -> Iterator[None]:
-    """Promise that the block ends soon when the deadline of the step is over, or its run is given up."""
-    if step is None:
-        yield
-        return
-    key = id(step[5]), step[1]
-    _stopping.add(key)
-    try:
-        yield
-    finally:
-        _stopping.discard(key)
+def promise_to_stop(step: RunningStep) -> None:
+    """Promise that a step, which runs in this thread, ends soon when its deadline is over or its run is given up."""
+    _, index, attempt, _, _, stop, _ = step
+    _promises[threading.get_ident()] = stop, index, attempt
 
 
-def patience_with(stop: StopSignal, index: int) -> float:
-    """Return for how many seconds to wait for a step of a run that is overdue."""
-    return STOP_BOUND_S if (id(stop), index) in _stopping else 0.0
+def patience_with(stop: StopSignal, index: int, attempt: int) -> float:
+    """Return for how many seconds to wait for a step that is overdue."""
+    return STOP_BOUND_S if (stop, index, attempt) in list(_promises.values()) else 0.0
 
 
-forks.call_in_child(_stopping.clear)
+forks.call_in_child(_promises.clear)

@@ -84,17 +84,17 @@ def kill_trees(pids: Iterable[int], marks: Iterable[str], spare: int | None = No
 
 
 def _descendants(doomed: set[int], marks: list[bytes]) -> Iterator[tuple[int, int]]:
-    """Yield process id and start time of the processes in `doomed` and of all their descendants."""
+    """Yield process id and start time of the processes in `doomed`, of those with a mark, and of all descendants."""
     processes = list(_all_processes())
     first_start = min((started for pid, *_, started in processes if pid in doomed), default=0)
-    family = set(doomed)
-    is_growing = True
+    family = doomed | {pid for pid, *_, started in processes if started >= first_start and _is_marked(pid, marks)}
+    is_growing = bool(family)
     while is_growing:
         found = {pid for pid, parent, group, session, _ in processes if not family.isdisjoint((parent, group, session))}
         is_growing = not found <= family
         family |= found
     for pid, *_, started in processes:
-        if pid in family or (started >= first_start and _is_marked(pid, marks)):
+        if pid in family:
             yield pid, started
 
 

@@ -13,7 +13,7 @@ from typing import Any
 import pytest
 from bounds import HANG_BOUND_S
 from processes import eventually
-from programs import each_backend, one, own_backends, run_command, shell, spec_for
+from programs import backend_named, each_backend, one, own_backends, run_command, shell, spec_for
 from scripts import Launcher, await_condition, processes_with
 
 from fanout_sync import Command, CommandExecutor, Retry, Runner
@@ -30,7 +30,7 @@ GOING_ON = {
     "its grandchildren are in the background": "(sleep 600 & sleep 601 &) ; exec sleep 602",
     "its child has a session of its own": "setsid sleep 600 & exec sleep 601",
     "it has forked twice": "(setsid sh -c 'sleep 600 >/dev/null 2>&1 </dev/null &' &) ; exec sleep 601",
-    "its child has cleared its environment": "env -i setsid sleep 600 & exec sleep 601",
+    "its child has cleared its environment": "env -i setsid sh -c 'sleep 600; :' $FANOUT_SYNC_TEST & exec sleep 601",
     "it is stopped": "kill -STOP $$",
     "it has closed its outputs": "exec >&- 2>&-; exec sleep 600",
     "it writes for ever": "exec yes",
@@ -93,6 +93,15 @@ def test_other_steps_go_on_after_a_timeout(backend: str) -> None:
     assert [record.status for record in run.records] == ["timed_out", *["succeeded"] * 5]
 
 
+def test_many_timeouts_at_once() -> None:
+    """Many programs that are overdue at the same time are killed together; no thread is abandoned."""
+    specs = [spec_for(task_id=f"t{i}") for i in range(64)]
+    command = Command(shell("setsid sleep 600 & exec sleep 601"))
+    run = run_command(command, *specs, timeout=3, max_concurrency=64)
+    assert {record.status for record in run.records} == {"timed_out"}
+    assert not [outcome.output for outcome in run if "abandoned" in outcome.output]
+
+
 @own_backends
 def test_a_timeout_may_be_tried_again(backend: str) -> None:
     """`on_timeout` covers a program that was killed."""
@@ -100,17 +109,19 @@ def test_a_timeout_may_be_tried_again(backend: str) -> None:
     assert [attempt.status for attempt in run.records[0].attempts] == ["timed_out"] * 2
 
 
-@own_backends
+@each_backend
 @each_program
-def test_a_run_that_is_cancelled(source: str, backend: Any, tmp_path: Path) -> None:
+def test_a_run_that_is_cancelled(source: str, backend: str, tmp_path: Path, no_program_left: str) -> None:
     """`RunHandle.cancel` kills the programs with all that they have started."""
     executor = CommandExecutor({"a": Command(shell(f"touch begun; {source}"), cwd=tmp_path)})
     began = time.monotonic()
-    handle = Runner(executor, backend=backend, on_interrupt="return").start([spec_for()])
-    assert eventually((tmp_path / "begun").exists)
-    handle.cancel()
-    run = handle.result(HANG_BOUND_S)
-    assert [record.status for record in run.records] == ["cancelled"]
+    with backend_named(backend) as place:
+        handle = Runner(executor, backend=place, on_interrupt="return").start([spec_for()])
+        assert eventually((tmp_path / "begun").exists)
+        handle.cancel()
+        run = handle.result(HANG_BOUND_S)
+        assert [record.status for record in run.records] == ["cancelled"]
+        assert eventually(lambda: _programs(no_program_left) == [])
     assert time.monotonic() - began < SOON_S
 
 

@@ -107,7 +107,7 @@ def test_a_later_round_of_a_loop() -> None:
 
 
 def test_the_record_of_such_a_step() -> None:
-    """Its status is `invalid`, and there was one attempt."""
+    """Its status is `invalid`, and there was no attempt."""
     run = Runner(EXECUTOR, retry=Retry(3, wait=0, on_failure=True)).run(iter([BAD]))
     assert run.records[0].status == "invalid"
-    assert len(run.records[0].attempts) == 1
+    assert run.records[0].attempts == ()

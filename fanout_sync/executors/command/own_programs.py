@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import atexit
 import contextlib
 import os
 import threading
@@ -37,13 +38,33 @@ class _Period:
         guard_process = use_guard()
         if pauses.inherited is None:  # in a worker process, what guards its caller finds its programs, too
             ensure_guard(guard_process)
-        return cls(guard_process, f"{guard_process.mark}/{os.urandom(4).hex()}", PrivateFolders())
+        period = cls(guard_process, f"{guard_process.mark}/{os.urandom(4).hex()}", PrivateFolders())
+        _periods.add(period)
+        return period
 
     def end(self) -> None:
         """Kill what the programs have left behind, wherever it is by now."""
+        self.clean_up()
+        _periods.discard(self)
+        release_guard(self.guard_process)
+
+    def clean_up(self) -> None:
         kill_trees([], [self.mark])
         self.folders.remove()
-        release_guard(self.guard_process)
+
+
+_periods: set[_Period] = set()
+"""Those of this process that have not ended."""
+
+
+@atexit.register
+def _clean_up_at_exit() -> None:
+    # The guard process stays: a thread may just be starting another program.
+    for period in list(_periods):
+        period.clean_up()
+
+
+forks.call_in_child(_periods.clear)
 
 
 class OwnPrograms:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import atexit
 import contextlib
 import logging
 import math
@@ -18,9 +17,11 @@ from typing import IO, Any, Protocol
 from attrs import frozen
 
 from ... import forks
-from ...processes.process_tree import MARK, has_group, kill_group, kill_trees, mark_below
+from ...processes.killing import tree_killer
+from ...processes.process_tree import MARK, has_group, mark_below
 from ..async_steps import CodeCancelled
 from ..clock import clock
+from ..current_step import StopSignal
 
 logger = logging.getLogger(__name__)
 
@@ -118,7 +119,6 @@ class Program:
                 start_new_session=True,
             )
             on_failure.pop_all()
-        _running.add(self)
         forks.disown_in_child(self)
         with contextlib.suppress(AttributeError, OSError):  # where the system has no pidfd, or no more descriptors
             self._pidfd = os.pidfd_open(self._process.pid)
@@ -134,12 +134,13 @@ class Program:
             if self._wake_writer >= 0:
                 os.write(self._wake_writer, (1).to_bytes(8, "little"))
 
-    def communicate(self, reader: OutputReader, patience: Patience) -> int | None:
+    def communicate(self, reader: OutputReader, patience: Patience, stop: StopSignal) -> int | None:
         """Feed the program and read its outputs until it has ended. Nothing of it is left after that.
 
         Args:
             reader: Takes the outputs.
             patience: When the program is killed.
+            stop: Set when the run is given up; polled, if it is of that kind. Otherwise `cancel` is to be called.
 
         Returns:
             Its exit status; negative if a signal has ended it, and `None` if it was killed after its answer.
@@ -147,12 +148,12 @@ class Program:
         Raises:
             Overdue: The deadline was over.
             Idle: It had written nothing for too long.
-            CodeCancelled: `cancel` was called.
+            CodeCancelled: `cancel` was called, or `stop` is set.
             BaseException: The reader has raised it, or it is an interrupt.
         """
         try:
             with _Selector() as selector:
-                conversation = _Conversation(self, selector, reader, patience)
+                conversation = _Conversation(self, selector, reader, patience, stop)
                 if not conversation.has_ended_by_itself():
                     self.kill()
                     return self._process.returncode if conversation.has_exited else None
@@ -172,7 +173,7 @@ class Program:
             return
         # Once it was waited for, the number is its own only as long as its group is.
         is_own = self._process.returncode is None or has_group(self.pid)
-        kill_trees([self.pid] if is_own else [], [self._mark])
+        tree_killer.kill([self.pid] if is_own else [], self._mark)
         self._reap()
 
     def _reap(self) -> int | None:
@@ -183,7 +184,6 @@ class Program:
             return None
 
     def _close(self) -> None:
-        _running.discard(self)
         forks.keep_in_child(self)
         for pipe in self._pipes():
             pipe.close()
@@ -214,9 +214,15 @@ class _Conversation:
     """What passes between a program and this process, until the program ends or is too late."""
 
     def __init__(
-        self, program: Program, selector: selectors.BaseSelector, reader: OutputReader, patience: Patience
+        self,
+        program: Program,
+        selector: selectors.BaseSelector,
+        reader: OutputReader,
+        patience: Patience,
+        stop: StopSignal,
     ) -> None:
         self._program = program
+        self._stop = stop
         self._process = program._process
         self._selector = selector
         self._reader = reader
@@ -251,13 +257,14 @@ class _Conversation:
             Overdue, Idle, CodeCancelled: As for `Program.communicate`.
         """
         while not is_over():
-            if self._program._is_cancelled:
+            if self._program._is_cancelled or (self._stop.check_interval_s is not None and self._stop.is_set()):
                 raise CodeCancelled
             left_s = self._left_s()
             if left_s is None:
                 return False
             needs_checks = self._program._pidfd is None or not self._open_outputs
-            for key, _ in self._selector.select(min(left_s, _CHECK_INTERVAL_S if needs_checks else _LONGEST_WAIT_S)):
+            interval_s = _CHECK_INTERVAL_S if needs_checks else self._stop.check_interval_s or _LONGEST_WAIT_S
+            for key, _ in self._selector.select(min(left_s, interval_s)):
                 key.data()
             if self._program._pidfd is None and not self.has_exited and self._process.poll() is not None:
                 self._note_exit()
@@ -327,23 +334,3 @@ def _wake_descriptors() -> tuple[int, int]:
         descriptor = os.eventfd(0, os.EFD_CLOEXEC | os.EFD_NONBLOCK)
         return descriptor, descriptor
     return os.pipe()
-
-
-_running: set[Program] = set()
-"""The programs of this process that are running."""
-
-
-@atexit.register
-def _kill_at_exit() -> None:
-    programs = [program for program in list(_running) if not program._is_inherited]
-    for program in programs:
-        kill_group(program.pid)
-    if programs:
-        kill_trees([program.pid for program in programs], [program._mark for program in programs])
-
-
-def _forget_in_child() -> None:
-    _running.clear()
-
-
-forks.call_in_child(_forget_in_child)

@@ -9,7 +9,7 @@ from ...formatting import with_output_tail
 from ...records.steps import AgentStepSpec, StepOutcome
 from ..async_steps import CodeCancelled, CodeOverdue
 from ..current_step import Cancelled, RunningStep, StopSignal, running_step
-from ..stopping import stops_by_itself
+from ..stopping import promise_to_stop
 from .command import Command
 from .conclusion import concluded
 from .invocation import environment_of, invocation_of, schema_file, why_not_started
@@ -40,9 +40,10 @@ def run_command(
         OSError: It cannot be started.
     """
     step = running_step.get()
-    with stops_by_itself(step):
-        _await_start(command, step)
-        return _run(command, spec, event_tx, programs, step)
+    if step is not None:
+        promise_to_stop(step)
+    _await_start(command, step)
+    return _run(command, spec, event_tx, programs, step)
 
 
 def _run(
@@ -100,7 +101,7 @@ def _status_of(program: Program, command: Command, step: RunningStep | None, out
     stop = StopSignal() if step is None else step[5]
     stop.listen(program.cancel)
     try:
-        status = program.communicate(output, patience)
+        status = program.communicate(output, patience, stop)
     except Overdue:
         output.end()
         killed = f"; {command.name} (process {program.pid}) and all that it had started were killed"
