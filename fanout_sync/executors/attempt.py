@@ -26,7 +26,7 @@ if TYPE_CHECKING:
     from ..retry.policy import RetryRule
 
 
-def run_attempt(
+def run_attempt(  # noqa: C901 - in one piece, as each step takes this path
     executor: AgentExecutor,
     step: RunningStep,
     event_tx: EventSender | None,

@@ -21,6 +21,8 @@ from ..errors import OptionError
 from . import interpreter, process_tree
 from . import pauses as pauses_module
 from .pauses import Pauses
+from .process_tree import outermost_mark
+from .scratch import make_folder, remove_folder
 from .spawn import spawn
 
 logger = logging.getLogger(__name__)
@@ -33,11 +35,15 @@ sys.path.append({folder!r})
 from pauses import Pauses
 from process_tree import run_guard
 run_guard({caller}, {mark!r}, Pauses({pauses}))
+from scratch import remove_folder
+remove_folder({folder_mark!r})
 """
 _PROGRAM_IF_FROZEN = """\
 from fanout_sync.processes.pauses import Pauses
 from fanout_sync.processes.process_tree import run_guard
 run_guard({caller}, {mark!r}, Pauses({pauses}))
+from fanout_sync.processes.scratch import remove_folder
+remove_folder({folder_mark!r})
 """
 _IS_SUPPORTED = sys.platform.startswith("linux")
 
@@ -60,16 +66,32 @@ class GuardProcess:
         """Start the process unless it runs already: code of a step is about to run."""
         if self._pid is None and _IS_SUPPORTED:
             try:
-                self._pid = _spawn(self.mark, self.pauses.descriptor)
+                folder_mark = None if self._is_inside_another else self.mark
+                self._pid = _spawn(self.mark, folder_mark, self.pauses.descriptor)
             except (OSError, OptionError) as error:  # no more processes, or no Python
                 # Workers still watch their caller themselves.
                 logger.warning("no guard process: if this process is killed, what it has started may go on: %s", error)
+
+    @property
+    def _is_inside_another(self) -> bool:
+        """Whether this process is a worker, or a program of a step: then another one removes the temporary files."""
+        return outermost_mark(self.mark) != self.mark
+
+    def make_folder(self) -> str:
+        """Return the path of the folder for temporary files; it is made if there is none.
+
+        Raises:
+            OSError: It cannot be made.
+        """
+        return make_folder(outermost_mark(self.mark))
 
     def remove_user(self) -> None:
         """Count one user less; the last one ends the process."""
         self.users -= 1
         if self.users:
             return
+        if not self._is_inside_another:
+            remove_folder(self.mark)
         self.pauses.close()
         if self._pid is not None:
             pid, self._pid = self._pid, None
@@ -118,10 +140,10 @@ def _disown() -> None:
 forks.call_in_child(_disown)
 
 
-def _spawn(mark: str, pauses: int) -> int:
+def _spawn(mark: str, folder_mark: str | None, pauses: int) -> int:
     # In a worker the guard process of its caller notes the pauses.
     passed = {"pauses": pauses} if pauses >= 0 and pauses_module.inherited is None else {}
-    values = {"caller": os.getpid(), "mark": mark, **({} if passed else {"pauses": -1})}
+    values = {"caller": os.getpid(), "mark": mark, "folder_mark": folder_mark, **({} if passed else {"pauses": -1})}
     if getattr(sys, "frozen", False):
         pid, _ = spawn(_PROGRAM_IF_FROZEN, passed, values, is_silent=True)
     else:

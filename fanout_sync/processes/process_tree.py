@@ -31,6 +31,11 @@ def mark_below(mark: str) -> str:
     return f"{os.environ.get(MARK, '')}/{mark}/"
 
 
+def outermost_mark(mark: str) -> str:
+    """Return the mark of the process, outside all workers, to which a process belongs that has this mark."""
+    return os.environ.get(MARK, "").strip("/").partition("/")[0] or mark
+
+
 def kill_group(pid: int) -> None:
     """Kill the process group that `pid` leads; `pid` itself may have ended."""
     if hasattr(os, "killpg"):

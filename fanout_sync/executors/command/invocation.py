@@ -8,7 +8,7 @@ import json
 import os
 import shutil
 import tempfile
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 
 from attrs import frozen
@@ -104,8 +104,13 @@ def _encoded(prompt: str) -> bytes:
 
 
 @contextlib.contextmanager
-def schema_file(command: Command, spec: AgentStepSpec) -> Iterator[str | None]:
+def schema_file(command: Command, spec: AgentStepSpec, make_folder: Callable[[], str]) -> Iterator[str | None]:
     """Yield the path of a file with the `output_schema` of the step, if the command wants one; it is removed then.
+
+    Args:
+        command: The command.
+        spec: The step.
+        make_folder: Returns the path of the folder that it is in.
 
     Raises:
         OSError: It cannot be written.
@@ -117,7 +122,7 @@ def schema_file(command: Command, spec: AgentStepSpec) -> Iterator[str | None]:
     if spec.output_schema is None or not wants_it:
         yield None
         return
-    descriptor, path = tempfile.mkstemp(prefix="fanout-sync-schema-", suffix=".json")
+    descriptor, path = tempfile.mkstemp(prefix="schema-", suffix=".json", dir=make_folder())
     try:
         with os.fdopen(descriptor, "w", encoding="utf-8") as file:
             json.dump(spec.output_schema, file)

@@ -38,7 +38,9 @@ class _Period:
         guard_process = use_guard()
         if pauses.inherited is None:  # in a worker process, what guards its caller finds its programs, too
             ensure_guard(guard_process)
-        period = cls(guard_process, f"{guard_process.mark}/{os.urandom(4).hex()}", PrivateFolders())
+        period = cls(
+            guard_process, f"{guard_process.mark}/{os.urandom(4).hex()}", PrivateFolders(guard_process.make_folder)
+        )
         _periods.add(period)
         return period
 

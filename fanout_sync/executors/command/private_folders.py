@@ -6,13 +6,21 @@ import contextlib
 import shutil
 import tempfile
 import threading
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 
 
 class PrivateFolders:
-    """Folders that are empty at first, one for each program that runs at once; the next one gets one that is free."""
+    """Folders that are empty at first, one for each program that runs at once; the next one gets one that is free.
 
-    def __init__(self) -> None:
+    Args:
+        make_parent: Returns the path of the folder that they are in.
+
+    Attributes:
+        make_parent: The same, for other temporary files.
+    """
+
+    def __init__(self, make_parent: Callable[[], str]) -> None:
+        self.make_parent = make_parent
         self._lock = threading.Lock()
         self._all: list[str] = []
         self._free: list[str] = []
@@ -34,7 +42,7 @@ class PrivateFolders:
     def _take(self) -> str:
         with self._lock:
             if not self._free:
-                self._all.append(tempfile.mkdtemp(prefix="fanout-sync-"))
+                self._all.append(tempfile.mkdtemp(dir=self.make_parent()))
                 return self._all[-1]
             return self._free.pop()
 

@@ -55,7 +55,7 @@ def _run(
 ) -> StepOutcome:
     with (
         programs.one_more() as (mark, folders),
-        schema_file(command, spec) as schema_path,
+        schema_file(command, spec, folders.make_parent) as schema_path,
         environment_of(command, spec, folders) as environment,
     ):
         invocation = invocation_of(command, spec, schema_path)
