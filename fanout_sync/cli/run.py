@@ -21,7 +21,7 @@ from ..records.steps import StepOutcome
 from ..runner.runner import Runner
 from .import_target import resolve_target
 from .lines_file import EventsFile, LinesFile, lines_to
-from .output import INTERRUPTED, SOME_FAILED, write_error, write_line
+from .output import INTERRUPTED, SOME_FAILED, say_last, write_error, write_line
 from .resume import resume_line
 from .same_file import JournalFile, refuse_same_file
 from .shown_progress import ShownProgress
@@ -203,7 +203,7 @@ def run(
             else:
                 reused = 0 if source.journal is None else source.journal.reused
                 text = summary.text(reused, [] if budget is None else [budget.summary_line()], resume)
-            click.echo(text, err=True)
+            say_last(text)
         if scope.is_interrupted:
             raise click.exceptions.Exit(INTERRUPTED)
         if event_tx is not None and event_tx.error is not None:

@@ -84,6 +84,7 @@ def _follow(path: Path, name: str, what: str, run: WatchedRun) -> WatchedRun:
         raise OptionError("cannot show anything, the standard output is closed")
     display = display_on(sys.stdout, shows_at_once=True)
     status: RunStatus | None = None
+    ended_by: BaseException | None = None
     tell_at = time.monotonic() + SILENT_S
     try:
         while True:
@@ -100,8 +101,11 @@ def _follow(path: Path, name: str, what: str, run: WatchedRun) -> WatchedRun:
                     return run
             time.sleep(LOOK_S)
             run = _look_at(path, name)
+    except BaseException as error:
+        ended_by = error
+        raise
     finally:
-        display.finish(status)
+        display.finish(status, ended_by)
 
 
 def _look_at(path: Path, name: str) -> WatchedRun:
