@@ -190,7 +190,7 @@ def run(
         )
         source.check(before_first=outcomes.begin)
         summary = Summary(len(source), "standard output" if output == "-" else output)
-        resume = None if workflow is None else resume_line(source, outcomes)
+        resume = None if workflow is None else resume_line([source.name], [outcomes, event_lines])
         with (
             _sigterm_as_ctrl_c(),
             warnings_shown_by(lambda text: click.echo(f"warning: {text}", err=True)),
@@ -314,9 +314,13 @@ def _end_with(error: FanoutError, take: Callable[[StepOutcome, Status], None], s
 
 @contextmanager
 def _errors_say(resume: str | None) -> Iterator[None]:
-    """Have an error that cuts a run short say how to resume it; `None` if that is not possible."""
+    """Say how to resume a run that an error cuts short, or a reader that leaves; `None` if that is not possible."""
     try:
         yield
+    except click.exceptions.Exit:  # the reader of the outcomes, such as `head`, needs no more of them
+        if resume is not None:
+            say_last(resume)
+        raise
     except click.ClickException as error:
         if resume is None:
             raise
