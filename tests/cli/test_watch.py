@@ -144,7 +144,7 @@ def test_a_holder_that_is_killed_is_told_of(folder: Folder, gate: NamedPipe) -> 
     assert watch.returncode == 1
     with watching(folder) as later:
         assert rest_of(later) == f"no run of workflow 'default' in run.db is running\nthe last one: {died}"
-    assert later.returncode == 0
+    assert later.returncode == 1
 
 
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
