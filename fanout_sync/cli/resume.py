@@ -49,7 +49,7 @@ def resume_line(inputs: Iterable[str], outputs: Iterable[LinesFile | None]) -> s
         if (number := _descriptor_of(output.name)) is None:
             continue
         is_moved = output.name == "<stdout>"  # the descriptor 1 is that of the standard error now
-        path = _file_behind(output.fileno() if is_moved else number)
+        path = _file_behind(output.fileno())
         if number > 2:
             arguments = arguments if path is None else _with_path(arguments, output.name, path)
             notes += [f"with an output in the place of {output.name}"] * (path is None)

@@ -4,11 +4,9 @@ from __future__ import annotations
 
 import os
 import re
-import select
 import signal
 import termios
 import time
-from contextlib import suppress
 from pathlib import Path
 
 import pytest
@@ -75,16 +73,6 @@ def await_lines(path: Path, count: int) -> None:
         time.sleep(0.01)  # another process writes it
 
 
-def fill(window: Window) -> None:
-    """Write to the terminal, which nobody reads, until it takes nothing more."""
-    terminal = os.open(f"/proc/{window.script.process.pid}/fd/0", os.O_WRONLY | os.O_NONBLOCK | os.O_NOCTTY)
-    while select.select([], [terminal], [], 0.2)[1]:  # the system moves on a moment later what was written
-        with suppress(BlockingIOError):
-            while True:
-                os.write(terminal, b"x")
-    os.close(terminal)
-
-
 @each_backend
 def test_a_run_goes_on_while_nobody_reads_its_terminal(backend: str, folder: Path, launch: Launcher) -> None:
     """As when the connection of a terminal is gone: all steps run, and the end is shown when somebody reads again."""
@@ -132,7 +120,7 @@ def test_an_interrupt_ends_a_run_whose_terminal_is_stuck(
     window = start(
         folder, launch, [agent] * 5000, *options, "--backend", backend, "--events", "events.jsonl", term=term
     )
-    fill(window)
+    window.fill()
     await_lines(folder / "events.jsonl", 3)
     window.script.process.send_signal(signal.SIGINT)
     assert window.script.process.wait(EXIT_BOUND_S) == 130
