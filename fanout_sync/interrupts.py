@@ -128,6 +128,11 @@ class InterruptScope:
             _scopes.remove(self)
 
 
+def is_interrupted() -> bool:
+    """Return whether an interrupt was noted, in whatever scope. Any thread may ask."""
+    return any(scope.is_interrupted for scope in _scopes)
+
+
 def _install() -> None:
     for number in _SIGNALS:
         handler = signal.getsignal(number)

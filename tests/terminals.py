@@ -8,6 +8,7 @@ import select
 import struct
 import termios
 from collections.abc import Callable
+from contextlib import suppress
 
 import pyte
 from attrs import define, field
@@ -68,6 +69,15 @@ class Window:
             pass
         self.script.process.wait(EXIT_BOUND_S)
         return self.all_rows()
+
+    def fill(self) -> None:
+        """Write to the terminal, which nobody reads, until it takes nothing more."""
+        terminal = os.open(f"/proc/{self.script.process.pid}/fd/0", os.O_WRONLY | os.O_NONBLOCK | os.O_NOCTTY)
+        while select.select([], [terminal], [], 0.2)[1]:  # the system moves on a moment later what was written
+            with suppress(BlockingIOError):
+                while True:
+                    os.write(terminal, b"x")
+        os.close(terminal)
 
     def resize(self, columns: int, rows: int) -> None:
         self.screen.resize(rows, columns)

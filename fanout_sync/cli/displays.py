@@ -6,9 +6,8 @@ import time
 from collections.abc import Callable
 from typing import IO, Protocol
 
-import click
-
 from ..results.run_status import RunStatus
+from .background_writer import LineWriter
 from .run_text import plain_line, rendered
 from .screen import Screen, draws_on
 
@@ -56,11 +55,8 @@ class LiveDisplay:
         self.screen.draw(rendered(status, self._width()))
 
     def finish(self, status: RunStatus | None, error: BaseException | None = None) -> None:
-        if status is None:
-            self.screen.clear()
-        else:
-            self.screen.finish(rendered(status, self._width(), is_over=True))
-        self.screen.close()
+        content = None if status is None else rendered(status, self._width(), is_over=True)
+        self.screen.finish(content, is_urgent=isinstance(error, KeyboardInterrupt))
 
     def _width(self) -> int:
         return max(1, self.screen.size()[0] - 1)
@@ -84,19 +80,22 @@ class PlainLines:
         shows_at_once: bool = False,
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
-        self._stream = stream
+        self._lines = LineWriter(stream)
         self._clock = clock
         self._next_at = clock() + (0.0 if shows_at_once else LINE_S)
 
     def show(self, status: RunStatus) -> None:
+        self._lines.check()
         if (now := self._clock()) >= self._next_at:
             self._next_at = now + LINE_S
-            click.echo(plain_line(status), file=self._stream)
+            self._lines.offer(plain_line(status))
 
     def finish(self, status: RunStatus | None, error: BaseException | None = None) -> None:
+        is_urgent = isinstance(error, KeyboardInterrupt)
         # The message of an error says how far the run came; and there is none if a reader such as `head` has left.
         if status is not None and not isinstance(error, Exception):
-            click.echo(plain_line(status, is_over=True), file=self._stream)
+            self._lines.write(plain_line(status, is_over=True), is_urgent=is_urgent)
+        self._lines.close(is_urgent=is_urgent)
 
 
 def display_on(stream: IO[str], *, shows_at_once: bool = False) -> LiveDisplay | PlainLines:

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Callable, Iterable, Sequence
 
 import click
 
+from .background_writer import LineWriter
 from .lines_file import LinesFile
 
 SOME_FAILED = 1
@@ -70,6 +72,18 @@ def say(line: str) -> None:
         raise
     except OSError as error:
         raise click.ClickException(f"cannot write to the standard output: {error.strerror or error}") from None
+
+
+def say_last(text: str) -> None:
+    """Print the last lines of a command to the standard error; after an interrupt, only if it takes them.
+
+    Raises:
+        OSError: They cannot be written.
+    """
+    if sys.stderr is not None:
+        lines = LineWriter(sys.stderr)
+        lines.write(text)
+        lines.close()
 
 
 def shown(text: str, most: int = MAX_CHARS) -> str:

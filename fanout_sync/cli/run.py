@@ -22,7 +22,7 @@ from .executor_choice import PRESETS, ExecutorChoice
 from .inputs import Inputs, input_options
 from .limits import Limits
 from .lines_file import EventsFile, LinesFile, lines_to
-from .output import INTERRUPTED, SOME_FAILED, write_error, write_line
+from .output import INTERRUPTED, SOME_FAILED, say_last, write_error, write_line
 from .resume import resume_line
 from .same_file import JournalFile, refuse_same_file
 from .shown_progress import ShownProgress
@@ -207,7 +207,7 @@ def run(
             progress=None if shown_progress is None else shown_progress.as_option(),
         )
         summary = Summary(len(source), "standard output" if output == "-" else output)
-        resume = None if workflow is None else resume_line(source, outcomes)
+        resume = None if workflow is None else resume_line([source.name], [outcomes, event_lines])
         with (
             _sigterm_as_ctrl_c(),
             warnings_shown_by(lambda text: click.echo(f"warning: {text}", err=True)),
@@ -220,7 +220,7 @@ def run(
             else:
                 reused = 0 if source.journal is None else source.journal.reused
                 text = summary.text(reused, [] if budget is None else [budget.summary_line()], resume)
-            click.echo(text, err=True)
+            say_last(text)
         if scope.is_interrupted:
             raise click.exceptions.Exit(INTERRUPTED)
         if event_tx is not None and event_tx.error is not None:
@@ -285,9 +285,13 @@ def _end_with(error: FanoutError, take: Callable[[StepOutcome, Status], None], s
 
 @contextmanager
 def _errors_say(resume: str | None) -> Iterator[None]:
-    """Have an error that cuts a run short say how to resume it; `None` if that is not possible."""
+    """Say how to resume a run that an error cuts short, or a reader that leaves; `None` if that is not possible."""
     try:
         yield
+    except click.exceptions.Exit:  # the reader of the outcomes, such as `head`, needs no more of them
+        if resume is not None:
+            say_last(resume)
+        raise
     except click.ClickException as error:
         if resume is None:
             raise

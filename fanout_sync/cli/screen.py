@@ -3,21 +3,29 @@
 Why not `rich.live`: it moves up by the height of what it drew last, which is wrong when the window has been resized and
 its lines were wrapped anew; it hides the cursor, which stays hidden if the process is killed; and it cannot keep apart
 what other processes print. Here the cursor always rests on an empty line just above the region, to which the terminal
-keeps it on a resize, and each change is one write that begins by erasing all below.
+keeps it on a resize, and each change is one write that begins by erasing all below. (tmux does not keep it there when
+the window gets so narrow that the wrapped rows need more room than there is: it moves the upper ones into its history,
+where nothing can erase them.)
 """
 
 from __future__ import annotations
 
 import io
 import os
-import select
-import threading
 from typing import IO, TYPE_CHECKING
+
+from .background_writer import BackgroundWriter
 
 if TYPE_CHECKING:
     from rich.console import RenderableType
 
-ERASE_BELOW = "\r\x1b[J"
+_ERASE = "\r\x1b[K\x1b7\x1b[B\x1b[J\x1b8"
+"""Erases the row of the cursor and all below.
+
+Not by `ESC [ J` from that row: when it is the first one of the window, tmux takes that for a screen that is cleared,
+and keeps all of it in its history.
+"""
+
 _ASCII = str.maketrans({"·": "-", "×": "x", "…": "~"})
 
 
@@ -31,7 +39,7 @@ def draws_on(stream: IO[str] | None) -> bool:
 
 
 class Screen:
-    """A terminal with a region at its bottom. Any thread may use it.
+    """A terminal with a region at its bottom. One thread draws, another one may write lines above the region.
 
     Args:
         stream: The terminal. Its descriptor is duplicated, so that the stream may be redirected meanwhile.
@@ -40,7 +48,7 @@ class Screen:
     def __init__(self, stream: IO[str]) -> None:
         self.descriptor = os.dup(stream.fileno())
         self._encoding = getattr(stream, "encoding", None) or "utf-8"
-        self._lock = threading.Lock()
+        self._writer = BackgroundWriter(self.descriptor)
         self._region = ""
 
     def size(self) -> tuple[int, int]:
@@ -49,34 +57,44 @@ class Screen:
         return size.columns or 80, size.lines or 24  # a terminal that was not told its size has 0
 
     def draw(self, content: RenderableType) -> None:
-        """Draw the region anew; nothing is drawn while the terminal is stopped (Ctrl-S) or takes nothing."""
-        region = self._rows(content)
-        with self._lock:
-            if self._takes_text():
-                self._region = region
-                self._write(self._drawn())
+        """Draw the region anew. While the terminal takes nothing, nothing is drawn; this never waits for it.
+
+        Raises:
+            OSError: The window was closed.
+        """
+        self._region = self._rows(content)
+        self._writer.offer(self._encoded(self._drawn()))
 
     def say(self, text: str) -> None:
-        """Write text above the region; it is whole lines, and goes to the screen as it is."""
-        with self._lock:
-            self._write(text.replace("\n", "\r\n") + self._drawn())
+        """Write text above the region; it is whole lines, and goes to the screen as it is.
 
-    def finish(self, content: RenderableType) -> None:
-        """Draw the region for the last time. It stays there, and what is written next goes below it."""
-        text = "".join(f"{row}\r\n" for row in self._rows(content, is_last=True).split("\r\n"))
-        with self._lock:
-            self._region = ""
-            self._write(text)
+        Waits until the terminal has taken what was written before.
 
-    def clear(self) -> None:
-        """Remove the region."""
-        with self._lock:
-            if self._region:
-                self._region = ""
-                self._write("")
+        Raises:
+            OSError: The window was closed.
+        """
+        lines = text.replace("\n", "\r\n")
+        self._writer.write(lambda: self._encoded(lines + self._drawn()))
 
-    def close(self) -> None:
-        os.close(self.descriptor)
+    def finish(self, content: RenderableType | None, *, is_urgent: bool = False) -> None:
+        """Draw the region for the last time, and let go of the terminal. What is written next goes below it.
+
+        Args:
+            content: What stays there; `None` to remove the region.
+            is_urgent: As for `BackgroundWriter.write`.
+
+        Raises:
+            OSError: The window was closed.
+        """
+        try:
+            if content is not None:
+                rows = self._rows(content, is_last=True).split("\r\n")
+                last = self._encoded("".join(f"{row}\r\n" for row in rows))
+                self._writer.write(lambda: last, is_urgent=is_urgent)
+            elif self._region:
+                self._writer.write(lambda: self._encoded(""), is_urgent=is_urgent)
+        finally:
+            self._writer.close(is_urgent=is_urgent)
 
     def _drawn(self) -> str:
         """Return the region, and the way back to where the cursor rests."""
@@ -109,16 +127,9 @@ class Screen:
         # The row on which the cursor rests is part of the screen, too.
         return "\r\n".join(lines if is_last else lines[: max(1, rows - 2)])
 
-    def _takes_text(self) -> bool:
-        return bool(select.select([], [self.descriptor], [], 0)[1])
-
-    def _write(self, text: str) -> None:
-        text = ERASE_BELOW + text
+    def _encoded(self, text: str) -> bytes:
+        """Return what replaces the region, and all below the cursor, with a text."""
+        text = _ERASE + text
         if not self._encoding.lower().startswith("utf"):
             text = text.translate(_ASCII)
-        rest = memoryview(text.encode(self._encoding, "replace"))
-        while rest:
-            try:
-                rest = rest[os.write(self.descriptor, rest) :]
-            except BlockingIOError:  # some program has made the terminal non-blocking
-                select.select([], [self.descriptor], [])
+        return text.encode(self._encoding, "replace")

@@ -26,6 +26,9 @@ LOOK_S = 0.25
 SILENT_S = 5.0
 """A run that has said nothing for so many seconds is told of: it may be one that never says anything."""
 
+MAX_ERROR_CHARS = 500
+"""How many characters of the error are shown that has ended a run."""
+
 
 @click.command()
 @click.argument("journal", metavar="RUN.db")
@@ -36,7 +39,7 @@ def watch(journal: str, workflow: str | None) -> None:
     Waits if there is no such journal or workflow yet. Ends when the run does, and at once if none is running; Ctrl-C
     ends it earlier, and leaves the run alone.
 
-    Exits with 0, or with 1 if the process of the run has died.
+    Exits with 0, or with 1 if the process of the run has died, be it before.
     """
     from ..journal import SqliteJournal  # imported lazily: slow, and few need it
 
@@ -49,13 +52,15 @@ def watch(journal: str, workflow: str | None) -> None:
         time.sleep(LOOK_S)
     what = f"workflow {shown(name)!r} in {shown(journal)}"
     run = _look_at(store.path, name)
-    if not run.is_held and not had_to_wait:
+    if run.is_held or had_to_wait:
+        text, exit_status = _end_of(_follow(store.path, name, what, run), store.path, name)
+        click.echo(text)
+    else:
         click.echo(f"no run of {what} is running")
-        if run.text is not None:
-            click.echo(f"the last one: {_end_of(run, store.path)[0]}")
-        return
-    text, exit_status = _end_of(_follow(store.path, name, what, run), store.path)
-    click.echo(text)
+        if run.text is None:
+            return
+        text, exit_status = _end_of(run, store.path, name)
+        click.echo(f"the last one: {text}")
     if exit_status:
         raise click.exceptions.Exit(exit_status)
 
@@ -84,6 +89,7 @@ def _follow(path: Path, name: str, what: str, run: WatchedRun) -> WatchedRun:
         raise OptionError("cannot show anything, the standard output is closed")
     display = display_on(sys.stdout, shows_at_once=True)
     status: RunStatus | None = None
+    ended_by: BaseException | None = None
     tell_at = time.monotonic() + SILENT_S
     try:
         while True:
@@ -100,8 +106,11 @@ def _follow(path: Path, name: str, what: str, run: WatchedRun) -> WatchedRun:
                     return run
             time.sleep(LOOK_S)
             run = _look_at(path, name)
+    except BaseException as error:
+        ended_by = error
+        raise
     finally:
-        display.finish(status)
+        display.finish(status, ended_by)
 
 
 def _look_at(path: Path, name: str) -> WatchedRun:
@@ -124,17 +133,28 @@ def _status_of(run: WatchedRun, path: Path) -> RunStatus:
     return status if run.has_ended else status.later(max(0.0, time.time() - run.written))
 
 
-def _end_of(run: WatchedRun, path: Path) -> tuple[str, int]:
+def _end_of(run: WatchedRun, path: Path, name: str) -> tuple[str, int]:
     """Return what is to be said of a run that goes on no more, and the exit status."""
     if run.text is None:
         return "the run has ended, and has not said how far it came", 0
-    progress = _status_of(run, path).progress
-    so_far = str(progress.done) if progress.total is None else f"{progress.done} of {progress.total}"
+    status = _status_of(run, path)
+    progress = status.progress
     if not run.has_ended:
-        return (
-            f"the process of the run has died when {so_far} were done; the same command resumes it",
-            SOME_FAILED,
-        )
-    if progress.cancelled or (progress.total is not None and progress.done < progress.total):
-        return f"the run was cut short: {progress.succeeded} succeeded, {progress.failed} failed", 0
-    return f"the run has ended: {progress.succeeded} succeeded, {progress.failed} failed", 0
+        done = progress.done
+        if status.unit == "step":  # the journal has what the run had no time to tell
+            done = max(done, _count_done(path, name))
+        so_far = str(done) if progress.total is None else f"{min(done, progress.total)} of {progress.total}"
+        return f"the process of the run has died when {so_far} were done; the same command resumes it", SOME_FAILED
+    counts = f"{progress.succeeded} succeeded, {progress.failed} failed"
+    if status.error is not None:
+        return f"the run was ended by an error: {counts}; {shown(status.error, MAX_ERROR_CHARS)}", 0
+    is_short = progress.cancelled or (progress.total is not None and progress.done < progress.total)
+    if status.was_cut_short or is_short:
+        return f"the run was cut short: {counts}", 0
+    return f"the run has ended: {counts}", 0
+
+
+def _count_done(path: Path, name: str) -> int:
+    from ..journal.watching import count_done  # imported lazily, as all of the journal
+
+    return count_done(path, name)

@@ -67,6 +67,7 @@ class Call:
     tracker: Tracker | None = None
     reports: dict[int, Report] = field(factory=dict)
     is_inherited: bool = False
+    _raised: BaseException | None = None
     _forks: int = field(factory=lambda: forks.count)
 
     def __attrs_post_init__(self) -> None:
@@ -136,16 +137,31 @@ class Call:
         if self.journal is not None and self.journal.keeps_status:
             from .status_sink import StatusSink  # imported lazily: most runs have no journal
 
-            make_sinks.append(partial(StatusSink, self.journal))
+            make_sinks.append(partial(StatusSink, self.journal, self._ending))
         if not make_sinks:
             yield
             return
         self.tracker = Tracker(make_sinks, self.ask, self.undisturbed, counted)
         try:
             yield
+        except BaseException as error:
+            self._raised = error
+            raise
         finally:
             if not self.is_inherited:
                 self.tracker.end()
+            self._raised = None
+
+    def _ending(self) -> BaseException | None:
+        """Return what has kept the call from coming to its end, raised yet or not; `None` if nothing has."""
+        if self.is_interrupted:
+            return KeyboardInterrupt()
+        if self._raised is not None or self.dispatch is None:
+            return self._raised
+        state, read = self.dispatch.state, self.dispatch.input
+        if read.error is not None and not isinstance(read.error, JournalConflict):
+            return state.journal_error or state.refusal or InputError(read.reason, Run([], 0.0))
+        return state.journal_error or state.refusal or read.error
 
     # Runs with a barrier ----------------------------------------------------------------------------------------------
 

@@ -15,6 +15,10 @@ _OF_LATEST_RUN = """
 SELECT text, has_ended, written FROM status JOIN workflows ON workflows.id = status.workflow
 WHERE workflow_id = ? AND status.since IS workflows.since
 """
+_COUNT_DONE = """
+SELECT count(*) FROM steps JOIN workflows ON workflows.id = steps.workflow
+WHERE workflow_id = ? AND (status = 'succeeded' OR started >= workflows.since)
+"""
 
 
 @frozen
@@ -55,6 +59,17 @@ def look_at(path: Path, workflow_id: str) -> WatchedRun:
     text, has_ended, written = row
     # Another run may have begun in between, and have written this.
     return WatchedRun(was_held or _is_held(path, workflow_id), text, bool(has_ended), written)
+
+
+def count_done(path: Path, workflow_id: str) -> int:
+    """Return how many steps of a workflow are done: those that have succeeded, and those that its latest run has tried.
+
+    Raises:
+        JournalError: The journal cannot be read.
+    """
+    with reader_of(path) as connection:
+        (count,) = connection.row(_COUNT_DONE, (workflow_id,))
+    return int(count)
 
 
 def _row(connection: Connection, workflow_id: str) -> tuple[str, int, float] | None:

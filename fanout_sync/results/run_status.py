@@ -60,6 +60,8 @@ class RunStatus:
         ended_cost_usd: What the steps that have ended have cost, without those from the journal.
         running: The steps that have run longest, the longest first.
         failures: Why steps failed, the latest reason first.
+        was_cut_short: Whether the run was interrupted, or left by the one who read its outcomes.
+        error: The error that has ended the run, in one line; `None` if none has.
     """
 
     progress: Progress
@@ -68,6 +70,8 @@ class RunStatus:
     ended_cost_usd: float = 0.0
     running: tuple[RunningStep, ...] = ()
     failures: tuple[FailureReason, ...] = ()
+    was_cut_short: bool = False
+    error: str | None = None
 
     @classmethod
     def of(cls, view: RunView) -> RunStatus:
@@ -108,6 +112,7 @@ class RunStatus:
 
     @classmethod
     def _of_fields(cls, fields: Mapping[str, Any]) -> RunStatus:
+        error = fields.get("error")
         unit, held_back_by, known = fields["unit"], fields.get("held_back_by"), fields["progress"]
         if unit not in get_args(Unit):
             raise ValueError(f"there is no unit {unit!r}")
@@ -130,6 +135,8 @@ class RunStatus:
                 FailureReason(int(_number(group["count"])), str(group["reason"]))
                 for group in fields.get("failures", ())
             ),
+            was_cut_short=bool(fields.get("was_cut_short", False)),
+            error=None if error is None else str(error),
         )
 
 

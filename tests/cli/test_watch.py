@@ -12,7 +12,7 @@ from pathlib import Path
 import pytest
 from command_line import ENVIRONMENT, LIMIT_S, Folder, NamedPipe, command
 from journalled import HOLDS, edit, record, says, script
-from scripts import Launcher
+from scripts import EXIT_BOUND_S, Launcher
 from terminals import Window
 
 from fanout_sync import SqliteJournal
@@ -144,7 +144,7 @@ def test_a_holder_that_is_killed_is_told_of(folder: Folder, gate: NamedPipe) -> 
     assert watch.returncode == 1
     with watching(folder) as later:
         assert rest_of(later) == f"no run of workflow 'default' in run.db is running\nthe last one: {died}"
-    assert later.returncode == 0
+    assert later.returncode == 1
 
 
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
@@ -175,6 +175,20 @@ def test_ctrl_c_ends_the_watch_alone(folder: Folder, gate: NamedPipe, launch: La
         assert window.script.process.returncode == 130
         assert window.cursor_is_visible
         assert run.poll() is None
+        gate.open()
+        assert run.wait(LIMIT_S) == 1
+
+
+def test_ctrl_c_ends_a_watch_whose_terminal_is_stuck(folder: Folder, gate: NamedPipe, launch: Launcher) -> None:
+    """Nobody waits for a terminal that takes nothing to show the last view."""
+    folder.steps(*STEPS)
+    with folder.running("--journal", "run.db", "-o", "out.jsonl") as run:
+        await_status(folder, '"done":2')
+        window = Window.of(launch.program("-m", "fanout_sync", "watch", "run.db", TERM="xterm-256color"))
+        window.until_text("2/3 steps (66 %)")
+        window.fill()
+        window.script.process.send_signal(signal.SIGINT)
+        assert window.script.process.wait(EXIT_BOUND_S) == 130
         gate.open()
         assert run.wait(LIMIT_S) == 1
 

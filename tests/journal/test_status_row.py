@@ -218,6 +218,8 @@ STATUS = RunStatus(
     held_back_by="1 requests per minute",
     running=(RunningStep("\ud800 \x1b[2J", "agent", 2.5),),
     failures=(FailureReason(2, "ValueError: ☃"),),
+    was_cut_short=True,
+    error="InputError: ☃",
 )
 
 
