@@ -34,6 +34,11 @@ class Inputs:
     rows: str | None = None
     _template_read: Template | None = field(default=None, init=False)
 
+    @property
+    def paths(self) -> list[str]:
+        """All files that are named, as the user gave them."""
+        return [path for path in (self.steps, self.prompts, self.template, self.rows) if path is not None]
+
     def open(self) -> StepsFile:
         """Open the file of the steps.
 

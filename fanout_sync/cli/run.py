@@ -184,7 +184,7 @@ def run(
         refuse_same_file(
             {
                 "the steps": source,
-                "the template": (template := inputs.template_file()),
+                "the template": inputs.template_file(),
                 "the outcomes": outcomes,
                 "the events": event_lines,
                 "the journal": None if asked.journal is None else JournalFile(asked.journal),
@@ -207,8 +207,7 @@ def run(
             progress=None if shown_progress is None else shown_progress.as_option(),
         )
         summary = Summary(len(source), "standard output" if output == "-" else output)
-        read = [source.name, *([] if template is None else [template.name])]
-        resume = None if workflow is None else resume_line(read, [outcomes, event_lines])
+        resume = None if workflow is None else resume_line(inputs.paths, [outcomes, event_lines])
         with (
             _sigterm_as_ctrl_c(),
             warnings_shown_by(lambda text: click.echo(f"warning: {text}", err=True)),
