@@ -62,7 +62,8 @@ def in_shell(folder: Folder, script: str) -> subprocess.CompletedProcess[str]:
 
 
 def ran(folder: Folder) -> list[str]:
-    return (folder / "ran").read_text().split()
+    """Return the task ids of the steps that have run, those of each run in any order."""
+    return sorted((folder / "ran").read_text().split())
 
 
 @pytest.mark.parametrize(
