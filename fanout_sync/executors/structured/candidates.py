@@ -133,6 +133,8 @@ _TOKEN = re.compile(
 )
 """A token of JSON; `other` is the place where none is."""
 
+_BRACKET_OR_STRING = re.compile(r'[][{}]|"(?:[^"\\\n]|\\.)*"')
+
 _OPENINGS = frozenset({"object", "array"})
 _ENDS = frozenset({"object_end", "array_end"})
 _VALUE = frozenset({"string", "scalar", "object", "array"})
@@ -151,23 +153,34 @@ def _objects_and_arrays(text: str) -> Iterator[Span]:
     prose around them, after which strings and the text between strings change places. So where an attempt ends that
     took too much for a string, the brackets in there are tried as well.
 
+    What is inside of a value that is broken, as by a comma too many or a comment, or because the text was cut off, is
+    none either: it is a part of an answer that has gone wrong. Where such a value would have been closed, brackets are
+    counted after all; if it never is, the search goes on where it broke.
+
     Each attempt begins behind the beginnings of those before it, and never at a token that one of those has read. Then
     no two of them read the same token, so the time grows with the length of the text: if two had a token in common,
     they would have all tokens before it in common, back to where the later one began, because two strings that end at
     the same quote begin at the same quote.
     """
     is_read = bytearray(len(text))
-    position = 0
+    position, may_be_closed = 0, True
     while (opening := _OPENING.search(text, position)) is not None:
         position = opening.end()
-        if not is_read[opening.start()]:
-            spans = _read(text, opening.start(), is_read)
-            yield from spans
-            if spans and spans[0][0] == opening.start():
-                position = spans[0][1]
+        if is_read[opening.start()]:
+            continue
+        spans, end, depth = _read(text, opening.start(), is_read)
+        yield from spans
+        if spans and spans[0][0] == opening.start():
+            position = end
+        elif depth and may_be_closed:
+            closed_at = _closed_at(text, end, depth)
+            may_be_closed = closed_at is not None  # else it is not looked for again, which would take long
+            position = position if closed_at is None else closed_at
 
 
-def _read(text: str, begin: int, is_read: bytearray) -> list[Span]:
+def _read(  # noqa: C901 - a state machine, in one piece because each token takes this path
+    text: str, begin: int, is_read: bytearray
+) -> tuple[list[Span], int, int]:
     """Read the object or array that begins somewhere, as far as it is one.
 
     Args:
@@ -176,10 +189,12 @@ def _read(text: str, begin: int, is_read: bytearray) -> list[Span]:
         is_read: Gets a 1 wherever nothing else is to begin.
 
     Returns:
-        Where it is; if it is not closed or is no JSON, where those are that it has in it.
+        Where it is; or if it is broken, where those are that it has in it, without the parts of a broken value. Then
+        how far it could be read, and how many objects and arrays of a broken value are open there.
     """
     token_at = _TOKEN.match
     open_at = array("Q")  # where each begins that is not closed yet; there may be millions
+    has_begun = bytearray()  # of each, whether it is a value for certain, and no bracket of the prose
     spans: list[Span] = []
     expected, is_object, position = _VALUE, False, begin
     while True:
@@ -191,29 +206,49 @@ def _read(text: str, begin: int, is_read: bytearray) -> list[Span]:
         position = token.end()
         if kind in _OPENINGS:
             open_at.append(position - 1)
+            has_begun.append(0)
             is_read[position - 1] = 1
             is_object = kind == "object"
             expected = _FIRST_KEY if is_object else _FIRST_ITEM
         elif kind == "comma":
+            has_begun[-1] = 1
             expected = _KEY if is_object else _VALUE
         elif kind == "colon":
+            has_begun[-1] = 1
             expected = _VALUE
         elif expected is _KEY or (expected is _FIRST_KEY and kind == "string"):
             expected = _COLON
         else:
             if kind in _ENDS:
-                _replace_inner(spans, (open_at.pop(), position))
+                has_begun.pop()
+                _drop_inner(spans, open_at[-1])
+                spans.append((open_at.pop(), position))
                 if not open_at:
                     break
                 is_object = text[open_at[-1]] == "{"
             expected = _AFTER_MEMBER if is_object else _AFTER_ITEM
+    depth = 0
+    if (broken := has_begun.find(1)) >= 0:
+        _drop_inner(spans, open_at[broken])
+        depth = len(open_at) - broken
     for start, end in spans:
         is_read[start:end] = b"\1" * (end - start)
-    return spans
+    return spans, position, depth
 
 
-def _replace_inner(spans: list[Span], outer: Span) -> None:
-    """Add a span to those before it, in the place of those that are in it."""
-    while spans and spans[-1][0] > outer[0]:
+def _drop_inner(spans: list[Span], begin: int) -> None:
+    """Drop the spans that are in one that begins at a place and has not ended."""
+    while spans and spans[-1][0] > begin:
         spans.pop()
-    spans.append(outer)
+
+
+def _closed_at(text: str, begin: int, depth: int) -> int | None:
+    """Return where so many brackets are closed that are open at a place; `None` if they never are."""
+    for token in _BRACKET_OR_STRING.finditer(text, begin):
+        if token[0] in "[{":
+            depth += 1
+        elif token[0] in "]}":
+            depth -= 1
+            if depth == 0:
+                return token.end()
+    return None
