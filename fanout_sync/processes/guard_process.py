@@ -90,14 +90,14 @@ class GuardProcess:
         self.users -= 1
         if self.users:
             return
-        if not self._is_inside_another:
-            remove_folder(self.mark)
         self.pauses.close()
         if self._pid is not None:
             pid, self._pid = self._pid, None
             with contextlib.suppress(ProcessLookupError, ChildProcessError):  # other code has collected its exit code
                 os.kill(pid, signal.SIGKILL)
                 os.waitpid(pid, 0)
+        if not self._is_inside_another:
+            remove_folder(self.mark)
 
 
 def use_guard() -> GuardProcess:

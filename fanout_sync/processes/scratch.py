@@ -35,6 +35,6 @@ def remove_folder(mark: str | None) -> None:
 
 
 def _path(mark: str) -> str:
-    from tempfile import gettempdir  # imported lazily: slow, and few programs need a file
-
-    return os.path.join(gettempdir(), _PREFIX + mark)  # noqa: PTH118 - as above
+    # As `tempfile` does it, which cannot tell without a free descriptor, and is slow to import.
+    folder = next(filter(None, map(os.environ.get, ("TMPDIR", "TEMP", "TMP"))), "/tmp")
+    return os.path.join(folder, _PREFIX + mark)  # noqa: PTH118 - as above

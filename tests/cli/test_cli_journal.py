@@ -21,6 +21,7 @@ from command_line import ENVIRONMENT, LIMIT_S, Folder, NamedPipe, outcomes_in, o
 from journalled import HOLDS, record, says, script
 
 from fanout_sync import OptionError
+from fanout_sync.cli import executor_choice
 from fanout_sync.cli import run as run_command
 from fanout_sync.cli.group import main
 from fanout_sync.journal import SqliteJournal
@@ -289,7 +290,7 @@ def test_options_reach_the_runner(folder: Folder, monkeypatch: pytest.MonkeyPatc
         raise OptionError("that is all")
 
     monkeypatch.setattr(run_command, "Runner", runner)
-    monkeypatch.setattr(run_command, "resolve_target", str)  # which would load modules into this process
+    monkeypatch.setattr(executor_choice, "resolve_target", str)  # which would load modules into this process
     folder.steps(("mark", "a"))
     monkeypatch.chdir(folder.path)
     line = (
