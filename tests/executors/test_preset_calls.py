@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import pickle
 import re
 from collections.abc import Callable
@@ -13,6 +14,7 @@ from attrs import evolve
 from preset_samples import NAMES, SPEC, preset_named
 
 from fanout_sync import Command
+from fanout_sync.executors.command.invocation import unsupported
 
 SCHEMA = {"$schema": "https://json-schema.org/draft/2020-12/schema", "type": "object", "required": ["name"]}
 
@@ -46,7 +48,7 @@ def test_the_call(name: str) -> None:
     preset = preset_named(name, "M")
     assert preset.arguments(SPEC, None) == CALLS[name].split()
     assert preset_named(name).arguments(SPEC, None) == CALLS[name].split()[:-2]
-    assert (preset.prompt, preset.program, preset.unsupported(SPEC)) == ("stdin", name, None)
+    assert (preset.prompt, preset.program, preset.unsupported(SPEC, os.environ)) == ("stdin", name, None)
     dashed = evolve(SPEC, prompt="--help")
     assert "--help" not in preset.arguments(dashed, None)
     assert preset.prompt_of(dashed) == "--help"
@@ -68,7 +70,7 @@ def test_a_schema_is_an_argument_a_file_or_below_the_prompt() -> None:
     assert preset_named("codex").arguments(spec, "FILE")[-2:] == ["--output-schema", "FILE"]
     for name in NAMES:
         prompt = preset_named(name).prompt_of(spec)
-        assert preset_named(name).unsupported(spec) is None
+        assert preset_named(name).unsupported(spec, os.environ) is None
         if name in ("claude", "codex"):
             assert prompt == spec.prompt
         else:
@@ -81,14 +83,14 @@ def test_a_schema_may_be_any_json(name: str) -> None:
     """The schema `true` takes any answer."""
     spec = evolve(SPEC, output_schema=True)
     preset = preset_named(name)
-    assert preset.unsupported(spec) is None
+    assert preset.unsupported(spec, os.environ) is None
     assert "true" in [*preset.arguments(spec, None), preset.prompt_of(spec).splitlines()[-1]] or name == "codex"
 
 
 def test_a_schema_that_is_too_long_for_an_argument_is_refused() -> None:
     """The message says what takes it."""
     spec = SPEC.with_output_schema({"description": "ä" * 100_000})
-    assert "argument" in (preset_named("claude").unsupported(spec) or "")
+    assert "argument" in (preset_named("claude").unsupported(spec, os.environ) or "")
 
 
 def test_max_steps_is_the_cap_where_there_is_one(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
@@ -98,11 +100,11 @@ def test_max_steps_is_the_cap_where_there_is_one(monkeypatch: pytest.MonkeyPatch
     spec, none = SPEC.with_max_steps(5), SPEC.with_max_steps(0)
     assert preset_named("claude").arguments(spec, None)[-2:] == ["--max-turns", "5"]
     for name in NAMES:
-        refusal = preset_named(name).unsupported(spec)
+        refusal = preset_named(name).unsupported(spec, os.environ)
         assert (refusal is None) == (name in ("claude", "gemini"))
         if refusal is not None:
             assert re.match(rf"{name} has no cap on turns \(max_steps=5\)", refusal)
-        assert "max_steps=0" in (preset_named(name).unsupported(none) or "")
+        assert "max_steps=0" in (preset_named(name).unsupported(none, os.environ) or "")
 
 
 def test_claude_has_a_folder_of_its_own_if_its_login_is_in_the_environment(tmp_path: Path) -> None:
@@ -158,8 +160,21 @@ def test_gemini_keeps_to_settings_that_cannot_be_read(
     assert preset.private_variables(SPEC, {"HOME": str(tmp_path)}, no_folder) == {}
     monkeypatch.setenv("HOME", str(tmp_path))
     monkeypatch.delenv("GEMINI_CLI_HOME", raising=False)
-    assert "max_steps=5" in (preset.unsupported(SPEC.with_max_steps(5)) or "")
-    assert preset.unsupported(SPEC) is None
+    assert "max_steps=5" in (preset.unsupported(SPEC.with_max_steps(5), os.environ) or "")
+    assert preset.unsupported(SPEC, os.environ) is None
+
+
+@pytest.mark.parametrize(("home", "is_refused"), [("/elsewhere", True), (None, False)])
+def test_a_home_of_gemini_in_the_command_counts(
+    home: str | None, is_refused: bool, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    """The variables of the command go before those of the caller, also where a cap is checked."""
+    (tmp_path / "gemini").touch(0o755)
+    monkeypatch.setenv("PATH", f"{tmp_path}{os.pathsep}{os.environ['PATH']}")
+    monkeypatch.setenv("HOME", str(tmp_path))
+    monkeypatch.setenv("GEMINI_CLI_HOME", "/yet/elsewhere")
+    command = Command.gemini(env={"GEMINI_CLI_HOME": home})
+    assert (unsupported(command, SPEC.with_max_steps(3)) is not None) == is_refused
 
 
 def test_gemini_works_without_settings(tmp_path: Path) -> None:

@@ -292,6 +292,17 @@ def test_repair_may_be_set_on_an_object() -> None:
     assert outcome.structured == ADA
 
 
+def test_a_repaired_outcome_keeps_its_step(make_runner: MakeRunner) -> None:
+    """`repair` cannot give it to another task or agent."""
+
+    class Other(Echo):
+        def repair(self, spec: AgentStepSpec, outcome: StepOutcome, errors: list[str]) -> StepOutcome:
+            return StepOutcome("other", "session", "somebody", ADA_TEXT, True)
+
+    (outcome,) = make_runner(Other()).run([spec_of("no")])
+    assert (outcome.task_id, outcome.agent, outcome.structured) == (spec_of("").task_id, spec_of("").agent, ADA)
+
+
 @pytest.mark.parametrize("backend", ["thread", "process"])
 def test_a_repair_counts_in_the_timeout(backend: str, ledger: Ledger) -> None:
     """A repair that hangs is a step that has timed out; and no repair begins after that."""

@@ -15,7 +15,7 @@ from ...records.steps import AgentStepSpec, StepOutcome
 from ..answers import RefusedStep
 from ..executor import DEFAULT_MAX_PARALLEL_TASKS, AgentExecutor
 from .command import Command
-from .invocation import check_at_hand, refusal_of
+from .invocation import check_at_hand, refusal_of, unsupported
 from .own_programs import OwnPrograms
 from .running import run_command
 
@@ -64,7 +64,7 @@ class CommandExecutor(AgentExecutor):
 
     def _unsupported(self, spec: AgentStepSpec) -> str | None:
         command = self._commands.get(spec.agent)
-        return None if command is None or command._preset is None else command._preset.unsupported(spec)
+        return None if command is None else unsupported(command, spec)
 
     def setup(self) -> None:
         self._programs.add_user()

@@ -55,7 +55,7 @@ def invocation_of(command: Command, spec: AgentStepSpec, schema_file: str | None
             cannot be handed over.
     """
     preset = command._preset
-    if preset is not None and (reason := preset.unsupported(spec)) is not None:
+    if (reason := unsupported(command, spec)) is not None:
         raise Unsuitable(reason)
     try:
         arguments = [filled(argument, spec, schema_file) for argument in command.argv]
@@ -71,6 +71,13 @@ def invocation_of(command: Command, spec: AgentStepSpec, schema_file: str | None
     for argument in arguments:
         _check(argument)
     return Invocation(arguments, b"" if has_prompt or command.prompt == "argument" else _encoded(prompt))
+
+
+def unsupported(command: Command, spec: AgentStepSpec) -> str | None:
+    """Return what `spec` asks for that the program of a preset cannot do; `None` if it can do it all."""
+    if command._preset is None:
+        return None
+    return command._preset.unsupported(spec, changed(os.environ, dict(command.env)))
 
 
 def refusal_of(command: Command, spec: AgentStepSpec) -> str | None:

@@ -18,6 +18,7 @@ MASK = "***"
 _NAMES = ("_KEY", "_TOKEN", "_SECRET")
 _SURE_LENGTH = 8
 _SHORTEST = 4
+_SEED_LENGTH = 8
 
 
 def secrets_in(environment: Mapping[str, str]) -> tuple[str, ...]:
@@ -29,7 +30,8 @@ def secrets_in(environment: Mapping[str, str]) -> tuple[str, ...]:
     values = (value.strip() for name, value in environment.items() if name.upper().endswith(_NAMES))
     found = {value for value in values if len(value) >= _SURE_LENGTH or _is_odd(value)}
     # Longest first: of two secrets, one may be the beginning of the other.
-    return tuple(sorted(found | {json.dumps(value)[1:-1] for value in found}, key=lambda value: (-len(value), value)))
+    written = {form for value in found for form in (value, json.dumps(value)[1:-1], repr(value)[1:-1])}
+    return tuple(sorted(written, key=lambda value: (-len(value), value)))
 
 
 def _is_odd(value: str) -> bool:
@@ -96,11 +98,14 @@ class Masker:
 
 def _overlap(before: str, after: str) -> int:
     """Return the length of the longest text that ends `before` and begins `after`."""
-    longest = min(len(before), len(after))
-    for length in range(longest, 0, -1):
-        if before.endswith(after[:length]):
-            return length
-    return 0
+    end = before[-len(after) :]
+    place = end.find(after[:_SEED_LENGTH])  # not place by place, which would take long for a long secret
+    while place >= 0:
+        if after.startswith(end[place:]):
+            return len(end) - place
+        place = end.find(after[:_SEED_LENGTH], place + 1)
+    shorter = range(min(len(end), _SEED_LENGTH - 1), 0, -1)
+    return next((length for length in shorter if end.endswith(after[:length])), 0)
 
 
 @lru_cache(maxsize=16)

@@ -104,7 +104,7 @@ class Checked(AgentExecutor):
             elif not repaired.success:
                 complaint = _line(f"it failed: {repaired.output}")
             else:
-                outcome = repaired
+                outcome = evolve(repaired, task_id=original.task_id, agent=original.agent)
                 answer, errors = _checked(outcome, schema)
                 if not errors:
                     return answer

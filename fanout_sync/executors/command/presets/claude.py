@@ -97,7 +97,7 @@ class ClaudePreset:
     def prompt_of(self, spec: AgentStepSpec) -> str:
         return spec.prompt
 
-    def unsupported(self, spec: AgentStepSpec) -> str | None:
+    def unsupported(self, spec: AgentStepSpec, environment: Mapping[str, str]) -> str | None:
         if spec.output_schema is not None and len(_schema(spec.output_schema).encode()) > LONGEST_SCHEMA:
             return f"claude takes the output_schema as an argument, which has {LONGEST_SCHEMA} bytes at most"
         return at_least_one_step("claude", spec)

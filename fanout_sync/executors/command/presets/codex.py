@@ -69,7 +69,7 @@ class CodexPreset:
     def prompt_of(self, spec: AgentStepSpec) -> str:
         return spec.prompt
 
-    def unsupported(self, spec: AgentStepSpec) -> str | None:
+    def unsupported(self, spec: AgentStepSpec, environment: Mapping[str, str]) -> str | None:
         return no_cap("codex", spec)
 
     def reader(self, spec: AgentStepSpec) -> CodexReader:

@@ -62,7 +62,7 @@ class CopilotPreset:
     def prompt_of(self, spec: AgentStepSpec) -> str:
         return prompt_with_schema(spec)
 
-    def unsupported(self, spec: AgentStepSpec) -> str | None:
+    def unsupported(self, spec: AgentStepSpec, environment: Mapping[str, str]) -> str | None:
         return no_cap("copilot", spec)
 
     def reader(self, spec: AgentStepSpec) -> CopilotReader:

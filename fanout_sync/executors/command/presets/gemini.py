@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import os
 import re
 from collections.abc import Callable, Iterable, Mapping
 from pathlib import Path
@@ -97,9 +96,9 @@ class GeminiPreset:
     def prompt_of(self, spec: AgentStepSpec) -> str:
         return prompt_with_schema(spec)
 
-    def unsupported(self, spec: AgentStepSpec) -> str | None:
-        home = os.environ.get("HOME")
-        if spec.max_steps and (HOME in os.environ or home is None or _settings(Path(home, ".gemini")) is None):
+    def unsupported(self, spec: AgentStepSpec, environment: Mapping[str, str]) -> str | None:
+        home = environment.get("HOME")
+        if spec.max_steps and (HOME in environment or home is None or _settings(Path(home, ".gemini")) is None):
             return (
                 f"gemini has its cap on turns in its settings.json, which cannot be set (max_steps={spec.max_steps}): "
                 f"unset {HOME}, and see that the file is a JSON object"

@@ -64,7 +64,7 @@ class OpencodePreset:
     def prompt_of(self, spec: AgentStepSpec) -> str:
         return prompt_with_schema(spec)
 
-    def unsupported(self, spec: AgentStepSpec) -> str | None:
+    def unsupported(self, spec: AgentStepSpec, environment: Mapping[str, str]) -> str | None:
         return no_cap("opencode", spec)
 
     def reader(self, spec: AgentStepSpec) -> OpencodeReader:

@@ -87,8 +87,13 @@ class Preset(Protocol):
     def prompt_of(self, spec: AgentStepSpec) -> str:
         """Return the prompt as the program gets it."""
 
-    def unsupported(self, spec: AgentStepSpec) -> str | None:
-        """Return what `spec` asks for that the program cannot do; `None` if it can do it all."""
+    def unsupported(self, spec: AgentStepSpec, environment: Mapping[str, str]) -> str | None:
+        """Return what `spec` asks for that the program cannot do; `None` if it can do it all.
+
+        Args:
+            spec: The step.
+            environment: The variables of the caller, with those of the command.
+        """
 
     def reader(self, spec: AgentStepSpec) -> Reader:
         """Return a new reader for one attempt at `spec`."""
