@@ -84,6 +84,9 @@ class WholeOutput:
     def take_stderr(self, data: bytes) -> None:
         self.stderr.add(data)
 
+    def is_complete(self) -> bool:
+        return False  # only the end, or silence, can tell
+
     def has_answer(self, is_closed: bool) -> bool:
         if is_closed:
             return not self.stdout.is_empty
@@ -147,6 +150,9 @@ class LineOutput(WholeOutput):
             else:
                 self._tell_delta.end()  # what was said before it comes before it
                 self._event_tx.send(self._masker.in_event(event))
+
+    def is_complete(self) -> bool:
+        return self.preset_reader.is_complete()
 
     def has_answer(self, is_closed: bool) -> bool:
         return is_closed or self.preset_reader.is_complete()

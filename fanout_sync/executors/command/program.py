@@ -41,6 +41,12 @@ class OutputReader(Protocol):
     def take_stderr(self, data: bytes) -> None:
         """Take the next piece of stderr."""
 
+    def is_complete(self) -> bool:
+        """Return whether the last piece of stdout has said that the answer is complete, and nothing follows.
+
+        Asked after each piece.
+        """
+
     def has_answer(self, is_closed: bool) -> bool:
         """Return whether the answer has come, so that the program need not go on.
 
@@ -230,7 +236,9 @@ class _Conversation:
         self._is_stdout_open = True
         self._open_outputs = 2
         self.has_exited = False
-        self._quiet_since = self._stdout_quiet_since = time.monotonic()
+        # The grace begins when the reader was first complete, or if it is not, with the last piece of stdout.
+        self._quiet_since = self._grace_since = time.monotonic()
+        self._is_complete = False
         self._is_to_be_asked = True
         self._left_alone_since: float | None = None
         process, register = self._process, selector.register
@@ -285,7 +293,7 @@ class _Conversation:
             raise Idle
         if not self._is_to_be_asked:
             return max(0.0, min(idle, deadline) - now)
-        end = self._patience.end_of_grace(self._stdout_quiet_since)
+        end = self._patience.end_of_grace(self._grace_since)
         if now >= end:
             self._is_to_be_asked = False
             if self._reader.has_answer(not self._is_stdout_open):
@@ -305,7 +313,9 @@ class _Conversation:
             self._is_stdout_open &= not is_stdout
         self._quiet_since = time.monotonic()
         if is_stdout:
-            self._stdout_quiet_since, self._is_to_be_asked = self._quiet_since, True
+            was_complete, self._is_complete = self._is_complete, self._reader.is_complete()
+            if not (was_complete and self._is_complete):
+                self._grace_since, self._is_to_be_asked = self._quiet_since, True
 
     def _write(self) -> None:
         stdin = self._process.stdin
