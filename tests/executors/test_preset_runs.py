@@ -216,6 +216,38 @@ def test_lines_after_the_answer_do_not_prolong_the_grace(name: str, programs: Pa
     assert (done.records[0].status, done[0].output) == ("succeeded", "hello world")
 
 
+@pytest.mark.parametrize(
+    ("name", "printing"),
+    [
+        ("gemini", "cat {}/gemini-ok.txt"),
+        ("gemini", "printf '%s' \"$(cat {}/gemini-ok.txt)\""),
+        ("gemini", "cat {}/gemini-ok.txt | tr -d '\\n'"),
+        ("claude", "printf '%s' \"$(cat {}/claude-ok.txt)\""),
+        ("claude", "printf '%s' \"$(cat {}/claude-stream.txt)\""),
+    ],
+)
+def test_an_answer_without_a_last_line(name: str, printing: str, programs: Path, no_program_left: str) -> None:
+    """An object over many lines, or without a newline after it, is complete when nothing follows for `exit_grace`."""
+    write(programs, name, f"#!/bin/sh\ncat > /dev/null\n{printing.format(FOLDER)}\nexec sleep 3600")
+    done = run_command(getattr(Command, name)(exit_grace=0.1), retry=Retry(attempts=1))
+    assert (done.records[0].status, done[0].output) == ("succeeded", "hello world")
+
+
+def test_an_answer_that_is_written_slowly(programs: Path) -> None:
+    """The beginning of an object is none, also in the middle of a line: the program is left alone."""
+    source = f"""#!/bin/sh
+        cat > /dev/null
+        head -n 9 '{FOLDER}/gemini-ok.txt'
+        sleep 0.5
+        tail -n +10 '{FOLDER}/gemini-ok.txt' | head -c 100
+        sleep 0.5
+        tail -n +10 '{FOLDER}/gemini-ok.txt' | tail -c +101
+        """
+    write(programs, "gemini", source)
+    done = run_command(Command.gemini(exit_grace=0.1), retry=Retry(attempts=1))
+    assert (done.records[0].status, done[0].output) == ("succeeded", "hello world")
+
+
 def test_an_answer_that_is_taken_back_begins_the_grace_anew(programs: Path, no_program_left: str) -> None:
     """A program that goes on with its work after all is not killed for the answer that it had before."""
     lines = (FOLDER / "opencode-ok.txt").read_text().splitlines()
