@@ -136,6 +136,27 @@ def test_a_stream_that_is_left(backend: Any) -> None:
         break
 
 
+@pytest.mark.parametrize("source", [GOING_ON["it sleeps"], GOING_ON["its child has a session of its own"]])
+@pytest.mark.parametrize("backend", ["thread", "process", "pool of threads"])
+@pytest.mark.parametrize("how", ["it is closed", "the caller raises"])
+def test_nothing_is_left_when_a_stream_is_closed(
+    how: str, backend: str, source: str, tmp_path: Path, no_program_left: str
+) -> None:
+    """The programs of the steps that are running have been killed by then, so no warning tells of them."""
+    executor = CommandExecutor({"a": Command(["sh"], cwd=tmp_path)})
+    specs = [spec_for("echo ok", "ok"), *[spec_for(f"touch begun-{i}; {source}", f"{i}") for i in range(3)]]
+    with backend_named(backend) as place:
+        stream = Runner(executor, backend=place, max_concurrency=4).stream(specs, order="completion")
+        assert next(stream).output == "ok"
+        assert eventually(lambda: len(list(tmp_path.glob("begun-*"))) == 3)
+        if how == "it is closed":
+            stream.close()
+        else:
+            with pytest.raises(ZeroDivisionError):
+                stream.throw(ZeroDivisionError())
+        assert _programs(no_program_left) == []
+
+
 SCRIPT = """
     from fanout_sync import AgentStepSpec, Command, CommandExecutor
     source = "touch begun-$1; {source}"
@@ -274,17 +295,66 @@ def test_what_goes_on_after_the_answer(source: str, backend: str, no_program_lef
     assert eventually(lambda: _programs(no_program_left) == [])
 
 
-def test_json_that_is_complete() -> None:
-    """A program that does not exit after its whole answer, in JSON, is killed; one that goes on writing is not."""
-    going_on = Command(
-        shell("""echo '{"answer": "yes"}'; exec sleep 600"""), output="json", answer="answer", exit_grace=0.3
-    )
-    assert one(run_command(going_on)) == ("succeeded", "yes")
-    lines = """echo '{"n": 1}'; sleep 0.7; echo '{"answer": "yes"}'; sleep 0.7; echo '{"answer": "no"}'"""
-    assert one(run_command(Command(shell(lines), output="json", answer="answer", exit_grace=0.2))) == (
-        "succeeded",
-        "no",
-    )
+WHOLE_JSON = {
+    "one line": ("""echo '{"answer": "yes"}'""", "answer"),
+    "no newline": ("""printf '{"answer": "yes"}'""", "answer"),
+    "many lines": ("""echo '{"more":'; echo '[], "answer":'; echo '"yes"}'""", "answer"),
+    "one line, all of it": ("""echo '"yes"'""", None),
+    "many lines, all of them": ("""echo; echo '"yes"'; echo""", None),
+    "JSON lines": ("""echo '{"n": 1}'; echo '{"answer": "yes"}'""", "answer"),
+    "JSON lines after the answer": ("""echo '{"answer": "yes"}'; echo '{"n": 1}'""", "answer"),
+    "JSON lines, the last without newline": ("""echo '{"n": 1}'; printf '{"answer": "yes"}'""", "answer"),
+    "JSON lines after other lines": ("""echo '[info] begun'; echo '{"n": 1}'; echo '{"answer": "yes"}'""", "answer"),
+}
+
+
+@pytest.mark.parametrize(("source", "answer"), WHOLE_JSON.values(), ids=WHOLE_JSON)
+def test_json_that_is_complete(source: str, answer: str | None) -> None:
+    """A program that falls silent after its whole answer, in JSON, is killed, and the answer counts."""
+    command = Command(shell(f"{source}; exec sleep 600"), output="json", answer=answer, exit_grace=0.3)
+    assert one(run_command(command, retry=Retry(attempts=1))) == ("succeeded", "yes")
+
+
+PART_OF_JSON = {
+    "nothing": ("true", """echo '"yes"'""", None),
+    "the beginning of a document": (
+        """echo '{"answer": "no", "more": ['""",
+        """echo '], "answer": "yes"}'""",
+        "answer",
+    ),
+    "a document within another": (
+        """echo '{"parts": ['; echo '{"answer": "no"}'""",
+        """echo '], "answer": "yes"}'""",
+        "answer",
+    ),
+    "a line without the answer": ("""echo '{"n": 1}'""", """echo '{"answer": "yes"}'""", "answer"),
+    "the beginning of a line": (
+        """echo '{"answer": "no"}'; printf '{"answer": '""",
+        """echo '"yes"}'""",
+        "answer",
+    ),
+    "lines of which any may be the last": ("""echo '"no"'; echo '"perhaps"'""", """echo '"yes"'""", None),
+}
+
+
+@pytest.mark.parametrize(("begin", "end", "answer"), PART_OF_JSON.values(), ids=PART_OF_JSON)
+def test_json_that_is_not_complete(begin: str, end: str, answer: str | None) -> None:
+    """A program whose answer is still to come, or may be, is left alone, however long it is silent."""
+    command = Command(shell(f"{begin}; sleep 0.7; {end}"), output="json", answer=answer, exit_grace=0.1)
+    assert one(run_command(command, retry=Retry(attempts=1))) == ("succeeded", "yes")
+
+
+def test_a_number_may_go_on() -> None:
+    """Digits without a newline may be the beginning of a larger number."""
+    command = Command(shell("printf 4; sleep 0.7; echo 2; exec sleep 600"), output="json", exit_grace=0.1)
+    assert run_command(command)[0].structured == 42
+
+
+def test_lines_that_follow_each_other() -> None:
+    """Any line of JSON lines may be followed by a better one, so each one begins the grace anew."""
+    lines = """for n in 1 2 3 4 5 6 7; do echo '{"answer": "'$n'"}'; sleep 0.3; done; exec sleep 600"""
+    command = Command(shell(lines), output="json", answer="answer", exit_grace=1.5)
+    assert one(run_command(command)) == ("succeeded", "7")
 
 
 @own_backends

@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from bounds import HANG_BOUND_S
 from preset_samples import FOLDER, NAMES, exit_status_of
 from programs import own_backends, run_command, spec_for
 
@@ -204,6 +205,64 @@ def test_a_program_that_does_not_exit_after_its_answer_is_killed(
     write(programs, name, f"#!/bin/sh\ncat > /dev/null\ncat '{FOLDER}/{ANSWERS[name]}.txt'\nsleep 3600")
     done = run_command(getattr(Command, name)(exit_grace=0.1), backend=backend, timeout=60)
     assert done[0].output == "hello world"
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_lines_after_the_answer_do_not_prolong_the_grace(name: str, programs: Path, no_program_left: str) -> None:
+    """`exit_grace` counts from the last line of the answer, whatever comes after it, and however often."""
+    heartbeat = """for _ in $(seq 100); do echo '{"type":"heartbeat"}'; sleep 0.2; done; exit 3"""
+    write(programs, name, f"#!/bin/sh\ncat > /dev/null\ncat '{FOLDER}/{ANSWERS[name]}.txt'\n{heartbeat}")
+    done = run_command(getattr(Command, name)(exit_grace=0.5), retry=Retry(attempts=1))
+    assert (done.records[0].status, done[0].output) == ("succeeded", "hello world")
+
+
+@pytest.mark.parametrize(
+    ("name", "printing"),
+    [
+        ("gemini", "cat {}/gemini-ok.txt"),
+        ("gemini", "printf '%s' \"$(cat {}/gemini-ok.txt)\""),
+        ("gemini", "cat {}/gemini-ok.txt | tr -d '\\n'"),
+        ("claude", "printf '%s' \"$(cat {}/claude-ok.txt)\""),
+        ("claude", "printf '%s' \"$(cat {}/claude-stream.txt)\""),
+    ],
+)
+def test_an_answer_without_a_last_line(name: str, printing: str, programs: Path, no_program_left: str) -> None:
+    """An object over many lines, or without a newline after it, is complete when nothing follows for `exit_grace`."""
+    write(programs, name, f"#!/bin/sh\ncat > /dev/null\n{printing.format(FOLDER)}\nexec sleep 3600")
+    done = run_command(getattr(Command, name)(exit_grace=0.1), retry=Retry(attempts=1))
+    assert (done.records[0].status, done[0].output) == ("succeeded", "hello world")
+
+
+def test_an_answer_that_is_written_slowly(programs: Path) -> None:
+    """The beginning of an object is none, also in the middle of a line: the program is left alone."""
+    source = f"""#!/bin/sh
+        cat > /dev/null
+        head -n 9 '{FOLDER}/gemini-ok.txt'
+        sleep 0.5
+        tail -n +10 '{FOLDER}/gemini-ok.txt' | head -c 100
+        sleep 0.5
+        tail -n +10 '{FOLDER}/gemini-ok.txt' | tail -c +101
+        """
+    write(programs, "gemini", source)
+    done = run_command(Command.gemini(exit_grace=0.1), retry=Retry(attempts=1))
+    assert (done.records[0].status, done[0].output) == ("succeeded", "hello world")
+
+
+def test_an_answer_that_is_taken_back_begins_the_grace_anew(programs: Path, no_program_left: str) -> None:
+    """A program that goes on with its work after all is not killed for the answer that it had before."""
+    lines = (FOLDER / "opencode-ok.txt").read_text().splitlines()
+    begun = next(line for line in lines if '"step_start"' in line)
+    source = f"""#!/bin/sh
+        cat > /dev/null
+        cat '{FOLDER}/opencode-ok.txt'
+        printf '%s\\n' '{begun}'
+        sleep 1.2
+        cat '{FOLDER}/{ANSWERS["opencode"]}.txt'
+        """
+    write(programs, "opencode", source)
+    done = run_command(Command.opencode(exit_grace=0.5), timeout=HANG_BOUND_S)
+    assert done[0].output == "hello world"
+    assert done.usage.prompt_tokens > 200
 
 
 def test_copilot_is_killed_when_it_goes_on_retrying(programs: Path, no_program_left: str) -> None:

@@ -29,6 +29,9 @@ class LastLine:
     def is_complete(self) -> bool:
         return False
 
+    def pause(self, rest: str) -> None:
+        return None
+
     def answer(self, exit_status: int | None, stderr: str) -> Answer:
         return Answer(self.text)
 

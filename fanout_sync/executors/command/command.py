@@ -137,7 +137,8 @@ class Command:
         max_output_bytes: How much of stdout is kept. If there is more, the middle is left out, with a mark.
         idle_timeout: The program is killed, and the step fails, if it has written nothing for so many seconds.
         exit_grace: Seconds that the program, or what it has started, may go on after its answer; then that is killed,
-            and the answer counts.
+            and the answer counts. Text is complete when the program exits or closes stdout; JSON also when nothing
+            follows it for so long: one whole document, or lines of which one has the `answer`.
         start_interval: The least number of seconds between two starts of this command in one process.
 
     Raises:

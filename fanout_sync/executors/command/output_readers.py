@@ -5,11 +5,11 @@ from __future__ import annotations
 import codecs
 import json
 import re
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from typing import Any
 
 from ...events.senders import EventSender
-from ...events.types import TextDelta
+from ...events.types import Event, TextDelta
 from ...records.steps import AgentStepSpec
 from .answer import Answer
 from .kept_output import KeptOutput
@@ -59,7 +59,8 @@ class WholeOutput:
         most_bytes: How much of stdout is kept.
         masker: Masks secrets.
         tell: Tells the text live; `None` if nobody listens, or stdout is no text of the agent.
-        finds_answer: Returns whether the text of stdout has the answer; `None` if only its end can tell.
+        finds_answer: Returns whether the text of stdout has the answer, if nothing follows for a while; `None` if only
+            its end can tell.
     """
 
     def __init__(
@@ -84,10 +85,13 @@ class WholeOutput:
     def take_stderr(self, data: bytes) -> None:
         self.stderr.add(data)
 
+    def is_complete(self) -> bool:
+        return False  # only the end, or silence, can tell
+
     def has_answer(self, is_closed: bool) -> bool:
         if is_closed:
             return not self.stdout.is_empty
-        return self._finds_answer is not None and not self.stdout.is_cut and self._finds_answer(self.stdout.text())
+        return self._finds_answer is not None and self._finds_answer(self.stdout.text())
 
     def end(self) -> None:
         """Tell the rest: the program has ended."""
@@ -137,9 +141,15 @@ class LineOutput(WholeOutput):
         self._line += piece[: self._most_bytes - len(self._line)]
 
     def _end_line(self) -> None:
-        line = self._line.decode("utf-8", "replace").removesuffix("\r")
+        line = self._text_of_line()
         self._line.clear()
-        for event in self.preset_reader.line(line):
+        self._tell_events(self.preset_reader.line(line))
+
+    def _text_of_line(self) -> str:
+        return self._line.decode("utf-8", "replace").removesuffix("\r")
+
+    def _tell_events(self, events: Iterable[Event]) -> None:
+        for event in events:
             if self._event_tx is None or self._tell_delta is None:
                 continue
             if isinstance(event, TextDelta):
@@ -148,8 +158,18 @@ class LineOutput(WholeOutput):
                 self._tell_delta.end()  # what was said before it comes before it
                 self._event_tx.send(self._masker.in_event(event))
 
+    def is_complete(self) -> bool:
+        return self.preset_reader.is_complete()
+
     def has_answer(self, is_closed: bool) -> bool:
-        return is_closed or self.preset_reader.is_complete()
+        if is_closed or self.preset_reader.is_complete():
+            return True
+        events = self.preset_reader.pause(self._text_of_line())
+        if events is None:
+            return False
+        self._line.clear()
+        self._tell_events(events)
+        return self.preset_reader.is_complete()
 
     def end(self) -> None:
         if self._line:
@@ -173,10 +193,38 @@ def answer_in_json(text: str, path: str | None, masker: Masker) -> Answer:
     return Answer(text=value) if isinstance(value, str) else Answer(structured=value)
 
 
-def has_answer_in_json(text: str, path: str) -> bool:
-    """Return whether a text is one whole JSON value, not lines of them, that has something at a path."""
+def is_whole_answer(text: str, path: str | None) -> bool:
+    """Return whether a text in JSON has its answer, and is no beginning of more.
+
+    Args:
+        text: What the program has written before it fell silent.
+        path: Where the answer is; `None` if it is one whole JSON value. Which of several lines is the last cannot be
+            known without it.
+    """
     whole = _parsed(text)
-    return whole is not _MISSING and _at(whole, path) is not _MISSING
+    if whole is not _MISSING:
+        may_go_on = isinstance(whole, (int, float)) and text[-1].isdigit()
+        return not may_go_on if path is None else _at(whole, path) is not _MISSING
+    if path is None or _ends_within_a_line(text) or _begins_a_document(text):
+        return False
+    return _in_lines(text, path)[0] is not _MISSING
+
+
+def _ends_within_a_line(text: str) -> bool:
+    last = text[text.rfind("\n") + 1 :]
+    return bool(last.strip()) and _parsed(last) is _MISSING
+
+
+def _begins_a_document(text: str) -> bool:
+    """Return whether a text begins with a JSON document over many lines: those within it are no answers."""
+    first = text.lstrip().partition("\n")[0].rstrip()
+    try:
+        json.loads(first)
+    except json.JSONDecodeError as error:
+        return error.pos >= len(first) and first.startswith(("{", "["))
+    except (ValueError, RecursionError):
+        return False
+    return False
 
 
 def _found(text: str, path: str | None) -> Any:
@@ -186,6 +234,16 @@ def _found(text: str, path: str | None) -> Any:
         if value is _MISSING:
             raise AnswerNotFound(f"the JSON has nothing at {path!r}, where the answer was expected{_keys_of(whole)}")
         return value
+    value, has_json = _in_lines(text, path)
+    if value is not _MISSING:
+        return value
+    if has_json:
+        raise AnswerNotFound(f"no line of the JSON lines has anything at {path!r}, where the answer was expected")
+    raise AnswerNotFound(f"the output is no JSON{_why_not(text)}")
+
+
+def _in_lines(text: str, path: str | None) -> tuple[Any, bool]:
+    """Return what the last JSON line that has something at a path has there, and whether any line is JSON."""
     has_json = False
     for line in reversed(text.splitlines()):
         value = _parsed(line) if line.strip() else _MISSING
@@ -194,10 +252,8 @@ def _found(text: str, path: str | None) -> Any:
         has_json = True
         value = value if path is None else _at(value, path)
         if value is not _MISSING:
-            return value
-    if has_json:
-        raise AnswerNotFound(f"no line of the JSON lines has anything at {path!r}, where the answer was expected")
-    raise AnswerNotFound(f"the output is no JSON{_why_not(text)}")
+            return value, True
+    return _MISSING, has_json
 
 
 def _parsed(text: str) -> Any:

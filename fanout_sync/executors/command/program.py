@@ -29,6 +29,8 @@ _PIECE = 65_536
 _LONGEST_WAIT_S = 3600.0  # of one system call: what poll() takes has a limit
 _CHECK_INTERVAL_S = 0.05
 _REAP_BOUND_S = 5.0
+_LEAST_SILENCE_S = 0.05
+"""Whether an answer has come is not asked sooner after a piece of stdout: to read all of it for each piece is slow."""
 _Selector: type[selectors.BaseSelector] = getattr(selectors, "PollSelector", selectors.SelectSelector)
 
 
@@ -41,10 +43,16 @@ class OutputReader(Protocol):
     def take_stderr(self, data: bytes) -> None:
         """Take the next piece of stderr."""
 
+    def is_complete(self) -> bool:
+        """Return whether the last piece of stdout has said that the answer is complete, and nothing follows.
+
+        Asked after each piece.
+        """
+
     def has_answer(self, is_closed: bool) -> bool:
         """Return whether the answer has come, so that the program need not go on.
 
-        Asked when nothing has come on stdout for a while.
+        Asked when nothing has come on stdout for a while, or when `is_complete` has been true for a while.
 
         Args:
             is_closed: Whether the program has closed stdout.
@@ -73,13 +81,13 @@ class Patience:
     idle_timeout_s: float = math.inf
     exit_grace_s: float = 5.0
 
-    def end_of_grace(self, since: float) -> float:
+    def end_of_grace(self, since: float, least_s: float = 0.0) -> float:
         """Return when the grace is over that began at a moment, both on the clock of `time.monotonic()`.
 
-        It ends well before the deadline: an answer that has come in time counts.
+        It takes `least_s` at least, but ends well before the deadline: an answer that has come in time counts.
         """
         left_s = clock.monotonic_at(self.deadline) - since if self.deadline < math.inf else math.inf
-        return since + min(self.exit_grace_s, max(0.0, left_s / 2))
+        return since + min(max(self.exit_grace_s, least_s), max(0.0, left_s / 2))
 
 
 class Program:
@@ -230,7 +238,9 @@ class _Conversation:
         self._is_stdout_open = True
         self._open_outputs = 2
         self.has_exited = False
-        self._quiet_since = self._stdout_quiet_since = time.monotonic()
+        # The grace begins when the reader was first complete, or if it is not, with the last piece of stdout.
+        self._quiet_since = self._grace_since = time.monotonic()
+        self._is_complete = False
         self._is_to_be_asked = True
         self._left_alone_since: float | None = None
         process, register = self._process, selector.register
@@ -285,7 +295,8 @@ class _Conversation:
             raise Idle
         if not self._is_to_be_asked:
             return max(0.0, min(idle, deadline) - now)
-        end = self._patience.end_of_grace(self._stdout_quiet_since)
+        is_certain = self._is_complete or not self._is_stdout_open
+        end = self._patience.end_of_grace(self._grace_since, 0.0 if is_certain else _LEAST_SILENCE_S)
         if now >= end:
             self._is_to_be_asked = False
             if self._reader.has_answer(not self._is_stdout_open):
@@ -305,7 +316,9 @@ class _Conversation:
             self._is_stdout_open &= not is_stdout
         self._quiet_since = time.monotonic()
         if is_stdout:
-            self._stdout_quiet_since, self._is_to_be_asked = self._quiet_since, True
+            was_complete, self._is_complete = self._is_complete, self._reader.is_complete()
+            if not (was_complete and self._is_complete):
+                self._grace_since, self._is_to_be_asked = self._quiet_since, True
 
     def _write(self) -> None:
         stdin = self._process.stdin

@@ -14,7 +14,7 @@ from .command import Command
 from .conclusion import concluded
 from .invocation import environment_of, invocation_of, schema_file, why_not_started
 from .masking import Masker, secrets_in
-from .output_readers import LineOutput, TellText, WholeOutput, has_answer_in_json
+from .output_readers import LineOutput, TellText, WholeOutput, is_whole_answer
 from .own_programs import OwnPrograms
 from .program import Idle, Overdue, Patience, Program
 from .program_errors import ProgramIdle
@@ -88,9 +88,9 @@ def _output_of(command: Command, spec: AgentStepSpec, event_tx: EventSender | No
         return LineOutput(command.max_output_bytes, masker, command._preset.reader(spec), event_tx, tell)
     if command.output != "json":
         return WholeOutput(command.max_output_bytes, masker, tell)
-    path = command.answer
-    finds_answer = None if path is None else lambda text: has_answer_in_json(text, path)
-    return WholeOutput(command.max_output_bytes, masker, finds_answer=finds_answer)
+    return WholeOutput(
+        command.max_output_bytes, masker, finds_answer=lambda text: is_whole_answer(text, command.answer)
+    )
 
 
 def _status_of(program: Program, command: Command, step: RunningStep | None, output: WholeOutput) -> int | None:

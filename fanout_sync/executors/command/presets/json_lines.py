@@ -58,13 +58,18 @@ class JsonLineReader(abc.ABC):
         """Return whether nothing follows."""
         return self._is_complete
 
+    def pause(self, rest: str) -> Iterable[Event] | None:
+        """Take a line without a newline, or lines, that are a JSON object; return the events that it tells of."""
+        fields = parsed_object(rest)
+        if fields is None:
+            fields = self._joined(rest)
+        return None if fields is None else list(self.take(fields))
+
     def answer(self, exit_status: int | None, stderr: str) -> Answer:
         """Return what the program has said, after its end."""
-        # An object over many lines, as of `--output-format json`: no line of it is one.
-        whole = parsed_object("\n".join(self._other_lines)) if self._other_lines else None
+        whole = self._joined("")
         if whole is not None:
             list(self.take(whole))
-            self._other_lines.clear()
         answer = self.conclude(exit_status, stderr)
         if self._other_lines and answer.failure is None:
             logger.warning("step %r: %s", self.spec.task_id, self.strange_lines())
@@ -118,6 +123,14 @@ class JsonLineReader(abc.ABC):
         cut = first if len(first) <= _SHOWN else f"{first[:_SHOWN]}…"
         lines = "1 line of its output is" if count == 1 else f"{count} lines of its output are"
         return f"{before}{lines} no JSON, the first: {cut!r}"
+
+    def _joined(self, rest: str) -> dict[str, Json] | None:
+        """Return and forget an object over many lines, as of `--output-format json`: no line of it is one."""
+        whole = parsed_object("\n".join([*self._other_lines, rest])) if self._other_lines else None
+        if whole is not None:
+            self._other_lines.clear()
+            self._other_chars = 0
+        return whole
 
     def _keep(self, line: str) -> None:
         if line.strip() and self._other_chars < MOST_KEPT:

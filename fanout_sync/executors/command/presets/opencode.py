@@ -86,7 +86,8 @@ class OpencodeReader(JsonLineReader):
     def take(self, fields: Fields) -> Iterable[Event]:
         self.session_id = text(fields.get("sessionID")) or self.session_id
         part = fields_of(fields.get("part"))
-        self._is_complete = False
+        if part:  # it goes on after all; a line of another kind is none of its work
+            self._is_complete = False
         match fields.get("type"):
             case "step_start":
                 self._texts, self._finished = [], ""

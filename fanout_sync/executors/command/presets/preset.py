@@ -29,6 +29,16 @@ class Reader(Protocol):
         The program has `exit_grace` seconds from then on to exit; after them it is killed, and its answer counts.
         """
 
+    def pause(self, rest: str) -> Iterable[Event] | None:
+        """Take what has come so far if it is whole, although no newline says so: nothing has come for a while.
+
+        Args:
+            rest: The beginning of the next line; empty if there is none.
+
+        Returns:
+            The events that it tells of; `None` if nothing was taken, and the line may go on.
+        """
+
     def answer(self, exit_status: int | None, stderr: str) -> Answer:
         """Return what the program has said, after its end.
 
