@@ -102,15 +102,14 @@ def test_a_stopped_terminal_holds_up_only_steps_that_print(folder: Path, launch:
     assert window.script.process.returncode == 0
 
 
-@each_backend
 @pytest.mark.parametrize(
-    ("agent", "options", "term"),
+    ("agent", "options", "term", "backend"),
     [
-        ("blocked", ["-o", "out.jsonl"], "xterm"),
-        ("short", ["-o", "out.jsonl"], "xterm"),
-        ("short", [], "xterm"),  # the outcomes go to the terminal
-        ("short", ["-o", "out.jsonl"], "dumb"),
-        ("short", ["-o", "out.jsonl", "--no-progress"], "xterm"),
+        ("blocked", ["-o", "out.jsonl"], "xterm", "process"),
+        ("short", ["-o", "out.jsonl"], "xterm", "thread"),
+        ("short", [], "xterm", "process"),  # the outcomes go to the terminal
+        ("short", ["-o", "out.jsonl"], "dumb", "thread"),
+        ("short", ["-o", "out.jsonl", "--no-progress"], "xterm", "process"),
     ],
 )
 def test_an_interrupt_ends_a_run_whose_terminal_is_stuck(

@@ -258,7 +258,7 @@ def _in_lines(text: str, path: str | None) -> tuple[Any, bool]:
 
 def _parsed(text: str) -> Any:
     try:
-        return json.loads(text)
+        return json.loads(text.removeprefix("\ufeff"))  # a byte order mark
     except (ValueError, RecursionError):
         return _MISSING
 
