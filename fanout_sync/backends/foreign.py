@@ -11,7 +11,7 @@ from time import monotonic, time
 
 from ..executors.async_steps import is_waiting, note_if_blocked
 from ..executors.step_events import EventForwarder
-from ..executors.stopping import patience_with
+from ..executors.stopping import STOP_BOUND_S, patience_with
 from ..records.report import Report, failure
 from ..records.status import Status, StepError
 from ..records.steps import AgentStepSpec
@@ -120,6 +120,18 @@ class ForeignSession(Session):
             if step.future is not None:
                 step.future.cancel()
         self._run.close()
+        self._await_steps_that_stop()
+
+    def _await_steps_that_stop(self) -> None:
+        """Wait a moment for the steps that stop by themselves: they kill their programs. `wake` cuts it short."""
+        until, stop = monotonic() + STOP_BOUND_S, self._context.stop
+        steps = [step for step in self._steps.values() if patience_with(stop, step.index, step.attempt)]
+        while (left := until - monotonic()) > 0 and not all(step.is_done for step in steps):
+            try:
+                if self._ended.get(timeout=min(POLL_S, left)) is None:
+                    return
+            except Empty:
+                continue
 
     def left_programs(self) -> str | None:
         interrupted: Iterable[ForeignStep] = ()

@@ -17,7 +17,7 @@ from ..executors.attempt import run_attempt, timed_out
 from ..executors.current_step import RunningStep, begun
 from ..executors.executor import TEARDOWN_GRACE_S, warn_of_teardown
 from ..executors.step_events import RevocableSender
-from ..executors.stopping import patience_with
+from ..executors.stopping import STOP_BOUND_S, patience_with, threads_that_stop
 from ..executors.thread_start import start_thread
 from ..records.report import Report, failure
 from ..records.status import StepError
@@ -150,6 +150,17 @@ class ThreadSession(Session):
         self._drop_tasks()
         self._stop.set()
         self._end_threads()
+        self._await_steps_that_stop()
+
+    def _await_steps_that_stop(self) -> None:
+        """Wait a moment for threads whose steps kill their programs and stop by themselves; `wake` cuts it short."""
+        until = monotonic() + STOP_BOUND_S
+        stopping = threads_that_stop(self._stop)
+        threads = [thread for thread in self._threads.values() if thread.ident in stopping]
+        while (left := until - monotonic()) > 0 and any(thread.is_alive() for thread in threads):
+            with contextlib.suppress(Empty):
+                if self._outbox.get(timeout=min(POLL_S, left)) is None:
+                    return
 
     def left_programs(self) -> str | None:
         if self._stop.is_set():

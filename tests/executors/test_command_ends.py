@@ -136,6 +136,27 @@ def test_a_stream_that_is_left(backend: Any) -> None:
         break
 
 
+@pytest.mark.parametrize("source", [GOING_ON["it sleeps"], GOING_ON["its child has a session of its own"]])
+@pytest.mark.parametrize("backend", ["thread", "process", "pool of threads"])
+@pytest.mark.parametrize("how", ["it is closed", "the caller raises"])
+def test_nothing_is_left_when_a_stream_is_closed(
+    how: str, backend: str, source: str, tmp_path: Path, no_program_left: str
+) -> None:
+    """The programs of the steps that are running have been killed by then, so no warning tells of them."""
+    executor = CommandExecutor({"a": Command(["sh"], cwd=tmp_path)})
+    specs = [spec_for("echo ok", "ok"), *[spec_for(f"touch begun-{i}; {source}", f"{i}") for i in range(3)]]
+    with backend_named(backend) as place:
+        stream = Runner(executor, backend=place, max_concurrency=4).stream(specs, order="completion")
+        assert next(stream).output == "ok"
+        assert eventually(lambda: len(list(tmp_path.glob("begun-*"))) == 3)
+        if how == "it is closed":
+            stream.close()
+        else:
+            with pytest.raises(ZeroDivisionError):
+                stream.throw(ZeroDivisionError())
+        assert _programs(no_program_left) == []
+
+
 SCRIPT = """
     from fanout_sync import AgentStepSpec, Command, CommandExecutor
     source = "touch begun-$1; {source}"
