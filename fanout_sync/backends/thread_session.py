@@ -153,7 +153,7 @@ class ThreadSession(Session):
         self._await_steps_that_stop()
 
     def _await_steps_that_stop(self) -> None:
-        """Wait a moment for the threads whose steps stop by themselves, to kill their programs; `wake` cuts it short."""
+        """Wait a moment for threads whose steps kill their programs and stop by themselves; `wake` cuts it short."""
         until = monotonic() + STOP_BOUND_S
         stopping = threads_that_stop(self._stop)
         threads = [thread for thread in self._threads.values() if thread.ident in stopping]
