@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Mapping
 from typing import Any
 
 import pytest
@@ -60,7 +60,7 @@ class Capless:
     def prompt_of(self, spec: AgentStepSpec) -> str:
         return spec.prompt
 
-    def unsupported(self, spec: AgentStepSpec) -> str | None:
+    def unsupported(self, spec: AgentStepSpec, environment: Mapping[str, str]) -> str | None:
         return None if spec.max_steps is None else f"cat has no cap on turns (max_steps={spec.max_steps})"
 
     def reader(self, spec: AgentStepSpec) -> LastLine:
