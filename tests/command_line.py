@@ -10,7 +10,7 @@ import subprocess
 import sys
 import threading
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -55,11 +55,17 @@ class Folder:
             check=False,
         )
 
-    @contextmanager
-    def running(self, *options: str, target: str = "agents.py:executor") -> Iterator[subprocess.Popen[str]]:
+    def running(
+        self, *options: str, target: str = "agents.py:executor"
+    ) -> AbstractContextManager[subprocess.Popen[str]]:
         """Run the steps in `steps.jsonl` during a `with` block; a command that takes too long is killed."""
+        return self.started("run", "steps.jsonl", "--executor", target, *options)
+
+    @contextmanager
+    def started(self, *arguments: str) -> Iterator[subprocess.Popen[str]]:
+        """Run a command line during a `with` block; one that takes too long is killed."""
         with subprocess.Popen(
-            command("run", "steps.jsonl", "--executor", target, *options),
+            command(*arguments),
             stdin=subprocess.DEVNULL,
             stdout=subprocess.PIPE,
             stderr=subprocess.PIPE,

@@ -5,11 +5,10 @@ from __future__ import annotations
 import json
 import signal
 import stat
-import subprocess
 from pathlib import Path
 
 import pytest
-from command_line import ENVIRONMENT, LIMIT_S, Folder, command, outcomes_in, outputs_in, summary_in
+from command_line import LIMIT_S, Folder, outcomes_in, outputs_in, summary_in
 from processes import eventually, is_alive
 
 BACKENDS = ["thread", "process"]
@@ -114,21 +113,11 @@ def test_ctrl_c_ends_the_programs(backend: str, folder: Folder) -> None:
     """Nothing of them is left."""
     (folder / "prompts.txt").write_text("a\nb\n")
     said = program(folder, "wait", "read word; echo $$ > pid-$word; sleep 600")
-    with subprocess.Popen(
-        command("run", "prompts.txt", "--command", said, "--backend", backend, "-j", "2"),
-        stdout=subprocess.PIPE,
-        stderr=subprocess.PIPE,
-        cwd=folder.path,
-        env=ENVIRONMENT,
-        encoding="utf-8",
-    ) as process:
-        try:
-            pids = [folder / "pid-a", folder / "pid-b"]
-            assert eventually(lambda: all(pid.exists() and pid.read_text().strip() for pid in pids))
-            process.send_signal(signal.SIGINT)
-            assert process.wait(LIMIT_S) == 130
-        finally:
-            process.kill()
+    pids = [folder / "pid-a", folder / "pid-b"]
+    with folder.started("run", "prompts.txt", "--command", said, "--backend", backend, "-j", "2") as process:
+        assert eventually(lambda: all(pid.exists() and pid.read_text().strip() for pid in pids))
+        process.send_signal(signal.SIGINT)
+        assert process.wait(LIMIT_S) == 130
     assert eventually(lambda: not any(is_alive(int(pid.read_text())) for pid in pids))
 
 
