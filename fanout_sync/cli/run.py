@@ -6,7 +6,7 @@ import signal
 import threading
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack, closing, contextmanager, nullcontext
-from typing import TYPE_CHECKING, Any, Literal, NoReturn
+from typing import Any, Literal, NoReturn
 
 import click
 
@@ -28,9 +28,6 @@ from .same_file import JournalFile, refuse_same_file
 from .shown_progress import ShownProgress
 from .steps_file import StepsFile
 from .summary import Summary
-
-if TYPE_CHECKING:
-    pass
 
 
 def _checked(check: Callable[[str, Any], Any]) -> Callable[[click.Context, click.Parameter, Any], Any]:

@@ -51,12 +51,9 @@ def invocation_of(command: Command, spec: AgentStepSpec, schema_file: str | None
         schema_file: The path of the file with its `output_schema`; `None` if it has none.
 
     Raises:
-        Unsuitable: The step has no value for a placeholder, asks for what the program cannot do, or has a value that
-            cannot be handed over.
+        Unsuitable: The step has no value for a placeholder, or has one that cannot be handed over.
     """
     preset = command._preset
-    if (reason := unsupported(command, spec)) is not None:
-        raise Unsuitable(reason)
     try:
         arguments = [filled(argument, spec, schema_file) for argument in command.argv]
         if preset is not None:
@@ -82,6 +79,8 @@ def unsupported(command: Command, spec: AgentStepSpec) -> str | None:
 
 def refusal_of(command: Command, spec: AgentStepSpec) -> str | None:
     """Return why `command` cannot run `spec`; `None` if it can."""
+    if (reason := unsupported(command, spec)) is not None:
+        return reason
     try:
         invocation_of(command, spec, None if spec.output_schema is None else _NO_FILE)
     except Unsuitable as refused:
